@@ -1,0 +1,66 @@
+"""Teachers and students: which network, from where, in which numerics."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from kdcore.config.base import Settings
+from kdcore.config.training import TrainingConfig
+
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+class CausalLMConfig(Settings):
+    """A Hugging Face causal language model: a directory or hub name, or an architecture to initialise."""
+
+    type: Literal["causal_lm"] = "causal_lm"
+    path: str | None = Field(None, description="directory or hub name with safetensors; none: initialise `architecture`")
+    revision: str | None = None
+    architecture: dict[str, Any] = Field({}, description="keys of the transformers config, with `model_type`")
+    tokenizer: str | None = Field(None, description="directory or hub name; default: `path`, else the teacher's")
+    trust_remote_code: bool = Field(False, description="runs Python code that comes with the model: a risk")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "CausalLMConfig":
+        if (self.path is None) == (not self.architecture):
+            raise ValueError("give exactly one of `path` and `architecture`")
+        return self
+
+
+class ImageClassifierConfig(Settings):
+    """An image classifier from timm, torchvision, transformers, the built-in convnet, or an import path."""
+
+    type: Literal["image_classifier"] = "image_classifier"
+    source: Literal["timm", "torchvision", "transformers", "convnet", "import"] = "convnet"
+    name: str = Field("", description="timm/torchvision model name, transformers path, or `module:callable`")
+    kwargs: dict[str, Any] = Field({}, description="arguments of the constructor")
+    path: str | None = Field(None, description="safetensors file, or a directory this project exported")
+
+
+ModelConfig = Annotated[CausalLMConfig | ImageClassifierConfig, Field(discriminator="type")]
+
+
+class TeacherLMConfig(CausalLMConfig):
+    """A causal LM that labels; documents longer than `context` are cut into overlapping windows."""
+
+    dtype: DType = "float32"
+    context: int = Field(512, ge=2, description="tokens per window")
+    overlap: int = Field(128, ge=0, description="left context that every token of a later window keeps, at least")
+    batch_tokens: int = Field(8192, ge=1, description="tokens (padding counted) per forward pass")
+
+    @model_validator(mode="after")
+    def _overlap_below_context(self) -> "TeacherLMConfig":
+        if self.overlap >= self.context:
+            raise ValueError(f"overlap ({self.overlap}) must be smaller than context ({self.context})")
+        return self
+
+
+class TeacherImageConfig(ImageClassifierConfig):
+    """An image classifier that labels; with `fit` it is first trained on the recipe's own hard labels."""
+
+    dtype: DType = "float32"
+    batch_size: int = Field(256, ge=1, description="images per forward pass")
+    fit: TrainingConfig | None = Field(None, description="train the teacher on the spot with these settings")
+
+
+TeacherConfig = Annotated[TeacherLMConfig | TeacherImageConfig, Field(discriminator="type")]

@@ -1,0 +1,70 @@
+"""A recipe: one YAML file that runs end to end."""
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from kdcore.config.base import Settings
+from kdcore.config.data import DataConfig, PythonStdlibData, TextData
+from kdcore.config.labels import LabelsConfig
+from kdcore.config.models import ModelConfig, TeacherConfig
+from kdcore.config.training import TrainingConfig
+
+
+class ClusterConfig(Settings):
+    """Where the actors run and what each of them takes."""
+
+    address: str = Field("local", description="`local` starts a cluster here; `auto` or HOST:PORT joins one")
+    replicas: int = Field(2, ge=1, description="teacher actors")
+    cpus_per_replica: float = Field(1, ge=0)
+    gpus_per_replica: float = Field(0, ge=0)
+    workers: int = Field(2, ge=1, description="student ranks")
+    cpus_per_worker: float = Field(1, ge=0)
+    gpus_per_worker: float = Field(0, ge=0)
+    max_failures: int = Field(0, ge=0, description="restarts of the student's workers")
+    resource_deadline_seconds: float = Field(10, gt=0, description="how long to wait for missing resources")
+    dashboard: bool = Field(False, description="Ray dashboard on loopback (a cluster started here)")
+
+
+class EvaluationConfig(Settings):
+    """What the report measures."""
+
+    max_tokens: int = Field(40_000, ge=1, description="held-out tokens (text)")
+    max_images: int = Field(10_000, ge=1)
+    batch_size: int = Field(16, ge=1)
+    calibration_bins: int = Field(15, ge=2)
+
+
+class Recipe(Settings):
+    """Every setting of every job. `kd precompute`, `train` and `distill` read the same file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    runs: str = Field("runs", description="folder of run directories")
+    data: DataConfig
+    teacher: TeacherConfig | None = None
+    labels: LabelsConfig = LabelsConfig()
+    student: ModelConfig | None = None
+    training: TrainingConfig | None = None
+    evaluation: EvaluationConfig = EvaluationConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Recipe":
+        text = isinstance(self.data, TextData | PythonStdlibData)
+        kind = "causal_lm" if text else "image_classifier"
+        for role, model in (("teacher", self.teacher), ("student", self.student)):
+            if model is not None and model.type != kind:
+                raise ValueError(f"{role}.type is '{model.type}', but data.type '{self.data.type}' needs '{kind}'")
+        if text and self.training is not None and self.training.loss.temperature != 1.0:
+            raise ValueError("training.loss.temperature applies to image labels; text labels are taken at 1")
+        return self
+
+    @property
+    def run_dir(self) -> Path:
+        """The run directory, RUNS/NAME."""
+        return Path(self.runs) / self.name
+
+    @property
+    def store_path(self) -> Path:
+        """The label store of this recipe."""
+        return Path(self.labels.path) if self.labels.path else self.run_dir / "labels"

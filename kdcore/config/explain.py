@@ -1,0 +1,121 @@
+"""Pydantic's complaints in a person's words: dotted path, value received, nearest valid key, valid types."""
+
+import difflib
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from kdcore.config.recipe import Recipe
+
+__all__ = ["explain"]
+
+
+def explain(error: ValidationError, tree: Any) -> str:
+    """One line per mistake of `error`, which came from validating `tree` as a Recipe."""
+    lines = [_line(dict(item), tree) for item in error.errors(include_url=False)]
+    return lines[0] if len(lines) == 1 else f"{len(lines)} mistakes\n  " + "\n  ".join(lines)
+
+
+def _line(item: dict[str, Any], tree: Any) -> str:
+    path = _real_path(item["loc"], tree)
+    dotted = ".".join(path) or "the recipe"
+    kind, context = item["type"], item.get("ctx", {})
+    if kind == "extra_forbidden":
+        return _unknown_key(path, item["input"], tree)
+    if kind == "missing":
+        return f"'{dotted}' is required and missing"
+    if kind == "union_tag_not_found":
+        return f"'{dotted}' needs a `type`: one of {_types(path, tree)}"
+    if kind == "union_tag_invalid":
+        tags = str(context["expected_tags"]).replace("'", "").split(", ")
+        near = _nearest(str(context["tag"]), tags)
+        return f"'{dotted}.type' is '{context['tag']}'; valid types: {', '.join(tags)}{near}"
+    reason = str(context["error"]) if kind == "value_error" else item["msg"]
+    if not path or isinstance(item["input"], dict):
+        return f"{dotted}: {reason}"
+    return f"'{dotted}' is {item['input']!r}: {reason[0].lower() + reason[1:]}"
+
+
+def _real_path(location: tuple[int | str, ...], tree: Any) -> list[str]:
+    """The keys of a pydantic location without the union tags that it puts between them."""
+    path: list[str] = []
+    node = tree
+    for index, part in enumerate(location):
+        last = index == len(location) - 1
+        if isinstance(node, dict) and part not in node and part == node.get("type") and not last:
+            continue
+        if isinstance(node, str | int | float) or (last and part in ("str", "int", "float")):
+            continue  # a branch of `str | tuple[str, ...]`
+        path.append(str(part))
+        node = node.get(part) if isinstance(node, dict) else node[part] if _indexable(node, part) else None
+    return path
+
+
+def _indexable(node: Any, part: Any) -> bool:
+    return isinstance(node, list) and isinstance(part, int) and part < len(node)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Every settings group that an annotation mentions."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)
+
+
+def _tag(model: type[BaseModel]) -> str:
+    field = model.model_fields.get("type")
+    return str(field.default) if field else ""
+
+
+def _candidates(path: list[str], tree: Any) -> list[type[BaseModel]]:
+    """The settings groups that may stand at `path`, narrowed by the `type` given there."""
+    models: list[type[BaseModel]] = [Recipe]
+    node = tree
+    for key in path:
+        node = node.get(key) if isinstance(node, dict) else None
+        options = [m for model in models if key in model.model_fields for m in _models(_annotation(model, key))]
+        given = node.get("type") if isinstance(node, dict) else None
+        models = [model for model in options if _tag(model) == given] or options
+    return models
+
+
+def _annotation(model: type[BaseModel], key: str) -> Any:
+    return model.model_fields[key].annotation
+
+
+def _types(path: list[str], tree: Any) -> str:
+    return ", ".join(_tag(model) for model in _candidates(path, tree))
+
+
+def _nearest(word: str, options: list[str]) -> str:
+    near = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
+    return f" (nearest: '{near[0]}')" if near else ""
+
+
+def _unknown_key(path: list[str], value: Any, tree: Any) -> str:
+    *group, key = path
+    keys = list(dict.fromkeys(name for model in _candidates(group, tree) for name in model.model_fields))
+    line = f"unknown key '{'.'.join(path)}' (value {_short(value)})"
+    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
+    if near:
+        return f"{line}; nearest valid key: '{'.'.join([*group, near[0]])}'"
+    elsewhere = sorted(set(_places(key, Recipe, ())), key=lambda place: (place.count("."), place))
+    if elsewhere:
+        return f"{line}; nearest valid key: '{elsewhere[0]}'"
+    return f"{line}; valid keys here: {', '.join(keys)}"
+
+
+def _places(key: str, model: type[BaseModel], prefix: tuple[str, ...]) -> Iterator[str]:
+    """Where in the whole recipe a key of this name is valid."""
+    for name in model.model_fields:
+        if name == key:
+            yield ".".join((*prefix, name))
+        for inner in _models(_annotation(model, name)):
+            yield from _places(key, inner, (*prefix, name))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,53 @@
+"""kdcore: soft labels as verified Arrow shards, and the losses and trainers that live off them.
+
+`import kdcore` costs milliseconds: each public name is imported when it is first used, so that reading a
+recipe needs no torch and opening a store needs no transformers.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kdcore.config.load import load_recipe
+    from kdcore.config.recipe import Recipe
+    from kdcore.losses.response import soft_target_loss
+    from kdcore.losses.sparse import distillation_loss_from_hidden
+    from kdcore.store.reader import open_store
+    from kdcore.store.verify import verify_store
+    from kdcore.students.export import load_student
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Recipe",
+    "__version__",
+    "distillation_loss_from_hidden",
+    "load_recipe",
+    "load_student",
+    "open_store",
+    "soft_target_loss",
+    "verify_store",
+]
+
+_HOMES = {
+    "Recipe": "kdcore.config.recipe",
+    "distillation_loss_from_hidden": "kdcore.losses.sparse",
+    "load_recipe": "kdcore.config.load",
+    "load_student": "kdcore.students.export",
+    "open_store": "kdcore.store.reader",
+    "soft_target_loss": "kdcore.losses.response",
+    "verify_store": "kdcore.store.verify",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'kdcore' has no attribute '{name}'")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

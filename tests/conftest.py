@@ -1,0 +1,43 @@
+"""Fixtures of every tier."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Tests start ranks and replicas: one thread a process, set before anything imports torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+def shared_data() -> Path | None:
+    """The folder of real data: $KDCORE_SHARED, else ../shared/data beside the checkout; None where it is missing."""
+    chosen = os.environ.get("KDCORE_SHARED")
+    folder = Path(chosen) if chosen else REPO.parent / "shared" / "data"
+    return folder if folder.is_dir() else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests marked `shared` where there is no such folder."""
+    if shared_data() is not None:
+        return
+    skip = pytest.mark.skip(reason="no folder of real data: set KDCORE_SHARED, or put it at ../shared/data")
+    for item in items:
+        if item.get_closest_marker("shared"):
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """The root of the checkout."""
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data; a test that asks for it is marked `shared`."""
+    folder = shared_data()
+    if folder is None:
+        pytest.skip("no folder of real data: set KDCORE_SHARED, or put it at ../shared/data")
+    return folder

@@ -1,0 +1,158 @@
+"""Digests of weights, tokenizers, inputs and environments, and the comparison of two identities."""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdcore.errors import IdentityMismatch
+
+__all__ = [
+    "KEY_BYTES",
+    "canonical_json",
+    "compare_identity",
+    "differences",
+    "digest_bytes",
+    "digest_file",
+    "digest_json",
+    "digest_state",
+    "digest_tokenizer",
+    "new_hash",
+    "package_versions",
+    "sample_key_array",
+    "sample_key_text",
+]
+
+KEY_BYTES = 16
+_PACKAGES = ("kdcore", "numpy", "pyarrow", "torch", "transformers", "tokenizers", "timm", "torchvision")
+
+
+def new_hash() -> "hashlib.blake2b":
+    """An empty blake2b-128, the one digest of this project."""
+    return hashlib.blake2b(digest_size=KEY_BYTES)
+
+
+def digest_bytes(data: bytes) -> str:
+    """32 hexadecimal characters."""
+    return hashlib.blake2b(data, digest_size=KEY_BYTES).hexdigest()
+
+
+def digest_file(path: str | Path) -> str:
+    """Digest of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, new_hash).hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces; NaN and infinities are refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest_json(value: Any) -> str:
+    """Digest of a JSON value, whatever the order of its keys."""
+    return digest_bytes(canonical_json(value).encode())
+
+
+def sample_key_text(text: str) -> bytes:
+    """The key (16 bytes) of a document: its UTF-8 bytes; a lone surrogate is kept as it is."""
+    return hashlib.blake2b(b"text\0" + text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
+
+
+def sample_key_array(array: np.ndarray) -> bytes:
+    """The key (16 bytes) of an image: dtype (little endian), shape and bytes."""
+    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    state = new_hash()
+    state.update(f"array\0{array.dtype.str}\0{array.shape}\0".encode())
+    state.update(array.tobytes())
+    return state.digest()
+
+
+def digest_state(state: Mapping[str, Tensor]) -> str:
+    """Digest of named tensors, in sorted order: names, dtypes, shapes, bytes. The device does not matter."""
+    result = new_hash()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        result.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+        if tensor.numel():
+            result.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return result.hexdigest()
+
+
+def digest_tokenizer(tokenizer: Any) -> str:
+    """Digest of what a tokenizer does: vocabulary, merges, normalisers, special ids and chat template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        content: Any = json.loads(backend.to_str())
+        # Padding and truncation are state that a call leaves behind, not what the tokenizer is.
+        content.pop("padding", None)
+        content.pop("truncation", None)
+    else:
+        content = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    special = {name: getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "unk")}
+    template = getattr(tokenizer, "chat_template", None)
+    return digest_json({"content": content, "special": special, "chat_template": template})
+
+
+def package_versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
+    """Versions of the packages that are installed; the others are left out."""
+    versions: dict[str, str] = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def differences(stored: Any, wanted: Any, ignore: Iterable[str] = ()) -> list[tuple[str, Any, Any]]:
+    """Dotted path, stored value and wanted value of everything that differs; paths below `ignore` are skipped."""
+    left, right = _flatten(stored), _flatten(wanted)
+    skipped = tuple(ignore)
+    return [
+        (path, left.get(path, _ABSENT), right.get(path, _ABSENT))
+        for path in sorted(left.keys() | right.keys())
+        if left.get(path, _ABSENT) != right.get(path, _ABSENT)
+        and not any(path == prefix or path.startswith(f"{prefix}.") for prefix in skipped)
+    ]
+
+
+def compare_identity(
+    stored: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    ignore: Iterable[str] = ("versions",),
+    what: str = "the label store",
+) -> None:
+    """IdentityMismatch that lists every dotted path at which two identities differ, with both values."""
+    # Through JSON, so that a tuple equals the list that it became on disk.
+    found = differences(json.loads(canonical_json(stored)), json.loads(canonical_json(wanted)), ignore)
+    if not found:
+        return
+    lines = "\n".join(f"  {path}: stored {old!r}, wanted {new!r}" for path, old, new in found)
+    raise IdentityMismatch(
+        f"{what} was made by another teacher, tokenizer, codec or input than the one asked for:\n{lines}\n"
+        f"Set these back, or give a new directory (labels.path, or another name) to label anew."
+    )
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "(absent)"
+
+
+_ABSENT = _Absent()
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves by dotted path; an empty mapping is a leaf."""
+    if not isinstance(value, Mapping) or not value:
+        return {prefix: value}
+    result: dict[str, Any] = {}
+    for key, item in value.items():
+        result.update(_flatten(item, f"{prefix}.{key}" if prefix else str(key)))
+    return result

@@ -1,0 +1,68 @@
+"""What every codec asks of logits before it encodes them, and of columns after it decodes them."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdcore.errors import LabelError
+
+__all__ = ["check_columns", "check_logits", "renormalise", "row_chunks"]
+
+# The cells are rounded to float16: each log-probability l moves by at most |l| / 2048, so the sum of a row moves by at
+# most entropy / 2048 (below 0.006 at 150,000 classes). More than this is damage, not rounding.
+_MAX_LOG_SUM = 0.02
+_CHUNK_ELEMENTS = 1 << 22
+
+
+def check_logits(logits: Tensor, what: str) -> None:
+    """Refuse logits [N, V] with NaN, +inf, or a row without a finite value; LabelError names `what`."""
+    if logits.ndim != 2 or not logits.is_floating_point():
+        raise LabelError(f"logits of {what} must be floats [N, V], got {logits.dtype} {list(logits.shape)}")
+    if logits.numel() == 0:
+        return
+    row_max = logits.amax(dim=1)  # NaN and +inf both surface in the maximum, and so does a row of -inf
+    bad = ~torch.isfinite(row_max)
+    if bool(bad.any()):
+        first = int(bad.nonzero()[0, 0])
+        value = float(row_max[first])
+        cause = "every class has probability zero" if value == float("-inf") else "the forward pass overflowed"
+        raise LabelError(
+            f"logits must be finite (-inf only for classes that are masked out), but row {first} of {what} has "
+            f"{value}: {cause} ({int(bad.sum())} of {len(bad)} rows). Check the teacher's weights, or set "
+            f"teacher.dtype: float32"
+        )
+
+
+def check_columns(columns: Mapping[str, np.ndarray], widths: Mapping[str, int], num_labels: int) -> None:
+    """Refuse columns that do not hold exactly `num_labels` labels."""
+    for name, width in widths.items():
+        if name not in columns:
+            raise LabelError(f"column '{name}' of the labels is missing; there are {sorted(columns)}")
+        if columns[name].size != num_labels * width:
+            raise LabelError(
+                f"column '{name}' must hold {num_labels} labels x {width} values, it holds {columns[name].size}: "
+                f"the shard does not belong to this codec"
+            )
+
+
+def renormalise(cells: Tensor) -> Tensor:
+    """Log-probabilities [N, C] float32, shifted so that each row sums to one; LabelError if a row is far from it."""
+    if cells.numel() == 0:
+        return cells
+    log_sum = torch.logsumexp(cells, dim=1, keepdim=True)
+    bad = ~(log_sum.abs() <= _MAX_LOG_SUM)
+    if bool(bad.any()):
+        first = int(bad.nonzero()[0, 0])
+        raise LabelError(
+            f"the probabilities of a label must sum to one, but label {first} sums to {float(log_sum[first].exp()):.4g}: "
+            f"the shard was altered; `kd store verify` says which one"
+        )
+    return cells - log_sum
+
+
+def row_chunks(num_rows: int, num_classes: int) -> list[slice]:
+    """Slices of rows whose [rows, V] work space stays small."""
+    step = max(1, _CHUNK_ELEMENTS // max(1, num_classes))
+    return [slice(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]

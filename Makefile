@@ -60,7 +60,7 @@ test-faults: $(STAMP)  ## kills and full disks, then the same result
 lint: $(STAMP)  ## style, format, types, walls between rooms
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 format: $(STAMP)  ## mend style and format where a tool can

@@ -1,0 +1,1 @@
+"""Measurements: `python -m tests.benchmarks.NAME` ends with one JSON line on stdout."""

@@ -1,0 +1,156 @@
+"""The columns of a shard, and rows turned into record batches."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from kdcore.errors import StoreError
+from kdcore.identity import KEY_BYTES, canonical_json
+from kdcore.labels import Codec
+
+__all__ = [
+    "FORMAT",
+    "Kind",
+    "ShardRow",
+    "batches_from_rows",
+    "count_labels",
+    "image_schema",
+    "schema_metadata",
+    "store_schema",
+    "text_schema",
+    "token_dtype",
+]
+
+FORMAT = 1
+Kind = Literal["text", "image"]
+TOKEN_LOG_PROBS = "token_log_probs"
+_METADATA_KEY = b"kdcore"
+_BATCH_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class ShardRow:
+    """One labelled sample: text has `tokens` [T] and (T - 1) labels, an image has `target` (or None) and one label.
+
+    `columns` are the codec's flat columns and, for text, `token_log_probs` [T - 1].
+    """
+
+    key: bytes
+    name: str
+    occurrences: int
+    columns: Mapping[str, np.ndarray] = field(repr=False)
+    tokens: np.ndarray | None = field(default=None, repr=False)
+    target: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Payload bytes of the arrays."""
+        tokens = 0 if self.tokens is None else self.tokens.nbytes
+        return tokens + sum(column.nbytes for column in self.columns.values())
+
+
+def token_dtype(vocabulary: int) -> np.dtype[Any]:
+    """The stored type of a token id."""
+    return np.dtype(np.uint16 if vocabulary <= 1 << 16 else np.int32)
+
+
+def text_schema(codec: Codec, vocabulary: int) -> pa.Schema:
+    """Columns of a text shard; `vocabulary` bounds the token ids."""
+    tokens = pa.field("tokens", pa.list_(pa.from_numpy_dtype(token_dtype(vocabulary))))
+    return _schema("text", codec, [tokens, *codec.fields(), pa.field(TOKEN_LOG_PROBS, pa.list_(pa.float16()))])
+
+
+def image_schema(codec: Codec) -> pa.Schema:
+    """Columns of an image shard."""
+    return _schema("image", codec, [pa.field("target", pa.int32()), *codec.fields()])
+
+
+def store_schema(kind: str, codec: Codec, vocabulary: int | None = None) -> pa.Schema:
+    """The schema of either kind; `vocabulary` of a text store is the codec's class count unless given."""
+    if kind == "text":
+        return text_schema(codec, codec.num_classes if vocabulary is None else vocabulary)
+    if kind == "image":
+        return image_schema(codec)
+    raise StoreError(f"a store holds 'text' or 'image' labels, got kind {kind!r}")
+
+
+def _schema(kind: Kind, codec: Codec, fields: Sequence[pa.Field]) -> pa.Schema:
+    first = [
+        pa.field("key", pa.binary(KEY_BYTES)),
+        pa.field("name", pa.string()),
+        pa.field("occurrences", pa.int32()),
+    ]
+    metadata = {"format": FORMAT, "kind": kind, "codec": codec.spec()}
+    return pa.schema([*first, *fields], metadata={_METADATA_KEY: canonical_json(metadata).encode()})
+
+
+def schema_metadata(schema: pa.Schema) -> dict[str, Any]:
+    """Format, kind and codec spec that a shard carries; StoreError if it carries none."""
+    raw = (schema.metadata or {}).get(_METADATA_KEY)
+    if raw is None:
+        raise StoreError("the file has no 'kdcore' entry in its schema metadata: not a shard of a label store")
+    value = json.loads(raw)
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise StoreError(f"shard format must be {FORMAT}, got {value!r}: another version of kdcore wrote it")
+    return value
+
+
+def count_labels(batch: pa.RecordBatch) -> int:
+    """Labels of a record batch: next tokens of a text, one of an image."""
+    if "tokens" not in batch.schema.names:
+        return batch.num_rows
+    lengths = np.diff(batch.column("tokens").offsets.to_numpy())
+    return int(np.maximum(lengths - 1, 0).sum())
+
+
+def batches_from_rows(schema: pa.Schema, rows: Iterable[ShardRow]) -> Iterator[pa.RecordBatch]:
+    """Record batches of about 32 MiB, in the order of the rows."""
+    pending: list[ShardRow] = []
+    size = 0
+    for row in rows:
+        if pending and size + row.nbytes > _BATCH_BYTES:
+            yield _batch(schema, pending)
+            pending, size = [], 0
+        pending.append(row)
+        size += row.nbytes
+    if pending:
+        yield _batch(schema, pending)
+
+
+def _batch(schema: pa.Schema, rows: Sequence[ShardRow]) -> pa.RecordBatch:
+    scalars: dict[str, list[Any]] = {
+        "key": [row.key for row in rows],
+        "name": [row.name for row in rows],
+        "occurrences": [row.occurrences for row in rows],
+        "target": [row.target for row in rows],
+    }
+    columns = [
+        pa.array(scalars[entry.name], entry.type) if entry.name in scalars else _list_column(entry, rows)
+        for entry in schema
+    ]
+    return pa.record_batch(columns, schema=schema)
+
+
+def _list_column(entry: pa.Field, rows: Sequence[ShardRow]) -> pa.ListArray:
+    parts = [_values(row, entry.name) for row in rows]
+    lengths = np.array([0, *(part.size for part in parts)], np.int64)
+    offsets = np.cumsum(lengths)
+    if offsets[-1] > np.iinfo(np.int32).max:
+        raise StoreError(
+            f"one row may hold 2^31 - 1 values of column '{entry.name}', '{rows[0].name}' has {offsets[-1]}: "
+            f"cut the document, or set labels.codec: {{type: topk}}"
+        )
+    dtype = entry.type.value_type.to_pandas_dtype()
+    values = np.concatenate([np.empty(0, dtype), *(part.astype(dtype, copy=False) for part in parts)])
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values), type=entry.type)
+
+
+def _values(row: ShardRow, column: str) -> np.ndarray:
+    values = row.tokens if column == "tokens" else row.columns.get(column)
+    if values is None:
+        raise StoreError(f"row '{row.name}' has no column '{column}'; it has {sorted(row.columns)}")
+    return values

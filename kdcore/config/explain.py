@@ -48,12 +48,14 @@ def _real_path(location: tuple[int | str, ...], tree: Any) -> list[str]:
         if isinstance(node, str | int | float) or (last and part in ("str", "int", "float")):
             continue  # a branch of `str | tuple[str, ...]`
         path.append(str(part))
-        node = node.get(part) if isinstance(node, dict) else node[part] if _indexable(node, part) else None
+        node = _child(node, part)
     return path
 
 
-def _indexable(node: Any, part: Any) -> bool:
-    return isinstance(node, list) and isinstance(part, int) and part < len(node)
+def _child(node: Any, part: int | str) -> Any:
+    if isinstance(node, dict):
+        return node.get(part)
+    return node[part] if isinstance(node, list) and isinstance(part, int) and part < len(node) else None
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

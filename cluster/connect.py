@@ -1,0 +1,128 @@
+"""Start or join a Ray cluster, and leave nothing behind."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kdcore.config import ClusterConfig
+from kdcore.errors import ClusterError, missing_extra
+
+__all__ = ["cluster_session", "import_ray", "started_here", "worker_environment"]
+
+_ROOT = Path(__file__).resolve().parent.parent
+_CONNECT_SECONDS = 5.0
+# Set before Ray is imported. The watcher for preempted nodes is one more actor to import torch in; it is of use
+# only where a cluster manager announces preemptions, and a user who has one sets the variable.
+_DRIVER_DEFAULTS = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+_ours: list[bool] = []
+
+
+def import_ray() -> Any:
+    """Import ray with this project's defaults; MissingExtra where it is not installed."""
+    for name, value in _DRIVER_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+    except ImportError as error:
+        raise missing_extra("ray", "cluster", "Labelling and training on a cluster") from error
+    return ray
+
+
+def worker_environment(config: ClusterConfig) -> dict[str, Any]:
+    """The Ray runtime environment of our processes: they import the same packages as the driver."""
+    environment: dict[str, Any] = {"worker_process_setup_hook": "cluster.workers.set_up"}
+    if config.address == "local":
+        paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment["env_vars"] = {"PYTHONPATH": os.pathsep.join(paths)}
+    else:
+        environment["py_modules"] = [str(_ROOT / package) for package in ("kdcore", "cluster", "jobs")]
+    return environment
+
+
+@contextmanager
+def cluster_session(config: ClusterConfig) -> Iterator[None]:
+    """Hold a connection to the cluster of `config`; what was started here is shut down on the way out.
+
+    Inside another session this is a no-op, so that a job of several stages pays for one start.
+    Raises ClusterError when the address does not answer or refuses us.
+    """
+    ray = import_ray()
+    if ray.is_initialized():
+        yield
+        return
+    _connect(ray, config)
+    _ours.append(config.address == "local")
+    try:
+        yield
+    finally:
+        _ours.pop()
+        ray.shutdown()
+
+
+def started_here() -> bool:
+    """Whether the cluster of the open session is one that this process started: it does not grow."""
+    return bool(_ours and _ours[-1])
+
+
+def _connect(ray: Any, config: ClusterConfig) -> None:
+    # Token authentication stays on (Ray's default); only the notice about it is dropped.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    options: dict[str, Any] = {"include_dashboard": config.dashboard, "dashboard_host": "127.0.0.1"}
+    if config.address != "local":
+        _reach(config.address)
+        options = {}
+    try:
+        ray.init(
+            address=config.address,
+            logging_level=logging.WARNING,
+            log_to_driver=True,
+            runtime_env=worker_environment(config),
+            **options,
+        )
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        ray.shutdown()
+        raise _refused(config.address, error) from error
+
+
+def _reach(address: str) -> None:
+    """Answer in seconds where nobody listens; Ray itself would retry for a minute."""
+    host, separator, port = address.rpartition(":")
+    if not separator or "://" in address or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ClusterError(
+            f"cluster.address '{address}' does not answer within {_CONNECT_SECONDS:g} s ({error}). Is the head node up "
+            "and the port (Ray's default: 6379) open from here? `cluster.address: local` starts a cluster on this machine"
+        ) from error
+
+
+def _refused(address: str, error: Exception) -> ClusterError:
+    text = str(error).strip()
+    cause = f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
+    if "auth" in f"{type(error).__name__} {text}".lower():
+        remedy = (
+            "the cluster wants another token: put the head node's token in RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH "
+            "or ~/.ray/auth_token"
+        )
+    elif address == "local":
+        remedy = "Ray could not start here: is there room on /tmp and /dev/shm?"
+    else:
+        remedy = (
+            "is a cluster running (`ray status`), with this version of Ray and Python? "
+            "`cluster.address: local` starts one here"
+        )
+    return ClusterError(f"cannot connect to the Ray cluster at cluster.address '{address}' ({cause}); {remedy}")

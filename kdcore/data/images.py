@@ -1,0 +1,38 @@
+"""Encoded image bytes to normalised pixels."""
+
+import io
+
+import numpy as np
+
+from kdcore.config.data import ImageParquetData
+from kdcore.errors import ConfigError, missing_extra
+
+
+class ImageDecoder:
+    """Decodes, resizes and normalises images as a recipe's `data` section says."""
+
+    def __init__(self, config: ImageParquetData) -> None:
+        for setting, values in (("mean", config.mean), ("std", config.std)):
+            if len(values) != config.channels:
+                raise ConfigError(
+                    f"data.{setting} needs one value a channel: got {list(values)} for data.channels "
+                    f"{config.channels}. Set data.{setting}, for grey images to one value such as [0.5]."
+                )
+        self._mode = "L" if config.channels == 1 else "RGB"
+        self._size = config.size
+        self._mean = np.asarray(config.mean, dtype=np.float32)[:, None, None]
+        self._std = np.asarray(config.std, dtype=np.float32)[:, None, None]
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """Pixels float32 [C, size, size]. Raises ValueError for bytes that are no whole image."""
+        try:
+            from PIL import Image
+        except ImportError as error:
+            raise missing_extra("pillow", "vision", "Reading images") from error
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                resized = image.convert(self._mode).resize((self._size, self._size), Image.Resampling.BILINEAR)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ValueError(f"not a whole image: {error}") from error
+        values = np.asarray(resized, dtype=np.float32).reshape(self._size, self._size, -1)
+        return (values.transpose(2, 0, 1) / 255 - self._mean) / self._std

@@ -1,0 +1,46 @@
+"""The order of samples: a pure function of (seed, epoch, index), independent of world and batch size."""
+
+from functools import lru_cache
+
+import numpy as np
+
+from kdcore.errors import DataError
+
+_MASK = (1 << 64) - 1
+
+
+def epoch_order(num: int, seed: int, epoch: int) -> np.ndarray:
+    """The permutation int64 [num] of one epoch (read-only).
+
+    Samples are sorted by a hash of (seed, epoch, index), so the order does not hang on a version of a generator.
+    """
+    if num < 1:
+        raise DataError(f"an order needs at least one sample, got {num}")
+    return _epoch_order(num, seed & _MASK, epoch)
+
+
+def sample_index(seed: int, step: int, batch_size: int, num: int) -> np.ndarray:
+    """The samples int64 [batch_size] of global step `step`; epochs follow each other without a gap."""
+    positions = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
+    epochs, places = np.divmod(positions, max(num, 1))
+    result = np.empty(batch_size, dtype=np.int64)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        result[here] = epoch_order(num, seed, int(epoch))[places[here]]
+    return result
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(num: int, seed: int, epoch: int) -> np.ndarray:
+    start = _mix(_mix(np.array([seed], dtype=np.uint64)) ^ np.uint64(epoch & _MASK))
+    order = np.argsort(_mix(start + np.arange(num, dtype=np.uint64)), kind="stable")
+    order.setflags(write=False)
+    return order
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """The splitmix64 finaliser: a bijection of uint64 that spreads every bit."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

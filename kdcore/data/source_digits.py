@@ -1,0 +1,51 @@
+"""scikit-learn's digits: 1,797 images of 8 x 8 pixels, ten classes, no download."""
+
+from functools import cached_property
+
+import numpy as np
+
+from kdcore.config.data import DigitsData
+from kdcore.data.base import BaseSource
+from kdcore.data.document import ImageSample, Kind, Refs, SampleRef
+from kdcore.errors import missing_extra
+
+_SIDE = 8
+_BRIGHTEST = 16.0
+
+
+class DigitsSource(BaseSource):
+    """Pixels float32 [1, 8, 8] in -1..1."""
+
+    kind: Kind = "image"
+
+    def __init__(self, config: DigitsData) -> None:
+        super().__init__(config.heldout_fraction, config.max_samples, "scikit-learn's digits")
+
+    @property
+    def num_classes(self) -> int:
+        """Ten."""
+        return 10
+
+    @property
+    def num_channels(self) -> int:
+        """One."""
+        return 1
+
+    def read(self, ref: SampleRef) -> ImageSample:
+        """One digit."""
+        pixels, targets = self._digits
+        return ImageSample(ref.name, pixels[ref.index].copy(), int(targets[ref.index]))
+
+    def _find(self) -> Refs:
+        pixels, _ = self._digits
+        return [SampleRef(f"digit-{row:04d}", "sklearn.datasets", row, _SIDE * _SIDE) for row in range(len(pixels))]
+
+    @cached_property
+    def _digits(self) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError as error:
+            raise missing_extra("scikit-learn", "vision", "data.type 'digits'") from error
+        data, targets = load_digits(return_X_y=True)
+        pixels = np.asarray(data, dtype=np.float32).reshape(-1, 1, _SIDE, _SIDE)
+        return pixels * (2 / _BRIGHTEST) - 1, np.asarray(targets, dtype=np.int64)

@@ -1,0 +1,72 @@
+"""A folder with one sub-folder of image files a class."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+
+from kdcore.config.data import ImageFolderData
+from kdcore.data.base import BaseSource
+from kdcore.data.document import WHOLE_FILE, ImageSample, Kind, Refs, SampleRef
+from kdcore.data.images import ImageDecoder
+from kdcore.data.source_text import unreadable
+from kdcore.errors import DataError
+
+_ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+class ImageFolderSource(BaseSource):
+    """Class ids follow the sorted names of the sub-folders of all folders in `data.path`."""
+
+    kind: Kind = "image"
+
+    def __init__(self, config: ImageFolderData) -> None:
+        super().__init__(config.heldout_fraction, config.max_samples, f"data.path {config.path!r}")
+        self._config = config
+        self._decoder = ImageDecoder(config)
+
+    @property
+    def num_classes(self) -> int:
+        """The sub-folders of `data.path`."""
+        return len(self._class_ids)
+
+    @property
+    def num_channels(self) -> int:
+        """As set: 1 or 3."""
+        return self._config.channels
+
+    def read(self, ref: SampleRef) -> ImageSample:
+        """One image. Raises UnreadableDocument."""
+        name = Path(ref.source).parent.name
+        if name not in self._class_ids:
+            raise unreadable(ref, f"its folder '{name}' is no class of data.path; classes: {sorted(self._class_ids)}")
+        try:
+            pixels = self._decoder.decode(Path(ref.source).read_bytes())
+        except (OSError, ValueError) as error:
+            raise unreadable(ref, str(error)) from error
+        return ImageSample(ref.name, pixels, self._class_ids[name])
+
+    def _find(self) -> Refs:
+        return _images(self._config.path, "data.path")
+
+    def _find_heldout(self) -> Refs | None:
+        heldout = self._config.heldout
+        return None if heldout is None else _images(heldout, "data.heldout")
+
+    @cached_property
+    def _class_ids(self) -> dict[str, int]:
+        names = sorted({Path(ref.source).parent.name for ref in self._find()})
+        return {name: number for number, name in enumerate(names)}
+
+
+def _images(folders: str | tuple[str, ...], setting: str) -> Refs:
+    refs: Refs = []
+    for folder in (folders,) if isinstance(folders, str) else folders:
+        root = Path(os.path.abspath(os.path.expanduser(folder)))
+        files = [path for path in root.glob("*/*") if path.suffix.lower() in _ENDINGS and path.is_file()]
+        if not files:
+            raise DataError(
+                f"{setting} must be a folder with one sub-folder of images a class: '{folder}' ({root}) has no "
+                f"*/* with one of the endings {' '.join(sorted(_ENDINGS))}. Likely the path is wrong."
+            )
+        refs += [SampleRef(f"{p.parent.name}/{p.name}", str(p), WHOLE_FILE, p.stat().st_size) for p in files]
+    return refs

@@ -1,0 +1,65 @@
+"""Corpora behind one interface: list the samples of a split, read one of them."""
+
+from typing import Protocol
+
+from kdcore.config.data import (
+    DataConfig,
+    DigitsData,
+    ImageFolderData,
+    ImageParquetData,
+    PythonStdlibData,
+    TextData,
+)
+from kdcore.data.document import ImageSample, Kind, Refs, SampleRef, Split, TextDocument
+
+
+class Source(Protocol):
+    """A corpus. Listing is deterministic and cheap; reading needs nothing but the reference."""
+
+    @property
+    def kind(self) -> Kind:
+        """What `read` returns: "text" documents or "image" samples."""
+        ...
+
+    @property
+    def num_classes(self) -> int | None:
+        """Classes of an image corpus (both splits counted); None for text."""
+        ...
+
+    @property
+    def num_channels(self) -> int | None:
+        """Channels of the images; None for text."""
+        ...
+
+    def list(self, split: Split) -> Refs:
+        """The samples of one split, sorted. Raises DataError, naming path and pattern, when there are none."""
+        ...
+
+    def read(self, ref: SampleRef) -> TextDocument | ImageSample:
+        """One sample. Raises UnreadableDocument, naming it, when it cannot be read or decoded."""
+        ...
+
+
+def open_source(config: DataConfig) -> Source:
+    """The corpus that a recipe's `data` section describes; opens no file yet."""
+    # Imported here: a text recipe pays for no image code, and the other way round.
+    if isinstance(config, TextData):
+        from kdcore.data.source_text import TextSource
+
+        return TextSource(config)
+    if isinstance(config, PythonStdlibData):
+        from kdcore.data.source_stdlib import StdlibSource
+
+        return StdlibSource(config)
+    if isinstance(config, DigitsData):
+        from kdcore.data.source_digits import DigitsSource
+
+        return DigitsSource(config)
+    if isinstance(config, ImageFolderData):  # before its base class, ImageParquetData
+        from kdcore.data.source_folder import ImageFolderSource
+
+        return ImageFolderSource(config)
+    assert isinstance(config, ImageParquetData)
+    from kdcore.data.source_parquet import ImageParquetSource
+
+    return ImageParquetSource(config)

@@ -37,7 +37,7 @@ def tiny_training(prefix: str, recipe: dict) -> list[str]:
 
 def tiny(recipe: dict, runs: Path) -> list[str]:
     """Overrides that cut `recipe` to a few samples and steps, into the folder `runs`."""
-    samples = 8 if recipe["data"]["type"] in ("text", "python_stdlib") else 64
+    samples = 4 if recipe["data"]["type"] in ("text", "python_stdlib") else 64
     overrides = [
         f"runs={runs}",
         f"data.max_samples={samples}",

@@ -103,6 +103,6 @@ def _load(store: Path, path: Path) -> Receipt:
 
 def _cut_differently(store: Path, unit: str) -> StoreError:
     return StoreError(
-        f"{unit} of {store} was cut differently: its receipt is of other samples than the plan's. Set labels.unit_bytes "
-        f"and the data back to what the store was begun with, or set labels.path to a new directory"
+        f"{unit} of {store} was cut differently: its receipt is of other samples than the plan's. Set "
+        f"labels.unit_bytes and the data back to what the store was begun with, or set labels.path to a new directory"
     )

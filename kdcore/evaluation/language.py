@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,7 @@ from kdcore.evaluation.calibration import Calibration
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["evaluate_lm", "heldout_tokens"]
+__all__ = ["evaluate_lm", "evaluate_lms", "heldout_tokens"]
 
 _LOGITS_AT_ONCE = 2**26  # float32 logits of one forward pass: 256 MB
 _SHARE_OF_ONE_DOCUMENT = 8
@@ -50,47 +50,77 @@ def heldout_tokens(
     return kept
 
 
+class _Tally:
+    """Sums of one model's measurements over all labels."""
+
+    def __init__(self, bins: int) -> None:
+        self.sums = {"loss": 0.0, "accuracy": 0.0}
+        self.calibration = Calibration(bins)
+        self.count = 0
+
+    def add(self, log_probs: torch.Tensor, targets: torch.Tensor, teacher: torch.Tensor | None) -> None:
+        """Log-probabilities [N, V] of the model and, if any, of its teacher; targets int64 [N]."""
+        confidence, top = log_probs.max(-1)
+        self.sums["loss"] -= float(log_probs.gather(1, targets[:, None]).double().sum())
+        self.sums["accuracy"] += int((top == targets).sum())
+        self.calibration.update(confidence.exp(), top == targets)
+        self.count += len(targets)
+        if teacher is not None:
+            agreed = int((teacher.argmax(-1) == top).sum())
+            divergence = float(functional.kl_div(log_probs, teacher, reduction="sum", log_target=True))
+            self.sums["agreement"] = self.sums.get("agreement", 0.0) + agreed
+            self.sums["kl"] = self.sums.get("kl", 0.0) + divergence
+
+    def means(self) -> dict[str, float]:
+        """The measurements. Raises TrainingError when the model's outputs are not finite."""
+        means = {name: value / self.count for name, value in self.sums.items()}
+        loss = means["loss"]
+        if not math.isfinite(loss):
+            raise TrainingError(f"the held-out loss must be finite, got {loss}; the weights hold NaN or infinity")
+        perplexity = math.exp(min(loss, 700.0))
+        return {**means, "perplexity": perplexity, "ece": self.calibration.error(), "tokens": self.count}
+
+
+def evaluate_lms(
+    models: Mapping[str, PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    docs: Sequence[np.ndarray],
+    teacher: str | None = None,
+    *,
+    batch: int = 16,
+    bins: int = 15,
+    context: int = 256,
+) -> dict[str, dict[str, float]]:
+    """Loss (nats), perplexity, accuracy, ece and tokens of each model over `docs` (token ids int64 [T] each).
+
+    `teacher` names the model that the others are also compared with: `agreement` (share of equal top-1) and `kl`
+    (teacher to student, nats). Longer documents are read in windows of `context` tokens that overlap by a quarter.
+    """
+    vocab = valid_vocabulary(tokenizer)
+    tallies = {name: _Tally(bins) for name in models}
+    rows = max(1, min(batch, _LOGITS_AT_ONCE // (context * vocab)))
+    with torch.inference_mode():
+        for pieces in _batches(docs, context, rows):
+            targets = _targets(pieces)
+            expected = None if teacher is None else _log_probs(models[teacher], pieces, vocab)
+            for name, model in models.items():
+                if name == teacher and expected is not None:
+                    tallies[name].add(expected, targets, None)
+                else:
+                    tallies[name].add(_log_probs(model, pieces, vocab), targets, expected)
+    return {name: tally.means() for name, tally in tallies.items()}
+
+
 def evaluate_lm(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     docs: Sequence[np.ndarray],
     teacher: PreTrainedModel | None = None,
-    *,
-    batch: int = 16,
-    bins: int = 15,
-    context: int = 256,
+    **options: int,
 ) -> dict[str, float]:
-    """Loss (nats), perplexity, accuracy, ece and tokens over `docs` (token ids int64 [T] each).
-
-    With a teacher of the same tokenizer also `agreement` (share of equal top-1) and `kl` (teacher to student,
-    nats). Longer documents are read in windows of `context` tokens that overlap by a quarter.
-    """
-    vocab = valid_vocabulary(tokenizer)
-    sums = {"loss": 0.0, "accuracy": 0.0, "agreement": 0.0, "kl": 0.0}
-    calibration, count = Calibration(bins), 0
-    rows = max(1, min(batch, _LOGITS_AT_ONCE // (context * vocab)))
-    with torch.inference_mode():
-        for pieces in _batches(docs, context, rows):
-            log_probs, targets = _log_probs(model, pieces, vocab), _targets(pieces)
-            confidence, top = log_probs.max(-1)
-            sums["loss"] -= float(log_probs.gather(1, targets[:, None]).double().sum())
-            sums["accuracy"] += int((top == targets).sum())
-            calibration.update(confidence.exp(), top == targets)
-            count += len(targets)
-            if teacher is not None:
-                expected = _log_probs(teacher, pieces, vocab)
-                sums["agreement"] += int((expected.argmax(-1) == top).sum())
-                sums["kl"] += float(functional.kl_div(log_probs, expected, reduction="sum", log_target=True))
-    return _means(sums, calibration, count, teacher is not None)
-
-
-def _means(sums: dict[str, float], calibration: Calibration, count: int, with_teacher: bool) -> dict[str, float]:
-    if not count:
-        raise DataError("evaluation got no token to predict; raise evaluation.max_tokens")
-    means = {name: value / count for name, value in sums.items() if with_teacher or name not in ("agreement", "kl")}
-    if not math.isfinite(means["loss"]):
-        raise TrainingError(f"the held-out loss must be finite, got {means['loss']}; the weights hold NaN or infinity")
-    return {**means, "perplexity": math.exp(min(means["loss"], 700.0)), "ece": calibration.error(), "tokens": count}
+    """`evaluate_lms` for one model, beside its teacher if one is given; same options."""
+    models = {"model": model} if teacher is None else {"model": model, "teacher": teacher}
+    return evaluate_lms(models, tokenizer, docs, None if teacher is None else "teacher", **options)["model"]
 
 
 def _batches(docs: Sequence[np.ndarray], context: int, rows: int) -> Iterator[list[Piece]]:

@@ -43,7 +43,7 @@ def write_report(run_dir: Path, results: dict[str, Any]) -> Path:
 def read_curves(run_dir: Path) -> dict[str, list[dict[str, float]]]:
     """Metric lines of every arm of the run, by step; of a step logged twice (before and after a kill) the later."""
     curves: dict[str, list[dict[str, float]]] = {}
-    for file in sorted(run_dir.glob("arms/*/metrics.jsonl")):
+    for file in sorted([*run_dir.glob("arms/*/metrics.jsonl"), *run_dir.glob("teacher/metrics.jsonl")]):
         by_step: dict[float, dict[str, float]] = {}
         for text in file.read_text(encoding="utf-8").splitlines():
             line = _parse(text)

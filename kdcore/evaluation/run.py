@@ -1,0 +1,157 @@
+"""Measure everything a run produced: its teacher, every exported student, its label store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from kdcore.config import Recipe
+from kdcore.config.models import CausalLMConfig, TeacherImageConfig, TeacherLMConfig
+from kdcore.data.document import ImageSample, SampleRef, TextDocument
+from kdcore.data.sources import Source, open_source
+from kdcore.data.tokenizer import load_tokenizer
+from kdcore.errors import ConfigError, UnreadableDocument
+from kdcore.evaluation.image import evaluate_classifier
+from kdcore.evaluation.language import evaluate_lms, heldout_tokens
+from kdcore.evaluation.latency import latency
+from kdcore.students.export import load_student
+
+__all__ = ["evaluate_run", "exported_students"]
+
+
+def evaluate_run(recipe: Recipe) -> dict[str, Any]:
+    """Measurements of the teacher and of every arm's exported student on the held-out split.
+
+    Returns {"kind", "models": {arm: {"quality", "parameters", "bytes", "latency"}}, "store": sizes or None}, all JSON.
+    Raises ConfigError when the run has exported nothing yet.
+    """
+    students = exported_students(recipe.run_dir)
+    if not students:
+        raise ConfigError(f"'{recipe.run_dir}' has no exported student to evaluate; run `kd train` first")
+    source = open_source(recipe.data)
+    measure = _measure_text if source.kind == "text" else _measure_images
+    return {"kind": source.kind, "models": measure(recipe, source, students), "store": _store_sizes(recipe)}
+
+
+def exported_students(run_dir: Path) -> dict[str, Path]:
+    """Directory of the exported student of each finished arm, in order of their names."""
+    return {path.parent.name: path for path in sorted(run_dir.glob("arms/*/student")) if path.is_dir()}
+
+
+def _heldout(recipe: Recipe, source: Source) -> Iterator[TextDocument | ImageSample]:
+    for ref in source.list("heldout"):
+        sample = _read(recipe, source, ref)
+        if sample is not None:
+            yield sample
+
+
+def _read(recipe: Recipe, source: Source, ref: SampleRef) -> TextDocument | ImageSample | None:
+    try:
+        return source.read(ref)
+    except UnreadableDocument:
+        if recipe.data.on_unreadable == "error":
+            raise
+        return None
+
+
+def _measure_text(recipe: Recipe, source: Source, students: dict[str, Path]) -> dict[str, Any]:
+    from kdcore.teachers.causal_lm import load_causal_lm
+
+    teacher, training, settings = recipe.teacher, recipe.training, recipe.evaluation
+    models: dict[str, Any] = {}
+    if isinstance(teacher, TeacherLMConfig) and teacher.path is not None:
+        models["teacher"] = load_causal_lm(teacher.path, teacher.dtype, teacher.revision, teacher.trust_remote_code)
+    models.update({arm: _on_device(load_student(directory)) for arm, directory in students.items()})
+    tokenizer = load_tokenizer(*_tokenizer_of(recipe))
+    documents = (sample for sample in _heldout(recipe, source) if isinstance(sample, TextDocument))
+    docs = heldout_tokens(tokenizer, documents, settings.max_tokens)
+    context = training.sequence_length if training else 256
+    quality = evaluate_lms(
+        models,
+        tokenizer,
+        docs,
+        "teacher" if "teacher" in models else None,
+        batch=settings.batch_size,
+        bins=settings.calibration_bins,
+        context=context,
+    )
+    ids = torch.from_numpy(np.resize(docs[0], (1, context)))
+    measured = {}
+    for arm, model in models.items():
+        probe = ids.to(model.device)
+        times = latency(lambda model=model, probe=probe: model(input_ids=probe, use_cache=False))
+        measured[arm] = {"quality": quality[arm], **_size(model), "latency": times}
+    return measured
+
+
+def _tokenizer_of(recipe: Recipe) -> tuple[str, str | None]:
+    """Path and revision of the run's one tokenizer: the teacher's, else the student's."""
+    for model in (recipe.teacher, recipe.student):
+        if isinstance(model, CausalLMConfig) and (model.tokenizer or model.path):
+            return model.tokenizer or model.path or "", None if model.tokenizer else model.revision
+    raise ConfigError("evaluation needs a tokenizer; set `tokenizer` of the teacher or the student")
+
+
+def _measure_images(recipe: Recipe, source: Source, students: dict[str, Path]) -> dict[str, Any]:
+    settings = recipe.evaluation
+    images: list[ImageSample] = []
+    for sample in _heldout(recipe, source):
+        if isinstance(sample, ImageSample):
+            images.append(sample)
+        if len(images) == settings.max_images:
+            break
+    models = {arm: _on_device(load_student(directory)) for arm, directory in students.items()}
+    teacher = _image_teacher(recipe, source)
+    measured = {}
+    for arm, model in (({"teacher": teacher} if teacher else {}) | models).items():
+        beside = teacher if arm != "teacher" else None
+        device = str(next(model.parameters()).device)
+        options = {"batch": settings.batch_size, "bins": settings.calibration_bins, "device": device}
+        pixels = torch.from_numpy(images[0].pixels[None]).to(device)
+        times = latency(lambda model=model, pixels=pixels: model(pixels))
+        quality = evaluate_classifier(model, images, beside, **options)
+        measured[arm] = {"quality": quality, **_size(model), "latency": times}
+    return measured
+
+
+def _image_teacher(recipe: Recipe, source: Source) -> nn.Module | None:
+    """The teacher trained by this run (`fit`), or the one of the recipe."""
+    config = recipe.teacher
+    if not isinstance(config, TeacherImageConfig):
+        return None
+    if config.fit is not None:
+        return _on_device(load_student(recipe.run_dir / "teacher"))
+    from kdcore.models.image import build_image_model
+
+    return _on_device(build_image_model(config, source.num_classes or 0, source.num_channels or 0))
+
+
+def _on_device(model: Any) -> Any:
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def _size(model: nn.Module) -> dict[str, int]:
+    parameters = list(model.parameters())
+    size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    return {"parameters": sum(parameter.numel() for parameter in parameters), "bytes": size}
+
+
+def _store_sizes(recipe: Recipe) -> dict[str, Any] | None:
+    """Rows, labels, codec and bytes per label by column of the run's store; None for a run without one."""
+    if recipe.teacher is None or not (recipe.store_path / "manifest.json").exists():
+        return None
+    from kdcore.store.reader import open_store
+
+    store = open_store(recipe.store_path)
+    columns = {name: round(float(size), 3) for name, size in store.bytes_per_label().items()}
+    return {
+        "rows": store.num_rows,
+        "labels": store.num_labels,
+        "codec": store.codec.spec(),
+        "bytes_per_label": columns,
+    }

@@ -80,7 +80,7 @@ def digest_state(state: Mapping[str, Tensor]) -> str:
         tensor = state[name].detach().cpu().contiguous()
         result.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
         if tensor.numel():
-            result.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            result.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return result.hexdigest()
 
 

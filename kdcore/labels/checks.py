@@ -56,8 +56,8 @@ def renormalise(cells: Tensor) -> Tensor:
     if bool(bad.any()):
         first = int(bad.nonzero()[0, 0])
         raise LabelError(
-            f"the probabilities of a label must sum to one, but label {first} sums to {float(log_sum[first].exp()):.4g}: "
-            f"the shard was altered; `kd store verify` says which one"
+            f"the probabilities of a label must sum to one, but label {first} sums to "
+            f"{float(log_sum[first].exp()):.4g}: the shard was altered; `kd store verify` says which one"
         )
     return cells - log_sum
 

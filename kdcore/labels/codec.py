@@ -69,7 +69,7 @@ def codec_from_spec(spec: Mapping[str, Any]) -> Codec:
     fields = known.get(kind) if isinstance(kind, str) else None
     if fields is None:
         raise StoreError(f"unknown codec {kind!r}: this version reads {sorted(known)}; a newer kdcore wrote the store")
-    values = {field: spec.get(field) for field in fields}
+    values: dict[str, Any] = {field: spec.get(field) for field in fields}
     if set(spec) != {"type", *fields} or not all(type(value) is int and value > 0 for value in values.values()):
         raise StoreError(f"codec '{kind}' takes positive integers {list(fields)}, the store says {dict(spec)}")
     if kind == "topk" and spec["k"] > spec["num_classes"]:

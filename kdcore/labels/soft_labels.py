@@ -17,8 +17,8 @@ Index = slice | Sequence[int] | Tensor
 class TopKLabels:
     """The K most probable classes of each label; every other class shares one tail cell.
 
-    `ids` [N, K] int64 (distinct in a row), `log_probs` [N, K] float32, `tail_log_prob` [N] float32. The K + 1 cells of a
-    row sum to one. A cell without mass is -inf: the tail when K = V, entries of classes that the teacher masks out.
+    `ids` [N, K] int64 (distinct in a row), `log_probs` [N, K] float32, `tail_log_prob` [N] float32. The K + 1 cells of
+    a row sum to one. A cell without mass is -inf: the tail when K = V, entries of classes that the teacher masks out.
     """
 
     ids: Tensor
@@ -29,8 +29,8 @@ class TopKLabels:
     def __post_init__(self) -> None:
         if self.ids.shape != self.log_probs.shape or self.tail_log_prob.shape != self.ids.shape[:1]:
             raise LabelError(
-                f"top-k labels must have ids [N, K], log_probs [N, K] and tail_log_prob [N], got {list(self.ids.shape)}, "
-                f"{list(self.log_probs.shape)} and {list(self.tail_log_prob.shape)}"
+                f"top-k labels must have ids [N, K], log_probs [N, K] and tail_log_prob [N], got "
+                f"{list(self.ids.shape)}, {list(self.log_probs.shape)} and {list(self.tail_log_prob.shape)}"
             )
 
     @property

@@ -54,7 +54,7 @@ class LabelStore:
         self.codec: Codec = codec_from_spec(manifest.codec)
         self._schema = store_schema(manifest.kind, self.codec, manifest.identity.get("vocabulary"))
         self._widths = self.codec.widths()
-        self._open: OrderedDict[int, list[_Columns]] = OrderedDict()
+        self._open: OrderedDict[int, tuple[Shard, list[_Columns]]] = OrderedDict()
         self._index: Index = build_index([read_part(self._shard(n), self._widths) for n in range(len(manifest.shards))])
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -143,7 +143,7 @@ class LabelStore:
 
     def name(self, row: int) -> str:
         """The name of the (first) sample of a row."""
-        shard = self._shard(int(self._index.shard[row]))
+        shard, _ = self._opened(row)
         return shard.batches[int(self._index.batch[row])].column("name")[int(self._index.row[row])].as_py()
 
     def labels(self, row: int, start: int = 0, stop: int | None = None) -> SoftLabels:
@@ -186,16 +186,18 @@ class LabelStore:
         return values[first + start : first + stop]
 
     def _columns(self, row: int) -> _Columns:
+        return self._opened(row)[1][int(self._index.batch[row])]
+
+    def _opened(self, row: int) -> tuple[Shard, list[_Columns]]:
+        """The row's shard, mapped, with views of its columns; the shards used last stay open."""
         number = int(self._index.shard[row])
-        columns = self._open.get(number)
-        if columns is None:
-            columns = [_views(batch, self._list_columns) for batch in self._shard(number).batches]
-            self._open[number] = columns
+        if number not in self._open:
+            shard = self._shard(number)
+            self._open[number] = shard, [_views(batch, self._list_columns) for batch in shard.batches]
             if len(self._open) > _OPEN_SHARDS:
                 self._open.popitem(last=False)
-        else:
-            self._open.move_to_end(number)
-        return columns[int(self._index.batch[row])]
+        self._open.move_to_end(number)
+        return self._open[number]
 
     @cached_property
     def _list_columns(self) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from kdcore.errors import StoreError
+from kdcore.errors import CorruptShard, StoreError
 from kdcore.identity import KEY_BYTES, canonical_json
 from kdcore.labels import Codec
 
@@ -89,13 +89,13 @@ def _schema(kind: Kind, codec: Codec, fields: Sequence[pa.Field]) -> pa.Schema:
 
 
 def schema_metadata(schema: pa.Schema) -> dict[str, Any]:
-    """Format, kind and codec spec that a shard carries; StoreError if it carries none."""
+    """Format, kind and codec spec that a shard carries; CorruptShard if it carries none."""
     raw = (schema.metadata or {}).get(_METADATA_KEY)
     if raw is None:
-        raise StoreError("the file has no 'kdcore' entry in its schema metadata: not a shard of a label store")
+        raise CorruptShard("the file has no 'kdcore' entry in its schema metadata: not a shard of a label store")
     value = json.loads(raw)
     if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise StoreError(f"shard format must be {FORMAT}, got {value!r}: another version of kdcore wrote it")
+        raise CorruptShard(f"shard format must be {FORMAT}, got {value!r}: another version of kdcore wrote it")
     return value
 
 

@@ -62,8 +62,8 @@ class Shard:
         ours, theirs = schema_metadata(wanted), schema_metadata(found)
         if ours != theirs:
             raise IdentityMismatch(
-                f"{self.path} says it holds {canonical_json(theirs)}, its manifest says {canonical_json(ours)}: files of "
-                f"another store were copied here"
+                f"{self.path} says it holds {canonical_json(theirs)}, its manifest says {canonical_json(ours)}: "
+                f"files of another store were copied here"
             )
         if not found.equals(wanted, check_metadata=False):
             raise CorruptShard(

@@ -9,7 +9,7 @@ import numpy as np
 from kdcore.errors import CorruptShard, KDError
 from kdcore.identity import differences, digest_file
 from kdcore.labels import Codec, codec_from_spec
-from kdcore.store.index import build_index, read_part
+from kdcore.store.index import ShardPart, build_index, read_part
 from kdcore.store.layout import shard_file
 from kdcore.store.manifest import Manifest, load_manifest
 from kdcore.store.schema import store_schema
@@ -87,7 +87,7 @@ def _identity_problems(store: Path, manifest: Manifest) -> list[str]:
     return [f"identity.json and the manifest differ at {name}: {old!r}, {new!r}" for name, old, new in found]
 
 
-def _check_shard(store: Path, manifest: Manifest, receipt: Receipt, codec: Codec, full: bool):  # noqa: ANN202
+def _check_shard(store: Path, manifest: Manifest, receipt: Receipt, codec: Codec, full: bool) -> ShardPart:
     if full:
         check_digest(store, receipt)
     shard = Shard(store, receipt, store_schema(manifest.kind, codec, manifest.identity.get("vocabulary")))

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from kdcore.errors import StoreError
+from kdcore.errors import KDError, StoreError
 from kdcore.identity import canonical_json, compare_identity, new_hash
 from kdcore.store.layout import (
     CARD,
@@ -111,8 +111,10 @@ def write_shard(
             os.fsync(file.fileno())
         os.rename(partial, path)
         fsync_dir(path.parent)
+    except KDError:  # of the rows; some of them are OSErrors too
+        raise
     except OSError as error:
-        raise out_of_space(error, path, sink.size if "sink" in locals() else 0) from error
+        raise out_of_space(error, path, partial.stat().st_size if partial.exists() else 0) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             partial.unlink()
@@ -121,7 +123,6 @@ def write_shard(
 
 def _write_batches(sink: "_HashingFile", schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> tuple[int, int]:
     rows = labels = 0
-    # Arrow's own object would also close the file before it is synced.
     with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
@@ -134,8 +135,8 @@ class _HashingFile:
     """Passes writes on, and hashes and counts what passes."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file, self.hash, self.size = file, new_hash(), 0
-        self.closed = False
+        self.file = file
+        self.hash, self.size, self.closed = new_hash(), 0, False
 
     def write(self, data: Any) -> int:
         view = memoryview(data)

@@ -1,0 +1,103 @@
+"""Trained models on disk: safetensors, a JSON configuration and a model card; and back again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdcore.config.models import ImageClassifierConfig
+from kdcore.errors import ConfigError, missing_extra
+from kdcore.students.build import build_image_student, is_exported_image_model
+
+if TYPE_CHECKING:
+    from torch import nn
+
+IMAGE_WEIGHTS = "model.safetensors"
+IMAGE_CONFIG = "model.json"
+
+
+def export_student(
+    model: nn.Module,
+    directory: Path,
+    *,
+    tokenizer: Any = None,
+    image_config: ImageClassifierConfig | None = None,
+    num_classes: int = 0,
+    in_channels: int = 0,
+    card: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a model that `load_student` (and, for text, `from_pretrained`) opens; returns `directory`.
+
+    Text models go with their `tokenizer`, image models with their configuration. Files beside them stay. The model's
+    own files are written aside and moved in one by one, the weights last.
+    """
+    aside = directory.parent / f".partial-export-{directory.name}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    if image_config is None:
+        _write_text(model, tokenizer, aside)
+    else:
+        _write_image(model, image_config, num_classes, in_channels, aside)
+    (aside / "README.md").write_text(_card(directory.name, image_config is None, dict(card or {})))
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in sorted(aside.iterdir(), key=lambda path: path.suffix == ".safetensors"):
+        path.replace(directory / path.name)
+    aside.rmdir()
+    return directory
+
+
+def load_student(directory: Path) -> nn.Module:
+    """An exported model in float32 and eval mode; ConfigError when `directory` holds none."""
+    if is_exported_image_model(directory):
+        return _load_image(directory).eval()
+    if not (directory / "config.json").exists():
+        raise ConfigError(
+            f"'{directory}' holds no exported model: neither config.json nor {IMAGE_CONFIG}; train it first"
+        )
+    try:
+        import torch
+        from transformers import AutoModelForCausalLM
+    except ImportError as error:
+        raise missing_extra("transformers", "text", "Loading a language model") from error
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, use_safetensors=True).eval()
+
+
+def _write_text(model: Any, tokenizer: Any, directory: Path) -> None:
+    model.save_pretrained(directory)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(directory)
+
+
+def _write_image(
+    model: nn.Module, config: ImageClassifierConfig, num_classes: int, in_channels: int, directory: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    # Copies: safetensors refuses tensors that share memory.
+    state = {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}
+    save_file(state, directory / IMAGE_WEIGHTS)
+    settings = {name: getattr(config, name) for name in ("type", "source", "name", "kwargs")}
+    record = {"format": 1, "model": settings, "num_classes": num_classes, "in_channels": in_channels}
+    (directory / IMAGE_CONFIG).write_text(json.dumps(record, indent=1))
+
+
+def _load_image(directory: Path) -> nn.Module:
+    from safetensors.torch import load_file
+
+    record = json.loads((directory / IMAGE_CONFIG).read_text())
+    config = ImageClassifierConfig(**record["model"])
+    model = build_image_student(config, int(record["num_classes"]), int(record["in_channels"]))
+    model.load_state_dict(load_file(directory / IMAGE_WEIGHTS))
+    return model
+
+
+def _card(name: str, text: bool, info: dict[str, Any]) -> str:
+    tag = "text-generation" if text else "image-classification"
+    head = (
+        f"---\nlibrary_name: {'transformers' if text else 'kdcore'}\npipeline_tag: {tag}\ntags: [distillation]\n---\n"
+    )
+    rows = "".join(f"| {key} | {value} |\n" for key, value in info.items())
+    return f"{head}\n# {name}\n\nTrained with kdcore.\n\n| | |\n|---|---|\n{rows}"

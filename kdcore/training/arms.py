@@ -1,0 +1,75 @@
+"""Arms: the training runs that a recipe consists of."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from kdcore.config import Recipe, TrainingConfig
+from kdcore.config.models import CausalLMConfig, ImageClassifierConfig, TeacherImageConfig
+from kdcore.errors import ConfigError
+
+Role = Literal["student", "baseline", "teacher"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training run. Student and baseline of a seed share initial weights, data order and steps.
+
+    `uses_labels`: learns from the label store. The arm named `teacher` trains `recipe.teacher` with its `fit`.
+    """
+
+    name: str
+    seed: int
+    uses_labels: bool
+
+    @property
+    def role(self) -> Role:
+        """What is trained: the text before `-seed`."""
+        role = self.name.split("-")[0]
+        return "teacher" if role == "teacher" else "student" if self.uses_labels or role == "student" else "baseline"
+
+    def directory(self, recipe: Recipe) -> Path:
+        """Where checkpoints and metrics go: RUN/arms/NAME, for the teacher RUN/teacher."""
+        return recipe.run_dir / "teacher" if self.role == "teacher" else recipe.run_dir / "arms" / self.name
+
+    def export_directory(self, recipe: Recipe) -> Path:
+        """Where the trained model goes: RUN/arms/NAME/student, for the teacher RUN/teacher itself."""
+        return self.directory(recipe) if self.role == "teacher" else self.directory(recipe) / "student"
+
+    def model_config(self, recipe: Recipe) -> CausalLMConfig | ImageClassifierConfig:
+        """The network to train; ConfigError when the recipe has none."""
+        model = recipe.teacher if self.role == "teacher" else recipe.student
+        if model is None:
+            role = "teacher" if self.role == "teacher" else "student"
+            raise ConfigError(f"arm '{self.name}' needs `{role}` in the recipe, which has none; add it")
+        return model
+
+    def training_config(self, recipe: Recipe) -> TrainingConfig:
+        """The settings of this arm; ConfigError when the recipe has none."""
+        if self.role == "teacher":
+            fit = recipe.teacher.fit if isinstance(recipe.teacher, TeacherImageConfig) else None
+            if fit is None:
+                raise ConfigError("arm 'teacher' needs `teacher.fit`, which only an image teacher can have; add it")
+            return fit
+        if recipe.training is None:
+            raise ConfigError(f"arm '{self.name}' needs `training` in the recipe, which has none; add it")
+        return recipe.training
+
+
+def plan_arms(recipe: Recipe) -> list[Arm]:
+    """A student per seed and, where there is a teacher and `baseline` is set, its twin without the teacher."""
+    if recipe.training is None:
+        raise ConfigError("training needs `training` in the recipe, which has none; add it")
+    distil = recipe.teacher is not None
+    arms = []
+    for seed in recipe.training.seeds:
+        arms.append(Arm(f"student-seed{seed}", seed, uses_labels=distil))
+        if distil and recipe.training.baseline:
+            arms.append(Arm(f"baseline-seed{seed}", seed, uses_labels=False))
+    return arms
+
+
+def teacher_arm(recipe: Recipe) -> Arm:
+    """The arm that trains the teacher on the spot (`teacher.fit`), with the first of its seeds."""
+    arm = Arm("teacher", 0, uses_labels=False)
+    return Arm("teacher", arm.training_config(recipe).seeds[0], uses_labels=False)

@@ -1,0 +1,90 @@
+"""Plain torch: AdamW, DistributedDataParallel for more than one rank, autocast for bfloat16."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from kdcore.config import TrainingConfig
+from kdcore.errors import CheckpointError
+from kdcore.training.batches import Batch
+from kdcore.training.engines.base import parameter_groups
+from kdcore.training.model import DistillModel
+from kdcore.training.ranks import Ranks
+
+_FILE = "state.pt"
+
+
+class TorchEngine:
+    """Parameters, gradients and optimizer are float32 and whole on every rank."""
+
+    name = "torch"
+
+    def __init__(self, model: DistillModel, config: TrainingConfig, ranks: Ranks) -> None:
+        self._config, self._ranks = config, ranks
+        self._model = model.to(ranks.device).train()
+        self._wrapped: nn.Module = model
+        if ranks.world > 1:
+            ids = [ranks.device.index] if ranks.device.type == "cuda" else None
+            self._wrapped = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+        settings = config.optimizer
+        self._optimizer = torch.optim.AdamW(
+            parameter_groups(model, settings),
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            eps=settings.epsilon,
+            fused=True,
+        )
+
+    def accumulate(self, batch: Batch, scale: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """See Engine. Gradients travel between ranks once a step, with the last micro-batch."""
+        bfloat16 = self._config.precision == "bfloat16"
+        silent = isinstance(self._wrapped, DistributedDataParallel) and not last
+        with self._wrapped.no_sync() if silent else nullcontext():  # pyright: ignore[reportCallIssue]
+            with torch.autocast(self._ranks.device.type, torch.bfloat16, enabled=bfloat16):
+                loss, metrics = self._wrapped(batch)
+            # DistributedDataParallel takes the mean over ranks; we want the sum.
+            (loss * (scale * self._ranks.world)).backward()
+        return loss.detach(), metrics
+
+    def update(self, learning_rate: float) -> None:
+        """See Engine."""
+        nn.utils.clip_grad_norm_(self._model.parameters(), self._config.gradient_clip)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def save(self, directory: Path) -> None:
+        """See Engine. Tensors and plain numbers only, so that loading runs no code."""
+        if self._ranks.first:
+            state = {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
+            torch.save(state, directory / _FILE)
+
+    def load(self, directory: Path) -> None:
+        """See Engine."""
+        path = directory / _FILE
+        if not path.exists():
+            raise CheckpointError(
+                f"a checkpoint of the torch engine holds '{_FILE}', {directory} does not; it was likely written by "
+                "another engine: set training.engine as it was, or remove the arm's directory"
+            )
+        state = torch.load(path, map_location=self._ranks.device, weights_only=True)
+        try:
+            self._model.load_state_dict(state["model"])
+            self._optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"the checkpoint {directory} is of another model or optimizer: {error}; remove the arm's directory"
+            ) from error
+
+    def student_state(self) -> dict[str, Tensor]:
+        """See Engine."""
+        if not self._ranks.first:
+            return {}
+        return {name: value.detach().cpu() for name, value in self._model.student.state_dict().items()}
+
+    def close(self) -> None:
+        """Nothing to release."""

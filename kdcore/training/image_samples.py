@@ -1,0 +1,97 @@
+"""Images of the source, joined to their soft labels by key."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from kdcore.config import Recipe
+from kdcore.data.document import ImageSample
+from kdcore.data.plan import PlannedSample, plan_units
+from kdcore.data.sources import Source
+from kdcore.errors import DataError, MissingLabels
+from kdcore.labels.soft_labels import SoftLabels
+from kdcore.training.batches import ImageBatch
+
+if TYPE_CHECKING:
+    from kdcore.store.reader import LabelStore
+
+_CACHE_BYTES = 1 << 30  # decoded images kept in memory; larger corpora are decoded again every epoch
+
+
+class ImageSamples:
+    """Images by number; identical images occur as often as in the data. Decoded once, as far as memory allows."""
+
+    def __init__(self, source: Source, samples: list[PlannedSample], labels: "StoreJoin | None") -> None:
+        self._source, self._labels = source, labels
+        self._samples = samples
+        self._index = np.repeat(np.arange(len(samples)), [times for _, _, times in samples])
+        self._cache: dict[int, ImageSample] = {}
+        self._room = _CACHE_BYTES
+        self.num_classes = int(source.num_classes or 0)
+        self.num_channels = int(source.num_channels or 0)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def tokens(self, indices: np.ndarray) -> int:
+        """Images among `indices`: all."""
+        return len(indices)
+
+    def batch(self, indices: np.ndarray) -> ImageBatch:
+        """Images as a batch; without indices one image and no target."""
+        numbers = self._index[indices] if len(indices) else self._index[:1]
+        images = [self._image(int(number)) for number in numbers]
+        pixels = torch.from_numpy(np.stack([image.pixels for image in images]))
+        images = images[: len(indices)]
+        targets = torch.tensor([_target(image) for image in images], dtype=torch.int64)
+        labels = None if self._labels is None else self._labels.of(numbers).index(slice(0, len(indices)))
+        return ImageBatch(pixels, targets, labels)
+
+    def _image(self, number: int) -> ImageSample:
+        if number in self._cache:
+            return self._cache[number]
+        image = self._source.read(self._samples[number][0])
+        assert isinstance(image, ImageSample)
+        if image.pixels.nbytes <= self._room:
+            self._room -= image.pixels.nbytes
+            self._cache[number] = image
+        return image
+
+
+class StoreJoin:
+    """Soft labels of planned samples, found in a store by key."""
+
+    def __init__(self, store: "LabelStore", samples: list[PlannedSample]) -> None:
+        rows = {bytes(key): row for row, key in enumerate(store.keys())}
+        missing = [ref.name for ref, key, _ in samples if key not in rows]
+        if missing:
+            raise MissingLabels(
+                f"every image needs a label in the store: {len(missing)} of {len(samples)} have none, as '{missing[0]}'"
+                "; likely `data` changed after labelling: remove the store, or set labels.path to another"
+            )
+        self._store = store
+        self._rows = np.array([rows[key] for _, key, _ in samples], dtype=np.int64)
+
+    def of(self, numbers: np.ndarray) -> SoftLabels:
+        """One label for each of the planned samples `numbers`."""
+        starts = np.zeros(len(numbers), dtype=np.int64)
+        return self._store.labels_of(self._rows[numbers], starts, starts + 1)
+
+
+def image_samples(recipe: Recipe, source: Source, uses_labels: bool) -> ImageSamples:
+    """The train split, with the labels of the recipe's store where the arm uses them."""
+    plan = plan_units(source, "train", recipe.labels.unit_bytes, recipe.data.on_unreadable)
+    samples = [sample for unit in plan.units for sample in unit.samples]
+    join = None
+    if uses_labels:
+        from kdcore.store.reader import open_store
+
+        join = StoreJoin(open_store(recipe.store_path), samples)
+    return ImageSamples(source, samples, join)
+
+
+def _target(image: ImageSample) -> int:
+    if image.target is None:
+        raise DataError(f"training needs a class for every image, '{image.name}' has none; see data.label_column")
+    return image.target

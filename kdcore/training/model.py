@@ -1,0 +1,82 @@
+"""The trained module: a batch in, the summed loss out.
+
+The loss is computed inside `forward`, so that wrappers which move or shard parameters around a forward pass (DDP,
+ZeRO-3) see every use of them, the head's included.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdcore.config import TrainingConfig
+from kdcore.errors import ConfigError
+from kdcore.losses.response import soft_target_loss
+from kdcore.losses.sparse import distillation_loss_from_hidden
+from kdcore.training.batches import Batch, ImageBatch, TextBatch
+
+# Settings of transformers models that change logits after the head; the loss works on the head's own output.
+_LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale", "logits_soft_cap")
+
+
+class DistillModel(nn.Module):
+    """A student and its loss. `forward(batch)` returns (loss sum, detached metric sums)."""
+
+    def __init__(self, student: nn.Module, config: TrainingConfig, uses_labels: bool) -> None:
+        super().__init__()
+        self.student = student
+        self.config = config
+        self.hard_weight = config.loss.hard_weight if uses_labels else 1.0
+        _refuse_logit_changes(student)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of one micro-batch, summed over its valid tokens or images."""
+        if isinstance(batch, TextBatch):
+            return self._text(batch)
+        return self._image(batch)
+
+    def _text(self, batch: TextBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        student: Any = self.student
+        # Padding is on the right and attention causal, so that no mask is needed: padding is never looked at.
+        hidden = student.get_decoder()(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+        head = student.get_output_embeddings()
+        return distillation_loss_from_hidden(
+            hidden.flatten(0, 1)[batch.positions],
+            head.weight,
+            batch.labels,
+            batch.targets,
+            hard_weight=self.hard_weight,
+            head_bias=head.bias,
+            chunk_tokens=self.config.loss.chunk_tokens,
+        )
+
+    def _image(self, batch: ImageBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        logits = self.student(batch.pixels)[: len(batch.targets)]
+        return soft_target_loss(
+            logits,
+            batch.labels,
+            batch.targets,
+            temperature=self.config.loss.temperature,
+            hard_weight=self.hard_weight,
+        )
+
+
+def _refuse_logit_changes(student: nn.Module) -> None:
+    config = getattr(student, "config", None)
+    for name in _LOGIT_CHANGES:
+        value = getattr(config, name, None)
+        if value not in (None, 1, 1.0):
+            raise ConfigError(
+                f"students whose logits are changed after the head are not supported, got {name}={value} in the "
+                "student's configuration; choose another student"
+            )
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Parameters, shared ones counted once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seeds dropout for one step of one rank, so that a resumed run draws the same masks."""
+    torch.manual_seed((seed * 1_000_003 + step) * 4_099 + rank)

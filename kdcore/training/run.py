@@ -1,0 +1,142 @@
+"""Train the arms of a recipe, one after the other, on all ranks of this job."""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdcore.config import Recipe
+from kdcore.errors import TrainingError
+from kdcore.students.export import export_student
+from kdcore.training.arms import Arm
+from kdcore.training.batches import StepPlan
+from kdcore.training.checkpoint import checkpoint_path, latest_checkpoint
+from kdcore.training.engines import Engine, make_engine
+from kdcore.training.loop import Loop
+from kdcore.training.metrics_log import MetricsLog, read_metrics
+from kdcore.training.model import DistillModel, num_parameters
+from kdcore.training.progress import OnProgress, Progress, print_progress
+from kdcore.training.ranks import Ranks, process_ranks
+from kdcore.training.schedule import num_steps
+from kdcore.training.task import Task, make_task
+
+Result = dict[str, Any]
+
+
+def run_arms(recipe: Recipe, arms: Sequence[Arm], on_progress: OnProgress | None = None) -> dict[str, Result]:
+    """Train `arms`; returns each arm's result (as in its result.json) on every rank.
+
+    Runs on the ranks of torch.distributed where it is initialised or a launcher's environment asks for it, else in this
+    process alone. A finished arm is not trained again; an interrupted one goes on from its last complete checkpoint.
+    `on_progress` is called on rank 0; by default a line is printed. Raises TrainingError when the loss is not finite.
+    """
+    report = on_progress or print_progress
+    with process_ranks() as ranks:
+        for arm in arms:
+            _train_unless_finished(recipe, arm, ranks, report)
+            ranks.barrier()
+        return {arm.name: read_result(arm.directory(recipe)) for arm in arms}
+
+
+def read_result(directory: Path) -> Result:
+    """The result of a finished arm; TrainingError when it is not finished."""
+    path = directory / "result.json"
+    if not path.exists():
+        raise TrainingError(f"'{directory}' holds no finished arm: result.json is missing; run the training again")
+    return json.loads(path.read_text())
+
+
+@dataclass
+class _Run:
+    """One arm being trained."""
+
+    recipe: Recipe
+    arm: Arm
+    ranks: Ranks
+    task: Task
+    engine: Engine
+    steps: int
+    report: OnProgress
+    parameters: int
+
+
+def _train_unless_finished(recipe: Recipe, arm: Arm, ranks: Ranks, report: OnProgress) -> None:
+    finished = ranks.from_first(int((arm.directory(recipe) / "result.json").exists()))
+    if finished:
+        if ranks.first:
+            report(Progress(arm.name, 0, 0, note="finished before, nothing to do"))
+        return
+    config = arm.training_config(recipe)
+    torch.manual_seed(arm.seed)
+    task = make_task(recipe, arm)
+    plan = StepPlan.of(config, ranks.world, arm.seed)
+    model = DistillModel(task.build(), config, arm.uses_labels)
+    count = num_parameters(model)
+    engine = make_engine(model, config, ranks, plan.micro_batches)
+    try:
+        run = _Run(recipe, arm, ranks, task, engine, num_steps(config, len(task.samples)), report, count)
+        _train(run, plan)
+    finally:
+        engine.close()
+
+
+def _train(run: _Run, plan: StepPlan) -> None:
+    arm, ranks, directory = run.arm, run.ranks, run.arm.directory(run.recipe)
+    config = arm.training_config(run.recipe)
+    first = _resume(run, directory / "checkpoints")
+    log = MetricsLog(directory, first) if ranks.first else None
+    loop = Loop(arm.name, run.engine, run.task.samples, plan, config, ranks, directory, run.report)
+    try:
+        loop.run(first, run.steps, log)
+    finally:
+        if log is not None:
+            log.close()
+    state = run.engine.student_state()
+    if ranks.first:
+        _finish(run, state)
+
+
+def _resume(run: _Run, checkpoints: Path) -> int:
+    def note(text: str) -> None:
+        run.report(Progress(run.arm.name, 0, run.steps, note=text))
+
+    step = run.ranks.from_first(latest_checkpoint(checkpoints, note) if run.ranks.first else 0)
+    if step:
+        run.engine.load(checkpoint_path(checkpoints, step))
+        if run.ranks.first:
+            note(f"resumed after step {step} of {run.steps}")
+    return step
+
+
+def _finish(run: _Run, state: dict[str, torch.Tensor]) -> None:
+    """Export the model, then write result.json, which is what makes the arm finished."""
+    directory = run.arm.directory(run.recipe)
+    config = run.arm.training_config(run.recipe)
+    lines = read_metrics(directory / "metrics.jsonl")
+    result = {
+        "arm": run.arm.name,
+        "seed": run.arm.seed,
+        "uses_labels": run.arm.uses_labels,
+        "steps": run.steps,
+        "parameters": run.parameters,
+        "engine": run.engine.name,
+        "precision": config.precision,
+        "world": run.ranks.world,
+        "samples": len(run.task.samples),
+        "final": lines[-1] if lines else None,
+        "seconds": lines[-1]["seconds"] if lines else 0.0,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    model = run.task.build()
+    model.load_state_dict(state)
+    card = {key: result[key] for key in ("arm", "seed", "steps", "parameters", "engine", "precision")}
+    export_student(model, run.arm.export_directory(run.recipe), card=card, **run.task.export)
+    aside = directory / ".partial-result.json"
+    aside.write_text(json.dumps(result, indent=1))
+    os.replace(aside, directory / "result.json")
+    run.report(Progress(run.arm.name, run.steps, run.steps, note=f"finished, {run.parameters:,} parameters"))

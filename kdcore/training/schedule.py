@@ -1,0 +1,28 @@
+"""The learning rate as a function of the step, and the number of steps."""
+
+import math
+
+from kdcore.config.training import OptimizerConfig, TrainingConfig
+
+
+def num_steps(config: TrainingConfig, num_samples: int) -> int:
+    """Optimizer steps of the whole run: `steps`, or as many as `epochs` over `num_samples` take, at least one."""
+    if config.steps is not None:
+        return config.steps
+    return max(1, math.ceil((config.epochs or 0) * num_samples / config.batch_size))
+
+
+def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
+    """The rate of optimizer step `step` (0-based) of `steps`: linear warm-up, then the decay to `final_ratio`.
+
+    The first step after a warm-up of W steps has the peak rate; the decay would reach
+    its final rate one step after the last, so that no step is wasted on a rate of zero.
+    """
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
+    if config.schedule == "constant":
+        return config.learning_rate
+    span = max(1, steps - config.warmup_steps)
+    progress = min(1.0, (step - config.warmup_steps) / span)
+    shape = 1 - progress if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return config.learning_rate * (config.final_ratio + (1 - config.final_ratio) * shape)

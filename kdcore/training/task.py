@@ -1,0 +1,42 @@
+"""What an arm trains on what: samples, network, and what its export needs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from kdcore.config import Recipe
+from kdcore.config.models import CausalLMConfig
+from kdcore.data.sources import open_source
+from kdcore.data.tokenizer import load_tokenizer
+from kdcore.students.build import build_image_student, build_text_student, tokenizer_path
+from kdcore.training.arms import Arm
+from kdcore.training.batches import Samples
+from kdcore.training.image_samples import image_samples
+from kdcore.training.text_samples import text_samples
+
+
+@dataclass(frozen=True)
+class Task:
+    """`build` makes the network (weights from the torch seed); `export` holds the keywords of `export_student`."""
+
+    samples: Samples
+    build: Callable[[], nn.Module]
+    export: dict[str, Any]
+
+
+def make_task(recipe: Recipe, arm: Arm) -> Task:
+    """Opens data, store and tokenizer of an arm; raises their errors."""
+    model, config = arm.model_config(recipe), arm.training_config(recipe)
+    if isinstance(model, CausalLMConfig):
+        teacher = recipe.teacher if isinstance(recipe.teacher, CausalLMConfig) else None
+        tokenizer = load_tokenizer(*tokenizer_path(model, teacher))
+        samples = text_samples(recipe, tokenizer, arm.uses_labels, config.sequence_length)
+        return Task(samples, partial(build_text_student, model, tokenizer), {"tokenizer": tokenizer})
+    source = open_source(recipe.data)
+    samples = image_samples(recipe, source, arm.uses_labels)
+    classes, channels = samples.num_classes, samples.num_channels
+    export = {"image_config": model, "num_classes": classes, "in_channels": channels}
+    return Task(samples, partial(build_image_student, model, classes, channels), export)

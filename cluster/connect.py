@@ -24,6 +24,7 @@ _DRIVER_DEFAULTS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 
 _ours: list[bool] = []
@@ -106,7 +107,7 @@ def _reach(address: str) -> None:
     except OSError as error:
         raise ClusterError(
             f"cluster.address '{address}' does not answer within {_CONNECT_SECONDS:g} s ({error}). Is the head node up "
-            "and the port (Ray's default: 6379) open from here? `cluster.address: local` starts a cluster on this machine"
+            "and the port (Ray's default: 6379) open from here? `cluster.address: local` starts a cluster here"
         ) from error
 
 

@@ -85,8 +85,8 @@ def _shortage(wanted: list[Bundle], deadline: float, setting: str) -> ResourceEr
     return ResourceError(
         f"the cluster cannot hold what {setting} asks for ({asked}; waited at most {deadline:g} s):\n"
         + "\n".join(lines)
-        + f"\nLower {setting} or what each of them takes, free the resources, or join a larger cluster (cluster.address); "
-        "raise cluster.resource_deadline_seconds if nodes are still coming up"
+        + f"\nLower {setting} or what each of them takes, free the resources, or join a larger cluster "
+        "(cluster.address); raise cluster.resource_deadline_seconds if nodes are still coming up"
     )
 
 

@@ -1,0 +1,143 @@
+"""Pools of replicas: Ray actors, and their twin in this process."""
+
+from collections import deque
+from collections.abc import Callable, Collection
+from typing import Any
+
+from cluster.connect import import_ray
+from cluster.labelling.controller import Outcome
+from cluster.labelling.policy import ReplicaDied, ReplicaReady, UnitDone, UnitError
+from cluster.labelling.replica import Labeller, Replica
+from cluster.workers import set_threads
+from kdcore.config import ClusterConfig
+from kdcore.data.plan import WorkUnit
+from kdcore.errors import KDError
+from kdcore.store.writer import Receipt
+
+__all__ = ["InProcessPool", "RayPool"]
+
+
+class InProcessPool:
+    """The twin: labels in this process, one unit at a time; `deaths` are (unit, attempt number) that kill a replica."""
+
+    def __init__(self, make: Callable[[], Labeller], deaths: Collection[tuple[str, int]] = ()) -> None:
+        self._make, self._deaths = make, set(deaths)
+        self._replicas: dict[int, Labeller] = {}
+        self._work: deque[tuple[int, WorkUnit | None, str]] = deque()
+        self._tries: dict[str, int] = {}
+        self.died: list[str] = []
+
+    def start(self, replica: int) -> None:
+        """Load it at the next `wait`."""
+        self._work.append((replica, None, ""))
+
+    def submit(self, replica: int, unit: WorkUnit, attempt: str) -> None:
+        """Label it at one of the next `wait`s."""
+        self._work.append((replica, unit, attempt))
+
+    def wait(self) -> Outcome:
+        """Do the oldest piece of work."""
+        replica, unit, attempt = self._work.popleft()
+        try:
+            if unit is None:
+                self._replicas[replica] = self._make()
+                return Outcome(ReplicaReady(replica), identity=self._replicas[replica].identity())
+            number = self._tries.get(unit.id, 0)
+            self._tries[unit.id] = number + 1
+            if (unit.id, number) in self._deaths:
+                self.died.append(unit.id)
+                del self._replicas[replica]
+                return Outcome(ReplicaDied(replica, "killed by the test"))
+            return Outcome(UnitDone(replica), self._replicas[replica].label(unit, attempt))
+        except Exception as error:  # noqa: BLE001  whatever a unit raises is the policy's to judge
+            return Outcome(UnitError(replica, error))
+
+
+class _Actor:
+    """What runs inside a Ray actor. Errors are answered as values: Ray would wrap them in its own tracebacks."""
+
+    def __init__(self, recipe_json: str, store_path: str) -> None:
+        self._recipe_json, self._store_path = recipe_json, store_path
+        self._replica: Replica | None = None
+
+    def load(self, cpus: float) -> dict[str, Any] | Exception:
+        try:
+            set_threads(cpus)
+            self._replica = Replica(self._recipe_json, self._store_path)
+            return self._replica.identity()
+        except Exception as error:  # noqa: BLE001  judged by the policy, in the driver
+            return _portable(error)
+
+    def label(self, unit: WorkUnit, attempt: str) -> Receipt | Exception:
+        assert self._replica is not None
+        try:
+            return self._replica.label(unit, attempt)
+        except Exception as error:  # noqa: BLE001  judged by the policy, in the driver
+            return _portable(error)
+
+
+def _portable(error: Exception) -> Exception:
+    """A KDError as it is; anything else as its text, since not every exception survives pickling."""
+    if isinstance(error, KDError):
+        return error
+    return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+class RayPool:
+    """Actors on the open Ray session, one for each bundle of a placement group (or wherever, without a group)."""
+
+    def __init__(self, config: ClusterConfig, recipe_json: str, store_path: str, group: Any = None) -> None:
+        self._ray = import_ray()
+        self._config, self._group = config, group
+        self._arguments = (recipe_json, store_path)
+        self._actors: dict[int, Any] = {}
+        self._running: dict[Any, tuple[int, bool]] = {}
+
+    def start(self, replica: int) -> None:
+        """Create the actor; its answer to `load`, its identity, is its readiness."""
+        actor = self._ray.remote(_Actor).options(**self._options(replica)).remote(*self._arguments)
+        self._actors[replica] = actor
+        self._running[actor.load.remote(self._config.cpus_per_replica)] = (replica, True)
+
+    def submit(self, replica: int, unit: WorkUnit, attempt: str) -> None:
+        """Only names travel: the actor reads its documents and writes its shard itself."""
+        self._running[self._actors[replica].label.remote(unit, attempt)] = (replica, False)
+
+    def wait(self) -> Outcome:
+        """The next answer of any actor, or its death."""
+        ready, _ = self._ray.wait(list(self._running), num_returns=1)
+        replica, loading = self._running.pop(ready[0])
+        try:
+            answer = self._ray.get(ready[0])
+        except self._ray.exceptions.RayError as error:
+            return Outcome(ReplicaDied(replica, _short(error)))
+        if isinstance(answer, Exception):
+            return Outcome(UnitError(replica, answer))
+        return Outcome(ReplicaReady(replica), identity=answer) if loading else Outcome(UnitDone(replica), answer)
+
+    def stop(self) -> None:
+        """End the actors of this pool, whatever they are doing."""
+        for actor in self._actors.values():
+            self._ray.kill(actor)
+        self._actors.clear()
+        self._running.clear()
+
+    def _options(self, replica: int) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "num_cpus": self._config.cpus_per_replica,
+            "num_gpus": self._config.gpus_per_replica,
+            "max_restarts": 0,
+        }
+        if self._group is not None:
+            from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
+                self._group, placement_group_bundle_index=replica
+            )
+        return options
+
+
+def _short(error: Exception) -> str:
+    """The first lines of Ray's account of a death that say something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return "; ".join(lines[:2])[:400] if lines else type(error).__name__

@@ -1,0 +1,145 @@
+"""Label the training split of a recipe: plan, replicas, receipts, manifest."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster.connect import cluster_session
+from cluster.labelling.controller import run_units
+from cluster.labelling.pool import RayPool
+from cluster.labelling.replica import Replica
+from cluster.labelling.statistics import Statistics
+from cluster.paths import absolute_paths
+from cluster.preflight import replica_bundles, reserve
+from cluster.progress import ProgressReport
+from kdcore.config import Recipe
+from kdcore.data.plan import Plan, plan_units
+from kdcore.data.sources import open_source
+from kdcore.errors import ConfigError
+from kdcore.identity import compare_identity
+from kdcore.store import (
+    Receipt,
+    load_manifest,
+    open_for_writing,
+    publish_manifest,
+    publish_receipt,
+    read_journal,
+    read_receipts,
+)
+from kdcore.store.layout import MANIFEST
+
+__all__ = ["label_store"]
+
+_FORMAT = 1
+
+
+def label_store(recipe: Recipe, on_note: Callable[[str], None] = print) -> Path:
+    """Make the label store of a recipe's training split, or continue it; returns its path.
+
+    A finished store of the same identity is returned as it is. Raises IdentityMismatch when the store is another's,
+    ResourceError when the cluster is too small, UnitFailed when a unit fails for good, and the replicas' own KDErrors.
+    """
+    if recipe.teacher is None:
+        raise ConfigError(f"labelling needs a teacher, but recipe '{recipe.name}' has none: add `teacher`")
+    recipe = absolute_paths(recipe)
+    plan = plan_units(open_source(recipe.data), "train", recipe.labels.unit_bytes, recipe.data.on_unreadable)
+    if plan.skipped:
+        on_note(f"skipped {len(plan.skipped)} samples, first: {plan.skipped[0][0]}: {plan.skipped[0][1]}")
+    job = _Job(recipe, plan, on_note)
+    if job.is_finished():
+        on_note(f"labels: {job.path} is finished; nothing to do")
+    else:
+        job.run()
+    return job.path
+
+
+class _Job:
+    def __init__(self, recipe: Recipe, plan: Plan, on_note: Callable[[str], None]) -> None:
+        self.recipe, self.plan, self.on_note = recipe, plan, on_note
+        self.path = recipe.store_path
+        self.recipe_json = recipe.model_dump_json()
+        self.identity: dict[str, Any] | None = None
+        self.statistics: Statistics | None = None
+
+    def is_finished(self) -> bool:
+        """Whether there is a manifest; IdentityMismatch when it is another's.
+
+        The teacher is loaded here to ask for its identity: it is faster than a cluster.
+        """
+        if not (self.path / MANIFEST).exists():
+            return False
+        wanted = self._whole_identity(Replica(self.recipe_json, str(self.path)).identity())
+        compare_identity(load_manifest(self.path).identity, wanted, what=f"the label store {self.path}")
+        return True
+
+    def run(self) -> None:
+        began = time.monotonic()
+        cut = {unit.id: unit.digest for unit in self.plan.units}
+        journal = read_receipts(self.path, cut)
+        for note in journal.notes:
+            self.on_note(f"labels: {note}; its unit is labelled again")
+        todo = [unit for unit in self.plan.units if unit.id not in journal]
+        done = {unit.id: unit.num_bytes for unit in self.plan.units}
+        already = sum(done[name] for name in journal)
+        if journal:
+            self.on_note(f"labels: {len(journal)} of {len(cut)} units were there, {len(todo)} to go")
+        with ProgressReport("labels", sum(done.values()), "bytes", already) as progress:
+            self._label(todo, lambda receipt: progress.advance(done[receipt.unit], receipt.unit))
+        self._finish(cut, time.monotonic() - began)
+
+    def _label(self, todo: list[Any], on_receipt: Callable[[Receipt], None]) -> None:
+        config = self.recipe.cluster
+        deadline = config.resource_deadline_seconds
+        bundles = replica_bundles(config)[: max(1, min(config.replicas, len(todo)))]
+
+        def publish(receipt: Receipt) -> None:
+            winner = publish_receipt(self.path, receipt)
+            assert self.statistics is not None
+            self.statistics.add(winner)
+            on_receipt(winner)
+
+        with cluster_session(config), reserve(bundles, deadline, "cluster.replicas") as group:
+            pool = RayPool(config, self.recipe_json, str(self.path), group)
+            try:
+                run_units(todo, pool, len(bundles), self.recipe.labels.max_attempts, publish, self._admit)
+            finally:
+                pool.stop()
+
+    def _admit(self, answer: Mapping[str, Any]) -> None:
+        """Begin or continue the store with the first replica's identity; all others must have the same."""
+        wanted = self._whole_identity(answer)
+        if self.identity is None:
+            open_for_writing(self.path, wanted)
+            self.identity = wanted
+            self.statistics = Statistics.of(self.path, wanted)
+        else:
+            compare_identity(self.identity, wanted, what="another replica of this job")
+
+    def _whole_identity(self, answer: Mapping[str, Any]) -> dict[str, Any]:
+        return {"format": _FORMAT, **answer, "input": self.plan.input_digest}
+
+    def _finish(self, cut: Mapping[str, str], seconds: float) -> None:
+        assert self.identity is not None
+        receipts = read_journal(self.path, cut)
+        statistics = Statistics.of(self.path, self.identity)
+        for receipt in receipts:
+            statistics.add(receipt)
+        statistics.check()
+        extra = {"statistics": {**statistics.summary(), **self._totals(list(receipts)), "seconds": round(seconds, 1)}}
+        manifest = publish_manifest(self.path, self.identity, receipts, extra)
+        self.on_note(
+            f"labels: {manifest.num_rows:,} samples, {manifest.num_labels:,} labels, {manifest.num_bytes:,} bytes "
+            f"in {self.path}"
+        )
+
+    def _totals(self, receipts: list[Receipt]) -> dict[str, Any]:
+        labels, size = sum(item.labels for item in receipts), sum(item.bytes for item in receipts)
+        return {
+            "rows": sum(item.rows for item in receipts),
+            "labels": labels,
+            "samples": self.plan.num_samples,
+            "bytes_per_label": size / labels if labels else None,
+            "skipped": [list(item) for item in self.plan.skipped[:100]],
+            "num_skipped": len(self.plan.skipped),
+        }

@@ -1,0 +1,99 @@
+"""What is measured of finished shards: how sure and how right the teacher is. Reads a bounded number of labels."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from kdcore.errors import LabelError
+from kdcore.labels import Codec, TopKLabels, codec_from_spec
+from kdcore.store import Receipt, store_schema
+from kdcore.store.shard import Shard, list_offsets, list_values
+
+__all__ = ["Statistics"]
+
+# Enough for three digits of a mean; more would only cost the driver time.
+_MEASURED_LABELS = 1_000_000
+_CANARY_LABELS = 20_000
+
+
+@dataclass
+class Statistics:
+    """Sums over the labels of the shards it was shown."""
+
+    store: Path
+    kind: str
+    codec: Codec
+    labels: int = 0
+    agreed: int = 0
+    negative_log_likelihood: float = 0.0
+
+    @classmethod
+    def of(cls, store: Path, identity: Mapping[str, Any]) -> "Statistics":
+        """No labels seen yet."""
+        return cls(store, identity["kind"], codec_from_spec(identity["codec"]))
+
+    def add(self, receipt: Receipt) -> None:
+        """Measure a shard, unless enough was measured; LabelError when the teacher knows less than nothing."""
+        if self.labels >= _MEASURED_LABELS:
+            return
+        for batch in Shard(self.store, receipt, store_schema(self.kind, self.codec)).batches:
+            self._add_batch(batch)
+        if self.labels >= _CANARY_LABELS:
+            self.check()
+
+    def check(self) -> None:
+        """LabelError when the text is no likelier under the teacher than under a uniform guess."""
+        uniform = math.log(self.codec.num_classes)
+        if self.kind != "text" or not self.labels or self._nll() < uniform:
+            return
+        raise LabelError(
+            f"the teacher's mean loss on its input must be below that of a uniform guess, "
+            f"log({self.codec.num_classes}) = {uniform:.2f}, but it is {self._nll():.2f} over {self.labels:,} tokens: "
+            "labels like these teach nothing. Likely teacher.tokenizer is not this teacher's, its weights were not trained, or its weights and its "
+            "config do not belong together. The finished units stay in the store; with another teacher use another path"
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Means as JSON; `measured_labels` says over how many labels."""
+        share = self.agreed / self.labels if self.labels else None
+        result: dict[str, Any] = {"measured_labels": self.labels, "teacher_top1_agreement_with_target": share}
+        if self.kind == "text" and self.labels:
+            result["teacher_mean_nll"] = self._nll()
+        return result
+
+    def _nll(self) -> float:
+        return self.negative_log_likelihood / self.labels
+
+    def _add_batch(self, batch: pa.RecordBatch) -> None:
+        targets, known = _targets(batch)
+        columns = {field.name: _values(batch, field.name) for field in self.codec.fields()}
+        labels = self.codec.decode(columns, len(targets))
+        top = labels.ids[:, 0] if isinstance(labels, TopKLabels) else labels.log_probs.argmax(dim=1)
+        self.agreed += int((top.numpy() == targets)[known].sum())
+        self.labels += int(known.sum())
+        if self.kind == "text":
+            self.negative_log_likelihood -= float(_values(batch, "token_log_probs").astype(np.float64).sum())
+
+
+def _values(batch: pa.RecordBatch, column: str) -> np.ndarray:
+    offsets = list_offsets(batch, column)
+    return list_values(batch, column)[offsets[0] : offsets[-1]]
+
+
+def _targets(batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
+    """Hard labels int64 [N], and which of them are known."""
+    if "tokens" not in batch.schema.names:
+        column = batch.column("target")
+        values = np.asarray(column.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
+        return values, values >= 0
+    offsets, tokens = list_offsets(batch, "tokens"), _values(batch, "tokens").astype(np.int64)
+    follows = np.ones(len(tokens), bool)
+    starts = (offsets[:-1] - offsets[0])[np.diff(offsets) > 0]
+    follows[starts] = False  # the first token of a document is nobody's target
+    targets = tokens[follows]
+    return targets, np.ones(len(targets), bool)

@@ -1,0 +1,118 @@
+"""The labelling policy as a function, and in simulation."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.labelling.policy import (
+    Assign,
+    Fail,
+    Finish,
+    Replace,
+    ReplicaDied,
+    ReplicaReady,
+    State,
+    UnitDone,
+    UnitError,
+    decide,
+)
+from kdcore.errors import ClusterError, LabelError, UnitFailed
+
+
+def test_units_are_given_out_in_order_and_the_last_answer_finishes() -> None:
+    state = State.of(["a", "b"], 3)
+    assert decide(state, ReplicaReady(0)) == [Assign(0, "a", 0)]
+    assert decide(state, ReplicaReady(1)) == [Assign(1, "b", 0)]
+    assert decide(state, UnitDone(1)) == []
+    assert decide(state, UnitDone(0)) == [Finish()]
+
+
+def test_nothing_to_do_finishes_with_the_first_replica() -> None:
+    assert decide(State.of([], 3), ReplicaReady(0)) == [Finish()]
+
+
+def test_a_death_gives_the_unit_to_a_waiting_replica_and_replaces_the_dead() -> None:
+    state = State.of(["a"], 3)
+    decide(state, ReplicaReady(0))
+    assert decide(state, ReplicaReady(1)) == []
+    assert decide(state, ReplicaDied(0, "killed")) == [Replace(0), Assign(1, "a", 1)]
+    assert decide(state, UnitDone(1)) == [Finish()]
+
+
+def test_a_unit_that_kills_every_replica_fails_by_name_after_its_attempts() -> None:
+    state = State.of(["poison"], 2)
+    decide(state, ReplicaReady(0))
+    assert decide(state, ReplicaDied(0, "killed")) == [Replace(0)]
+    assert decide(state, ReplicaReady(0)) == [Assign(0, "poison", 1)]
+    (decision,) = decide(state, ReplicaDied(0, "out of memory"))
+    assert isinstance(decision, Fail)
+    assert isinstance(decision.error, UnitFailed)
+    assert "poison" in str(decision.error)
+    assert "out of memory" in str(decision.error)
+
+
+def test_an_error_of_ours_is_final_and_kept_as_it_is() -> None:
+    state = State.of(["a"], 3)
+    decide(state, ReplicaReady(0))
+    error = LabelError("NaN in a")
+    assert decide(state, UnitError(0, error)) == [Fail(error)]
+
+
+def test_another_error_is_tried_again_by_the_same_replica() -> None:
+    state = State.of(["a"], 2)
+    decide(state, ReplicaReady(0))
+    assert decide(state, UnitError(0, RuntimeError("out of memory"))) == [Assign(0, "a", 1)]
+    (decision,) = decide(state, UnitError(0, RuntimeError("out of memory")))
+    assert isinstance(decision, Fail)
+    assert isinstance(decision.error, UnitFailed)
+
+
+def test_replicas_that_die_while_loading_end_the_job() -> None:
+    state = State.of(["a"], 2)
+    assert decide(state, ReplicaDied(0, "killed")) == [Replace(0)]
+    (decision,) = decide(state, ReplicaDied(0, "killed"))
+    assert isinstance(decision, Fail)
+    assert isinstance(decision.error, ClusterError)
+
+
+@given(units=st.integers(0, 40), replicas=st.integers(1, 8), seed=st.integers(0, 2**32), death=st.floats(0, 0.4))
+def test_simulated_deaths_never_lose_or_double_a_unit(units: int, replicas: int, seed: int, death: float) -> None:
+    simulate(units, replicas, seed, death)
+
+
+def test_ten_thousand_replicas() -> None:
+    simulate(30_000, 10_000, 0, 0.05)
+
+
+def simulate(num_units: int, replicas: int, seed: int, death: float) -> None:
+    """Random order of answers; every unit is done exactly once and no replica holds two."""
+    rng = random.Random(seed)
+    state = State.of([f"u{number}" for number in range(num_units)], max_attempts=1_000)
+    holding: dict[int, str | None] = dict.fromkeys(range(replicas))
+    active, done = list(range(replicas)), []
+    for _ in range(100 * (num_units + replicas) + 100):
+        position = rng.randrange(len(active))
+        active[position], active[-1] = active[-1], active[position]
+        replica = active.pop()
+        unit = holding[replica]
+        if rng.random() < death and (unit is not None or state.failed_starts < 100):
+            decisions, holding[replica] = decide(state, ReplicaDied(replica, "killed")), None
+        elif unit is None:
+            decisions = decide(state, ReplicaReady(replica))
+        else:
+            done.append(unit)
+            holding[replica] = None
+            decisions = decide(state, UnitDone(replica))
+        for decision in decisions:
+            if isinstance(decision, Finish):
+                assert sorted(done) == sorted(f"u{number}" for number in range(num_units))
+                return
+            if isinstance(decision, Assign):
+                assert holding[decision.replica] is None
+                holding[decision.replica] = decision.unit
+            else:
+                assert isinstance(decision, Replace)
+            active.append(decision.replica)
+    pytest.fail("the job did not end")

@@ -64,8 +64,9 @@ def _labels(store: dict[str, Any] | None) -> str:
     if store is None:
         return "No label store: trained on hard labels alone."
     columns: dict[str, float] = store["bytes_per_label"]
-    rows = [[name, f"{size:.2f}"] for name, size in columns.items()]
-    rows.append(["**all**", f"**{sum(columns.values()):.2f}**"])
+    rows = [[name, f"{size:.2f}"] for name, size in columns.items() if name != "total"]
+    if "total" in columns:
+        rows.append(["**whole files**", f"**{columns['total']:.2f}**"])
     codec = ", ".join(f"{key} {value}" for key, value in store["codec"].items())
     head = f"{store['labels']:,} labels of {store['rows']:,} samples; codec: {codec}."
     return f"{head}\n\n" + _table(["column", "bytes per label"], rows)

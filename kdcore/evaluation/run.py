@@ -39,8 +39,8 @@ def evaluate_run(recipe: Recipe) -> dict[str, Any]:
 
 
 def exported_students(run_dir: Path) -> dict[str, Path]:
-    """Directory of the exported student of each finished arm, in order of their names."""
-    return {path.parent.name: path for path in sorted(run_dir.glob("arms/*/student")) if path.is_dir()}
+    """Directory of the exported student of each finished arm (it has its result.json), in order of their names."""
+    return {path.parent.name: path.parent / "student" for path in sorted(run_dir.glob("arms/*/result.json"))}
 
 
 def _heldout(recipe: Recipe, source: Source) -> Iterator[TextDocument | ImageSample]:
@@ -153,5 +153,5 @@ def _store_sizes(recipe: Recipe) -> dict[str, Any] | None:
         "rows": store.num_rows,
         "labels": store.num_labels,
         "codec": store.codec.spec(),
-        "bytes_per_label": columns,
+        "bytes_per_label": columns,  # `total` is of the whole files: padding, offsets, keys and names too
     }

@@ -1,0 +1,118 @@
+"""`kd doctor`: what this machine has, what is missing and how to get it."""
+
+import importlib.util
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from jobs.common import command, run_alone
+
+__all__ = ["doctor"]
+
+_EXTRAS = {
+    "cluster": ("ray",),
+    "deepspeed": ("deepspeed",),
+    "text": ("transformers", "tokenizers", "datasets"),
+    "vision": ("timm", "torchvision", "PIL", "sklearn"),
+    "report": ("matplotlib", "tensorboard", "torchmetrics"),
+}
+_DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
+_CORE = ("torch", "numpy", "pyarrow", "pydantic", "safetensors")
+_LOW_DISK, _LOW_SHM = 5e9, 1e9
+
+Finding = tuple[str, str, str]  # what, value, what to do ("" when all is well)
+
+
+@command
+def doctor(
+    address: Annotated[str, typer.Option(help="Ray cluster to ask: `local` starts one here.")] = "local",
+) -> None:
+    """Check versions, devices, compiler, disk, optional packages and Ray's resources."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "found", "what to do", box=None, pad_edge=False)
+    problems = 0
+    for what, value, remedy in _findings(address):
+        problems += bool(remedy)
+        table.add_row(what, value, f"[yellow]{remedy.replace('[', chr(92) + '[')}[/]" if remedy else "[green]ok[/]")
+    console = Console()
+    console.print(table)
+    console.print(f"{problems} thing(s) to look at" if problems else "all is well")
+
+
+def _findings(address: str) -> Iterator[Finding]:
+    yield "python", platform.python_version(), ""
+    for package in _CORE:
+        yield package, metadata.version(package), ""
+    for extra, modules in _EXTRAS.items():
+        yield _extra(extra, modules)
+    yield from _devices()
+    yield _compiler()
+    yield from _disks()
+    yield _ray(address)
+
+
+def _extra(extra: str, modules: tuple[str, ...]) -> Finding:
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    names = [_DISTRIBUTIONS.get(module, module) for module in modules if module not in missing]
+    found = ", ".join(f"{name} {metadata.version(name)}" for name in names)
+    remedy = f"{', '.join(missing)} missing: pip install 'kdcore[{extra}]'" if missing else ""
+    return f"extra {extra}", found or "nothing", remedy
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    yield "cpu", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads", ""
+    if not torch.cuda.is_available():
+        reason = "torch was built without CUDA" if torch.version.cuda is None else "no driver or no device"
+        yield "gpu", f"none ({reason}); everything runs on the CPU", ""
+        return
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        yield f"gpu {index}", f"{device.name}, {device.total_memory / 1e9:.0f} GB", ""
+
+
+def _compiler() -> Finding:
+    found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    if found:
+        return "C++ compiler", found, ""
+    return "C++ compiler", "none", "only for DeepSpeed's own kernels, which no recipe needs: apt install g++"
+
+
+def _disks() -> Iterator[Finding]:
+    for name, path, low, remedy in (
+        ("disk here", os.getcwd(), _LOW_DISK, "set `runs` and `labels.path` to a larger disk"),
+        ("disk for temporary files", tempfile.gettempdir(), _LOW_DISK, "point TMPDIR and RAY_TMPDIR elsewhere"),
+        ("shared memory", "/dev/shm", _LOW_SHM, "docker run --shm-size=2g; Ray's objects live there"),
+    ):
+        if os.path.isdir(path):
+            free = shutil.disk_usage(path).free
+            yield name, f"{free / 1e9:.1f} GB free", remedy if free < low else ""
+
+
+def _ray(address: str) -> Finding:
+    if importlib.util.find_spec("ray") is None:
+        return "ray", "not installed", "pip install 'kdcore[cluster]'"
+    from cluster.connect import cluster_session, import_ray
+    from kdcore.config.recipe import ClusterConfig
+    from kdcore.errors import ClusterError
+
+    try:
+        with cluster_session(ClusterConfig.model_validate({"address": address})):
+            resources = import_ray().cluster_resources()
+    except ClusterError as error:
+        return "ray", f"{address}: no answer", str(error)
+    memory = f"{resources.get('memory', 0) / 1e9:.1f} GB"
+    return "ray", f"{address}: {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs, {memory}", ""
+
+
+if __name__ == "__main__":
+    run_alone(doctor)

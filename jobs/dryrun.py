@@ -1,0 +1,180 @@
+"""`--dry-run`: the resolved recipe, the bytes of its store and the time it would take; nothing is written."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.common import say
+from kdcore.config.load import dump_recipe
+from kdcore.config.models import CausalLMConfig, ImageClassifierConfig, TeacherImageConfig, TeacherLMConfig
+from kdcore.config.recipe import Recipe
+from kdcore.config.training import TrainingConfig
+
+__all__ = ["Estimate", "estimate", "show"]
+
+_SAMPLES_READ = 8
+_ROW_BYTES = 100  # key, name, occurrences and list offsets of one row, about
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run would cost: samples, labels, bytes of the store, seconds of labelling and of training."""
+
+    samples: int
+    labels: int
+    store_bytes: int
+    label_seconds: float
+    train_seconds: float
+
+
+def show(recipe: Recipe) -> None:
+    """Print the resolved recipe and its estimated cost; warn when the disk is too small."""
+    say(dump_recipe(recipe))
+    found = estimate(recipe)
+    say(f"samples        {found.samples:,}")
+    say(f"labels         {found.labels:,}")
+    say(f"label store    {found.store_bytes / 1e6:,.1f} MB in {recipe.store_path}")
+    say(
+        f"labelling      about {_minutes(found.label_seconds)} on {recipe.cluster.replicas} replica(s) like this process"
+    )
+    if recipe.training is not None:
+        say(f"training       about {_minutes(found.train_seconds)} on {recipe.cluster.workers} worker(s), all arms")
+    free = shutil.disk_usage(_existing(recipe.store_path)).free
+    say(f"disk           {free / 1e9:,.1f} GB free" + (": NOT ENOUGH" if free < 1.1 * found.store_bytes else ""))
+    say("measured with a short probe on this machine; nothing was written")
+
+
+def _minutes(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def _existing(path: Path) -> Path:
+    return path if path.exists() else _existing(path.parent)
+
+
+def estimate(recipe: Recipe) -> Estimate:
+    """Read a few samples, run teacher and student for a moment, and scale up."""
+    import torch
+
+    torch.set_num_threads(max(1, int(recipe.cluster.cpus_per_replica)))
+    return _estimate_text(recipe) if isinstance(recipe.teacher, TeacherLMConfig) else _estimate_images(recipe)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Best of two timed runs after one for warming up."""
+    work()
+    times = []
+    for _ in range(2):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def _cpu_share(processes: int) -> float:
+    """How many of `processes` really run at once on this machine."""
+    return float(min(processes, os.cpu_count() or 1))
+
+
+def _estimate_text(recipe: Recipe) -> Estimate:
+    from kdcore.teachers.causal_lm import CausalLMTeacher
+
+    from kdcore.data.document import TextDocument
+    from kdcore.data.sources import open_source
+    from kdcore.data.tokenizer import encode_document, valid_vocabulary
+    from kdcore.labels.codec import make_codec
+
+    assert isinstance(recipe.teacher, TeacherLMConfig)
+    source, teacher = open_source(recipe.data), CausalLMTeacher(recipe.teacher)
+    refs = source.list("train")
+    probed = refs[:: max(1, len(refs) // _SAMPLES_READ)][:_SAMPLES_READ]
+    documents = [sample for sample in map(source.read, probed) if isinstance(sample, TextDocument)]
+    encoded = [encode_document(teacher.tokenizer, document.text) for document in documents]
+    per_byte = sum(map(len, encoded)) / max(1, sum(ref.num_bytes for ref in probed))
+    labels = max(1, int(sum(ref.num_bytes for ref in refs) * per_byte) - len(refs))
+    context = recipe.teacher.context
+    window = max(encoded, key=len)[:context]
+    rows = max(1, min(8, recipe.teacher.batch_tokens // len(window)))
+    speed = rows * len(window) / _seconds(lambda: teacher.window_logits([window] * rows))
+    read_twice = context / (context - recipe.teacher.overlap)
+    vocabulary = valid_vocabulary(teacher.tokenizer)
+    codec = make_codec(recipe.labels.codec, vocabulary)
+    per_label = codec.bytes_per_label() + (2 if vocabulary <= 65536 else 4) + 2  # the token, and its log-probability
+    return Estimate(
+        samples=len(refs),
+        labels=labels,
+        store_bytes=int(labels * per_label + len(refs) * _ROW_BYTES),
+        label_seconds=labels * read_twice / speed / _cpu_share(recipe.cluster.replicas),
+        train_seconds=_train_text(recipe, teacher.tokenizer, labels),
+    )
+
+
+def _train_text(recipe: Recipe, tokenizer: Any, labels: int) -> float:
+    """Seconds of all arms: a forward and a backward pass of one sequence, scaled."""
+    training, student = recipe.training, recipe.student
+    if training is None or not isinstance(student, CausalLMConfig):
+        return 0.0
+    import torch
+
+    from kdcore.models.causal_lm import build_causal_lm
+
+    model = build_causal_lm(student, tokenizer)
+    ids = torch.zeros(4, training.sequence_length, dtype=torch.int64)
+    per_sequence = _seconds(lambda: model(input_ids=ids, labels=ids).loss.backward()) / len(ids)
+    sequences = _steps(training, labels / training.sequence_length) * training.batch_size
+    return sequences * per_sequence * _arms(training) / _cpu_share(recipe.cluster.workers)
+
+
+def _steps(training: TrainingConfig, samples: float) -> float:
+    return training.steps if training.steps is not None else (training.epochs or 0) * samples / training.batch_size
+
+
+def _arms(training: TrainingConfig) -> int:
+    return len(training.seeds) * (2 if training.baseline else 1)
+
+
+def _estimate_images(recipe: Recipe) -> Estimate:
+    import torch
+
+    from kdcore.data.document import ImageSample
+    from kdcore.data.sources import open_source
+    from kdcore.labels.codec import make_codec
+    from kdcore.models.image import build_image_model
+
+    source = open_source(recipe.data)
+    refs = source.list("train")
+    sample = source.read(refs[0])
+    assert isinstance(sample, ImageSample)
+    classes, channels = source.num_classes or 0, sample.pixels.shape[0]
+    pixels = torch.from_numpy(sample.pixels)[None].repeat(32, 1, 1, 1)
+
+    def per_image(config: ImageClassifierConfig, training: bool) -> float:
+        model = build_image_model(config, classes, channels)
+        work = (lambda: model(pixels).logsumexp(1).sum().backward()) if training else (lambda: model(pixels))
+        return _seconds(work) / len(pixels)
+
+    label, train = 0.0, 0.0
+    if isinstance(recipe.teacher, TeacherImageConfig):
+        label = per_image(recipe.teacher, False) * len(refs) / _cpu_share(recipe.cluster.replicas)
+        if recipe.teacher.fit is not None:
+            train += per_image(recipe.teacher, True) * _images(recipe.teacher.fit, len(refs))
+    if recipe.training is not None and isinstance(recipe.student, ImageClassifierConfig):
+        images = _images(recipe.training, len(refs)) * _arms(recipe.training)
+        train += per_image(recipe.student, True) * images
+    per_label = make_codec(recipe.labels.codec, classes).bytes_per_label()
+    size = int(len(refs) * (per_label + _ROW_BYTES))
+    return Estimate(len(refs), len(refs), size, label, train / _cpu_share(recipe.cluster.workers))
+
+
+def _images(training: TrainingConfig, samples: int) -> float:
+    return _steps(training, samples) * training.batch_size

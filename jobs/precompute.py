@@ -1,0 +1,38 @@
+"""`kd precompute`: label a recipe's data with its teacher into a label store."""
+
+from typing import Annotated
+
+import typer
+
+from jobs.common import Overrides, RecipeFile, command, run_alone, say
+
+__all__ = ["precompute"]
+
+
+@command
+def precompute(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost; write nothing.")] = False,
+) -> None:
+    """Label the data with the teacher; a finished store is left as it is, a killed run continues."""
+    from jobs import stages
+    from kdcore.config.load import load_recipe, require
+    from kdcore.runs import begin_run
+
+    checked = load_recipe(recipe, overrides or ())
+    require(checked, "teacher")
+    if dry_run:
+        from jobs.dryrun import show
+
+        show(checked)
+        return
+    begin_run(checked)
+    with stages.cluster(checked):
+        stages.fit_teacher(checked)
+        path = stages.label(checked)
+    say(f"labels: {path}\nnext: kd store info {path}")
+
+
+if __name__ == "__main__":
+    run_alone(precompute)

@@ -1,0 +1,102 @@
+"""The stages of a run, each timed in RUN/stages.json; this process only directs, the work is done in Ray's."""
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from jobs.common import say
+from kdcore.config.models import TeacherImageConfig
+from kdcore.config.recipe import Recipe
+from kdcore.runs import stage
+
+__all__ = ["cluster", "fit_teacher", "label", "report", "train_arms", "train_in_place"]
+
+
+def cluster(recipe: Recipe) -> AbstractContextManager[None]:
+    """The Ray session of this recipe, shared by its stages."""
+    from cluster.connect import cluster_session
+
+    return cluster_session(recipe.cluster)
+
+
+def fit_teacher(recipe: Recipe) -> None:
+    """Train an image teacher on hard labels first, where the recipe asks for it."""
+    if not isinstance(recipe.teacher, TeacherImageConfig) or recipe.teacher.fit is None:
+        return
+    from cluster.training import fit_on_ray
+
+    from kdcore.training.arms import teacher_arm
+
+    with stage(recipe.run_dir, "teacher"):
+        say("stage: train the teacher")
+        fit_on_ray(recipe, [teacher_arm(recipe)])
+
+
+def label(recipe: Recipe) -> Path:
+    """The label store, made or continued; returns its directory."""
+    from cluster.labelling.run import label_store
+
+    with stage(recipe.run_dir, "labels"):
+        say("stage: label")
+        return Path(label_store(recipe))
+
+
+def train_arms(recipe: Recipe) -> None:
+    """Train every arm on Ray workers."""
+    from cluster.training import fit_on_ray
+
+    from kdcore.training.arms import plan_arms
+
+    with stage(recipe.run_dir, "training"):
+        arms = plan_arms(recipe)
+        say(f"stage: train {', '.join(arm.name for arm in arms)}")
+        fit_on_ray(recipe, arms)
+
+
+def train_in_place(recipe: Recipe) -> None:
+    """Train every arm in this process, one rank of those that torchrun or deepspeed started."""
+    import os
+
+    from kdcore.runs import begin_run
+    from kdcore.training.arms import plan_arms
+    from kdcore.training.run import run_arms
+
+    if os.environ.get("RANK", "0") == "0":
+        begin_run(recipe)
+    run_arms(recipe, plan_arms(recipe))
+
+
+def report(recipe: Recipe) -> Path:
+    """Measure everything on a worker and write the report; returns report.md."""
+    from kdcore.evaluation.report import write_report
+
+    with stage(recipe.run_dir, "evaluation"):
+        say("stage: evaluate")
+        results = _on_a_worker(recipe, _evaluate)
+    return write_report(recipe.run_dir, results)
+
+
+def _evaluate(recipe_json: str) -> str:
+    from kdcore.evaluation.run import evaluate_run
+
+    return json.dumps(evaluate_run(Recipe.model_validate_json(recipe_json)))
+
+
+def _on_a_worker(recipe: Recipe, function: Callable[[str], str]) -> dict[str, Any]:
+    """Run a function of the recipe in a Ray task: torch and the models stay out of this process."""
+    from cluster.connect import import_ray
+    from kdcore.errors import KDError
+
+    ray = import_ray()
+    settings = recipe.cluster
+    cpus = max(settings.cpus_per_worker * settings.workers, settings.cpus_per_replica)
+    gpus = max(settings.gpus_per_worker, settings.gpus_per_replica)
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_calls=1)(function)
+    try:
+        return json.loads(ray.get(task.remote(recipe.model_dump_json())))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, KDError):
+            raise error.cause from None
+        raise

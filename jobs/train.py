@@ -1,0 +1,35 @@
+"""`kd train`: train a recipe's students (from labels already there, or on hard labels alone)."""
+
+import os
+
+from jobs.common import Overrides, RecipeFile, command, run_alone, say
+
+__all__ = ["train"]
+
+
+@command
+def train(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Train the students: on Ray workers, or in place under torchrun or deepspeed. Finished arms are skipped."""
+    from jobs import stages
+    from kdcore.config.load import load_recipe, require
+    from kdcore.errors import IncompleteStore
+    from kdcore.runs import begin_run
+
+    checked = load_recipe(recipe, overrides or ())
+    require(checked, "student", "training")
+    if checked.teacher is not None and not (checked.store_path / "manifest.json").exists():
+        raise IncompleteStore(
+            f"training reads a finished label store, and '{checked.store_path}' is none: "
+            f"run `kd precompute {recipe}` first, or set labels.path to a finished one"
+        )
+    if "WORLD_SIZE" in os.environ:
+        stages.train_in_place(checked)
+        return
+    begin_run(checked)
+    with stages.cluster(checked):
+        stages.train_arms(checked)
+    say(f"students: {checked.run_dir}/arms\nnext: kd evaluate {recipe}")
+
+
+if __name__ == "__main__":
+    run_alone(train)

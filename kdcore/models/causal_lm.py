@@ -1,0 +1,80 @@
+"""Causal language models: from an architecture and a tokenizer, or from safetensors."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from kdcore.config.models import CausalLMConfig
+from kdcore.errors import ConfigError, missing_extra
+from kdcore.models.pretrained import load_safetensors_model
+from kdcore.models.tokenizer import check_tokenizer, valid_vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def build_causal_lm(
+    config: CausalLMConfig, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """A model that fits the tokenizer, in `dtype`: loaded from `path`, or initialised from `architecture`.
+
+    The initial weights follow torch's global seed. Raises ConfigError (architecture, files) and TokenizerMismatch.
+    """
+    if config.path is not None:
+        model = load_pretrained_lm(config.path, dtype, config.revision, config.trust_remote_code)
+    else:
+        model = _initialise(config.architecture, tokenizer).to(dtype=dtype)  # pyright: ignore[reportCallIssue]
+    check_tokenizer(tokenizer, model.get_input_embeddings().weight.shape[0])  # pyright: ignore
+    return model
+
+
+def load_pretrained_lm(
+    path: str, dtype: torch.dtype, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """A model from a directory or hub name, from safetensors only, every weight of it found.
+
+    Raises ConfigError for files that are missing, pickled, or do not fit the architecture.
+    """
+    try:
+        from transformers import AutoModelForCausalLM
+    except ImportError as error:
+        raise missing_extra("transformers", "text", "A causal language model") from error
+    return load_safetensors_model(
+        AutoModelForCausalLM, path, revision=revision, trust_remote_code=trust_remote_code, dtype=dtype
+    )
+
+
+def _initialise(architecture: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    try:
+        from huggingface_hub.errors import StrictDataclassError
+        from transformers import AutoConfig, AutoModelForCausalLM
+    except ImportError as error:
+        raise missing_extra("transformers", "text", "A causal language model") from error
+    if "model_type" not in architecture:
+        raise ConfigError(f"`architecture` needs `model_type` (such as llama), got {sorted(architecture)}")
+    settings: dict[str, Any] = {
+        "vocab_size": valid_vocabulary(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        **architecture,
+    }
+    try:
+        made = AutoConfig.for_model(**settings)
+        model = AutoModelForCausalLM.from_config(made)
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        raise ConfigError(f"`architecture` must be settings of a causal LM of transformers: {error}") from error
+    _refuse_unknown_keys(made, architecture)
+    return model
+
+
+def _refuse_unknown_keys(config: Any, architecture: dict[str, Any]) -> None:
+    # A transformers config takes any key at all, so a misspelt one would silently leave the default.
+    known = set(type(config)().to_dict()) | set(type(config).attribute_map) | {"model_type", "attn_implementation"}
+    for key in architecture.keys() - known:
+        near = difflib.get_close_matches(key, sorted(known), n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise ConfigError(f"`architecture` of model_type '{config.model_type}' has no setting '{key}'{hint}")

@@ -1,0 +1,81 @@
+"""Where image classifiers come from, one function a source."""
+
+import importlib
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from kdcore.config.models import ImageClassifierConfig
+from kdcore.errors import ConfigError, missing_extra
+from kdcore.models.convnet import ConvNet
+from kdcore.models.pretrained import load_safetensors_model
+
+
+class LogitsOnly(nn.Module):
+    """A transformers classifier that takes pixels by position and returns its logits alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits [B, num_classes] of pixels [B, C, H, W]."""
+        return self.model(pixel_values=pixels).logits
+
+
+def _convnet(config: ImageClassifierConfig, num_classes: int, in_channels: int) -> nn.Module:
+    return ConvNet(num_classes, in_channels, **config.kwargs)
+
+
+def _timm(config: ImageClassifierConfig, num_classes: int, in_channels: int) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise missing_extra("timm", "vision", "source 'timm'") from error
+    return timm.create_model(config.name, num_classes=num_classes, in_chans=in_channels, **config.kwargs)
+
+
+def _torchvision(config: ImageClassifierConfig, num_classes: int, in_channels: int) -> nn.Module:
+    try:
+        from torchvision.models import get_model
+    except ImportError as error:
+        raise missing_extra("torchvision", "vision", "source 'torchvision'") from error
+    if in_channels != 3:
+        raise ConfigError(f"torchvision's networks take 3 channels, the data have {in_channels}: set data.channels: 3")
+    return get_model(config.name, num_classes=num_classes, **config.kwargs)
+
+
+def _transformers(config: ImageClassifierConfig, num_classes: int, in_channels: int) -> nn.Module:
+    try:
+        from transformers import AutoConfig, AutoModelForImageClassification
+    except ImportError as error:
+        raise missing_extra("transformers", "text", "source 'transformers'") from error
+    if config.name and config.path is None:
+        options = {"num_labels": num_classes, "trust_remote_code": False, **config.kwargs}
+        return LogitsOnly(load_safetensors_model(AutoModelForImageClassification, config.name, **options))
+    settings = {"num_labels": num_classes, "num_channels": in_channels, **config.kwargs}
+    made = AutoConfig.from_pretrained(config.name, **settings) if config.name else AutoConfig.for_model(**settings)
+    return LogitsOnly(AutoModelForImageClassification.from_config(made))
+
+
+def _imported(config: ImageClassifierConfig, num_classes: int, in_channels: int) -> nn.Module:
+    module, _, name = config.name.partition(":")
+    try:
+        build = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"`name` must be `module:callable` on the import path, got '{config.name}': {error}"
+        ) from error
+    model = build(num_classes=num_classes, in_channels=in_channels, **config.kwargs)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"'{config.name}' must return a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
+BUILDERS: dict[str, Callable[[ImageClassifierConfig, int, int], nn.Module]] = {
+    "convnet": _convnet,
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "transformers": _transformers,
+    "import": _imported,
+}

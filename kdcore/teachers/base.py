@@ -1,0 +1,53 @@
+"""What every teacher answers, whatever it labels."""
+
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import nn
+
+from kdcore.config.models import DType
+from kdcore.identity import digest_json, digest_state
+
+DTYPES: dict[DType, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+class Teacher(Protocol):
+    """A model that labels."""
+
+    @property
+    def kind(self) -> Literal["text", "image"]:
+        """The samples it labels."""
+        ...
+
+    @property
+    def num_classes(self) -> int:
+        """Width of its answers: the valid vocabulary, or the classes."""
+        ...
+
+    @property
+    def tokenizer(self) -> Any | None:
+        """Its tokenizer; None for images."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What the answers depend on: the network, its weights and its dtype, but not where it was loaded from."""
+        ...
+
+
+def model_identity(model: nn.Module, dtype: DType, network: dict[str, Any]) -> dict[str, Any]:
+    """The identity of a model by content: class, digest of its settings, digest of its weights, dtype."""
+    return {
+        "architecture": type(model).__name__,
+        "settings": digest_json(network),
+        "weights": digest_state(model.state_dict()),
+        "dtype": dtype,
+    }
+
+
+def pick_device(device: str | None) -> torch.device:
+    """The device asked for; else the GPU this process was given, or the CPU."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

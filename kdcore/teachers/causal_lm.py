@@ -1,0 +1,92 @@
+"""A causal language model as a teacher: windows of tokens in, logits over the valid vocabulary out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdcore.config.models import DType, TeacherLMConfig
+from kdcore.errors import ConfigError, TeacherError
+from kdcore.models.causal_lm import load_pretrained_lm
+from kdcore.models.tokenizer import check_tokenizer, load_tokenizer
+from kdcore.teachers.base import DTYPES, model_identity, pick_device
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Settings of a transformers config that say where a model came from or how it is run, not what it answers.
+_NOT_THE_NETWORK = frozenset({"_name_or_path", "architectures", "dtype", "transformers_version", "use_cache"})
+
+
+def load_causal_lm(
+    path: str, dtype: DType, revision: str | None = None, trust_remote_code: bool = False, device: str | None = None
+) -> PreTrainedModel:
+    """A model in evaluation mode, without gradients, from safetensors. Raises TeacherError."""
+    try:
+        model = load_pretrained_lm(path, DTYPES[dtype], revision, trust_remote_code)
+    except ConfigError as error:
+        raise TeacherError(error.message) from error
+    return model.requires_grad_(False).eval().to(pick_device(device))  # pyright: ignore[reportArgumentType]
+
+
+class CausalLMTeacher:
+    """The teacher of a text recipe. Raises TeacherError, or TokenizerMismatch, on construction."""
+
+    kind: Literal["text"] = "text"
+
+    def __init__(self, config: TeacherLMConfig, device: str | None = None) -> None:
+        if config.path is None:
+            raise TeacherError("A teacher must have weights: set teacher.path; `architecture` alone is untrained")
+        own = config.tokenizer is None
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(
+            config.tokenizer or config.path, config.revision if own else None
+        )
+        self.model = load_causal_lm(config.path, config.dtype, config.revision, config.trust_remote_code, device)
+        self._dtype: DType = config.dtype
+        self._valid = check_tokenizer(self.tokenizer, self._num_rows())
+        self._check_context(config.context)
+
+    @property
+    def num_classes(self) -> int:
+        """The valid vocabulary: padding rows of the model are cut off."""
+        return self._valid
+
+    def identity(self) -> dict[str, Any]:
+        """Network, weights and dtype; the tokenizer has a digest of its own in the store's identity."""
+        settings = self.model.config.to_diff_dict()
+        network = {name: value for name, value in settings.items() if name not in _NOT_THE_NETWORK}
+        return {"type": "causal_lm", **model_identity(self.model, self._dtype, network)}
+
+    @torch.inference_mode()
+    def window_logits(self, windows: Sequence[np.ndarray]) -> list[Tensor]:
+        """Logits float32 [T, valid vocabulary] of each window of token ids [T], in one forward pass.
+
+        Windows are padded on the right; with causal attention no padding reaches a real token.
+        """
+        lengths = [len(window) for window in windows]
+        if not lengths or min(lengths) == 0:
+            raise TeacherError(f"Every window must have at least one token, got lengths {lengths}")
+        ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, window in enumerate(windows):
+            ids[row, : lengths[row]] = torch.from_numpy(np.array(window, dtype=np.int64))
+            mask[row, : lengths[row]] = 1
+        device = self.model.device
+        logits = self.model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
+        return [logits[row, :length, : self._valid].float() for row, length in enumerate(lengths)]
+
+    def _num_rows(self) -> int:
+        rows = self.model.get_output_embeddings().weight.shape[0]  # pyright: ignore
+        return int(rows)
+
+    def _check_context(self, context: int) -> None:
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        if isinstance(limit, int) and context > limit:
+            raise TeacherError(
+                f"teacher.context must be within the model's positions: {context} is more than {limit}. "
+                f"Set teacher.context to at most {limit}."
+            )

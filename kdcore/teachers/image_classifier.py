@@ -1,0 +1,49 @@
+"""An image classifier as a teacher: pixels in, logits out."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from kdcore.config.models import DType, TeacherImageConfig
+from kdcore.errors import ConfigError, TeacherError
+from kdcore.models.image import build_image_model, describe_network
+from kdcore.teachers.base import DTYPES, model_identity, pick_device
+
+
+class ImageTeacher:
+    """The teacher of an image recipe; with `fit`, set `path` to the directory it was exported to.
+
+    Raises TeacherError when the network cannot be built or its weights do not fit.
+    """
+
+    kind: Literal["image"] = "image"
+    tokenizer: None = None
+
+    def __init__(
+        self, config: TeacherImageConfig, num_classes: int, in_channels: int, device: str | None = None
+    ) -> None:
+        try:
+            network = describe_network(config, num_classes, in_channels)
+            model = build_image_model(config, num_classes, in_channels)
+        except ConfigError as error:
+            raise TeacherError(error.message) from error
+        self._network = {**network, "num_classes": num_classes, "in_channels": in_channels}
+        self._dtype: DType = config.dtype
+        self._device = pick_device(device)
+        self.model = model.to(self._device, DTYPES[config.dtype]).requires_grad_(False).eval()
+        self.num_classes = num_classes
+
+    def identity(self) -> dict[str, Any]:
+        """Network, weights and dtype."""
+        return {"type": "image_classifier", **model_identity(self.model, self._dtype, self._network)}
+
+    @torch.inference_mode()
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Logits float32 [B, num_classes] of pixels float32 [B, C, H, W]. Raises TeacherError for another shape."""
+        answer = self.model(pixels.to(self._device, DTYPES[self._dtype]))
+        wanted = (pixels.shape[0], self.num_classes)
+        if not isinstance(answer, Tensor) or tuple(answer.shape) != wanted:
+            got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+            raise TeacherError(f"A classifier must return logits {wanted}, got {got}. Set teacher.source and kwargs.")
+        return answer.float()

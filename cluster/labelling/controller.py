@@ -10,7 +10,7 @@ from kdcore.data.plan import WorkUnit
 from kdcore.errors import ClusterError
 from kdcore.store.writer import Receipt
 
-__all__ = ["Outcome", "Pool", "run_units"]
+__all__ = ["Labeller", "Outcome", "Pool", "run_units"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,18 @@ class Outcome:
     event: policy.Event
     receipt: Receipt | None = None
     identity: Mapping[str, Any] | None = None
+
+
+class Labeller(Protocol):
+    """What a pool needs of a replica."""
+
+    def label(self, unit: WorkUnit, attempt: str) -> Receipt:
+        """Label a unit and write its shard."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """All of the store's identity but its input."""
+        ...
 
 
 class Pool(Protocol):
@@ -86,5 +98,5 @@ def _perform(decisions: list[policy.Decision], pool: Pool, units: Mapping[str, W
             case policy.Replace(replica):
                 pool.start(replica)
             case policy.Assign(replica, unit, attempt):
-                pool.submit(replica, units[unit], f"{job}{attempt}")
+                pool.submit(replica, units[unit], f"{job}-{attempt}")
     return False

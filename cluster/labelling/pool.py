@@ -5,9 +5,8 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from cluster.connect import import_ray
-from cluster.labelling.controller import Outcome
+from cluster.labelling.controller import Labeller, Outcome
 from cluster.labelling.policy import ReplicaDied, ReplicaReady, UnitDone, UnitError
-from cluster.labelling.replica import Labeller, Replica
 from cluster.workers import set_threads
 from kdcore.config import ClusterConfig
 from kdcore.data.plan import WorkUnit
@@ -58,10 +57,13 @@ class _Actor:
 
     def __init__(self, recipe_json: str, store_path: str) -> None:
         self._recipe_json, self._store_path = recipe_json, store_path
-        self._replica: Replica | None = None
+        self._replica: Labeller | None = None
 
     def load(self, cpus: float) -> dict[str, Any] | Exception:
         try:
+            # Here, since the driver itself needs no model code.
+            from cluster.labelling.replica import Replica
+
             set_threads(cpus)
             self._replica = Replica(self._recipe_json, self._store_path)
             return self._replica.identity()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,19 +21,7 @@ from kdcore.store.schema import ShardRow, batches_from_rows, store_schema
 from kdcore.store.writer import Receipt, write_shard
 from kdcore.teachers import CausalLMTeacher, ImageTeacher, Teacher
 
-__all__ = ["Labeller", "Replica", "token_bounded_batches"]
-
-
-class Labeller(Protocol):
-    """What a pool needs of a replica."""
-
-    def label(self, unit: WorkUnit, attempt: str) -> Receipt:
-        """Label a unit and write its shard."""
-        ...
-
-    def identity(self) -> dict[str, Any]:
-        """All of the store's identity but its input."""
-        ...
+__all__ = ["Replica", "token_bounded_batches"]
 
 
 class Replica:

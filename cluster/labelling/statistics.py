@@ -52,10 +52,10 @@ class Statistics:
         if self.kind != "text" or not self.labels or self._nll() < uniform:
             return
         raise LabelError(
-            f"the teacher's mean loss on its input must be below that of a uniform guess, "
-            f"log({self.codec.num_classes}) = {uniform:.2f}, but it is {self._nll():.2f} over {self.labels:,} tokens: "
-            "labels like these teach nothing. Likely teacher.tokenizer is not this teacher's, its weights were not trained, or its weights and its "
-            "config do not belong together. The finished units stay in the store; with another teacher use another path"
+            f"the teacher's mean loss on its input must be below that of a uniform guess, {uniform:.2f} = "
+            f"log({self.codec.num_classes}), but it is {self._nll():.2f} over {self.labels:,} tokens: such labels "
+            "teach nothing. Likely teacher.tokenizer is not this teacher's, or its weights were not trained or do not "
+            "belong to its config. The finished units stay in the store; label with another teacher into another path"
         )
 
     def summary(self) -> dict[str, Any]:

@@ -1,0 +1,121 @@
+"""The labelling controller over the in-process twin: faults in milliseconds, no Ray."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cluster.labelling.controller import run_units
+from cluster.labelling.pool import InProcessPool
+from kdcore.data.plan import WorkUnit
+from kdcore.errors import ClusterError, IdentityMismatch, LabelError, OutOfSpace, UnitFailed
+from kdcore.store import Receipt
+
+UNITS = [WorkUnit(f"unit-{number:06d}", (), 10, f"digest{number}") for number in range(6)]
+
+
+class Fake:
+    """Answers with receipts; `faults` maps a unit to the errors that its first attempts raise."""
+
+    def __init__(self, faults: dict[str, list[Exception]]) -> None:
+        self.faults = faults
+
+    def identity(self) -> dict[str, Any]:
+        return {"teacher": "weights"}
+
+    def label(self, unit: WorkUnit, attempt: str) -> Receipt:
+        errors = self.faults.get(unit.id, [])
+        if errors:
+            raise errors.pop(0)
+        return Receipt(unit.id, f"data/{unit.id}-{attempt}.arrow", 1, 1, 1, "d", unit.digest)
+
+
+def run(pool: InProcessPool, replicas: int = 2, max_attempts: int = 3, **more: Any) -> list[Receipt]:
+    published: list[Receipt] = []
+    run_units(UNITS, pool, replicas, max_attempts, published.append, **more)
+    return published
+
+
+def fakes(**faults: list[Exception]) -> Callable[[], Fake]:
+    shared = {name.replace("_", "-"): list(errors) for name, errors in faults.items()}
+    return lambda: Fake(shared)
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 20])
+def test_every_unit_is_published_once(replicas: int) -> None:
+    published = run(InProcessPool(fakes()), replicas)
+    assert sorted(receipt.unit for receipt in published) == [unit.id for unit in UNITS]
+
+
+def test_deaths_are_made_good_and_attempts_have_names_of_their_own() -> None:
+    pool = InProcessPool(fakes(), deaths={(UNITS[0].id, 0), (UNITS[0].id, 1), (UNITS[5].id, 0)})
+    published = {receipt.unit: receipt.shard for receipt in run(pool)}
+    assert sorted(published) == [unit.id for unit in UNITS]
+    assert sorted(pool.died) == [UNITS[0].id, UNITS[0].id, UNITS[5].id]
+    assert published[UNITS[0].id].endswith("-2.arrow")
+
+
+def test_two_jobs_never_name_a_shard_alike() -> None:
+    first, second = run(InProcessPool(fakes())), run(InProcessPool(fakes()))
+    assert not {receipt.shard for receipt in first} & {receipt.shard for receipt in second}
+
+
+def test_a_unit_that_always_kills_is_named_and_the_others_stay_published() -> None:
+    published: list[Receipt] = []
+    pool = InProcessPool(fakes(), deaths={(UNITS[3].id, number) for number in range(3)})
+    with pytest.raises(UnitFailed, match=UNITS[3].id):
+        run_units(UNITS, pool, 1, 3, published.append)
+    assert [receipt.unit for receipt in published] == [unit.id for unit in UNITS[:3]]
+
+
+def test_an_error_of_ours_arrives_as_it_was_raised() -> None:
+    error = LabelError("unit-000001, document 'x.py': NaN")
+    with pytest.raises(LabelError) as caught:
+        run(InProcessPool(fakes(unit_000001=[error])))
+    assert caught.value is error
+
+
+def test_a_foreign_error_is_tried_again() -> None:
+    published = run(InProcessPool(fakes(unit_000001=[RuntimeError("cuda out of memory")])))
+    assert len(published) == len(UNITS)
+
+
+def test_a_receipt_that_cannot_be_published_stops_the_job() -> None:
+    def publish(receipt: Receipt) -> None:
+        raise OutOfSpace("disk full")
+
+    with pytest.raises(OutOfSpace):
+        run_units(UNITS, InProcessPool(fakes()), 2, 3, publish)
+
+
+def test_no_work_before_the_identity_is_admitted() -> None:
+    def refuse(identity: Any) -> None:
+        raise IdentityMismatch(str(identity))
+
+    published: list[Receipt] = []
+    with pytest.raises(IdentityMismatch, match="weights"):
+        run_units(UNITS, InProcessPool(fakes()), 2, 3, published.append, refuse)
+    assert published == []
+
+
+def test_nothing_left_still_asks_for_the_identity() -> None:
+    seen: list[Any] = []
+    run_units([], InProcessPool(fakes()), 2, 3, lambda receipt: None, seen.append)
+    assert seen == [{"teacher": "weights"}]
+
+
+def test_a_teacher_that_cannot_load_is_reported() -> None:
+    def broken() -> Fake:
+        raise RuntimeError("no such device")
+
+    with pytest.raises(ClusterError, match="no such device"):
+        run(InProcessPool(broken))
+
+
+def test_an_answer_for_another_unit_is_refused() -> None:
+    class Confused(Fake):
+        def label(self, unit: WorkUnit, attempt: str) -> Receipt:
+            return super().label(UNITS[5], attempt)
+
+    with pytest.raises(ClusterError, match=UNITS[5].id):
+        run(InProcessPool(lambda: Confused({})))

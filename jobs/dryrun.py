@@ -38,9 +38,7 @@ def show(recipe: Recipe) -> None:
     say(f"samples        {found.samples:,}")
     say(f"labels         {found.labels:,}")
     say(f"label store    {found.store_bytes / 1e6:,.1f} MB in {recipe.store_path}")
-    say(
-        f"labelling      about {_minutes(found.label_seconds)} on {recipe.cluster.replicas} replica(s) like this process"
-    )
+    say(f"labelling      about {_minutes(found.label_seconds)} on {recipe.cluster.replicas} replica(s)")
     if recipe.training is not None:
         say(f"training       about {_minutes(found.train_seconds)} on {recipe.cluster.workers} worker(s), all arms")
     free = shutil.disk_usage(_existing(recipe.store_path)).free

@@ -1,5 +1,6 @@
 """YAML to a checked `Recipe`, and back; every mistake is answered with its dotted path and the nearest valid key."""
 
+import copy
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,7 @@ def parse_recipe(tree: Any, origin: str = "recipe", base: Path | None = None) ->
     """
     if not isinstance(tree, dict):
         raise ConfigError(f"{origin} must be a mapping of settings, got {type(tree).__name__}")
+    tree = copy.deepcopy(tree)
     _resolve_paths(tree, base or Path.cwd())
     try:
         return Recipe.model_validate(tree)

@@ -62,7 +62,7 @@ def describe_network(config: ImageClassifierConfig, num_classes: int, in_channel
 def load_image_model(directory: str | Path) -> nn.Module:
     """The network that `save_image_model` wrote."""
     card = _read_card(Path(directory))
-    config = ImageClassifierConfig(path=str(directory))
+    config = ImageClassifierConfig.model_validate({"path": str(directory)})
     return build_image_model(config, card["num_classes"], card["in_channels"])
 
 

@@ -38,6 +38,16 @@ class Teacher(Protocol):
         ...
 
 
+# Settings of a transformers config that say where a model came from or how it is run, not what it answers.
+_NOT_THE_NETWORK = frozenset({"_name_or_path", "architectures", "dtype", "transformers_version", "use_cache"})
+
+
+def network_settings(config: Any) -> dict[str, Any]:
+    """The settings of a transformers config that its answers depend on, where they differ from the defaults."""
+    settings = config.to_diff_dict()
+    return {name: value for name, value in settings.items() if name not in _NOT_THE_NETWORK}
+
+
 def model_identity(model: nn.Module, dtype: DType, network: dict[str, Any]) -> dict[str, Any]:
     """The identity of a model by content: class, digest of its settings, digest of its weights, dtype."""
     return {

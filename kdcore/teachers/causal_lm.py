@@ -13,13 +13,10 @@ from kdcore.config.models import DType, TeacherLMConfig
 from kdcore.errors import ConfigError, TeacherError
 from kdcore.models.causal_lm import load_pretrained_lm
 from kdcore.models.tokenizer import check_tokenizer, load_tokenizer
-from kdcore.teachers.base import DTYPES, model_identity, pick_device
+from kdcore.teachers.base import DTYPES, model_identity, network_settings, pick_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-# Settings of a transformers config that say where a model came from or how it is run, not what it answers.
-_NOT_THE_NETWORK = frozenset({"_name_or_path", "architectures", "dtype", "transformers_version", "use_cache"})
 
 
 def load_causal_lm(
@@ -57,9 +54,8 @@ class CausalLMTeacher:
 
     def identity(self) -> dict[str, Any]:
         """Network, weights and dtype; the tokenizer has a digest of its own in the store's identity."""
-        settings = self.model.config.to_diff_dict()
-        network = {name: value for name, value in settings.items() if name not in _NOT_THE_NETWORK}
-        return {"type": "causal_lm", **model_identity(self.model, self._dtype, network)}
+        settings = network_settings(self.model.config)
+        return {"type": "causal_lm", **model_identity(self.model, self._dtype, settings)}
 
     @torch.inference_mode()
     def window_logits(self, windows: Sequence[np.ndarray]) -> list[Tensor]:

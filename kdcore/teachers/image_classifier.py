@@ -8,7 +8,8 @@ from torch import Tensor
 from kdcore.config.models import DType, TeacherImageConfig
 from kdcore.errors import ConfigError, TeacherError
 from kdcore.models.image import build_image_model, describe_network
-from kdcore.teachers.base import DTYPES, model_identity, pick_device
+from kdcore.models.image_sources import LogitsOnly
+from kdcore.teachers.base import DTYPES, model_identity, network_settings, pick_device
 
 
 class ImageTeacher:
@@ -28,6 +29,8 @@ class ImageTeacher:
             model = build_image_model(config, num_classes, in_channels)
         except ConfigError as error:
             raise TeacherError(error.message) from error
+        if isinstance(model, LogitsOnly):  # its name is a path: its settings say what it is
+            network = network_settings(model.model.config)
         self._network = {**network, "num_classes": num_classes, "in_channels": in_channels}
         self._dtype: DType = config.dtype
         self._device = pick_device(device)

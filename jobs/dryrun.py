@@ -85,12 +85,11 @@ def _cpu_share(processes: int) -> float:
 
 
 def _estimate_text(recipe: Recipe) -> Estimate:
-    from kdcore.teachers.causal_lm import CausalLMTeacher
-
     from kdcore.data.document import TextDocument
     from kdcore.data.sources import open_source
     from kdcore.data.tokenizer import encode_document, valid_vocabulary
     from kdcore.labels.codec import make_codec
+    from kdcore.teachers.causal_lm import CausalLMTeacher
 
     assert isinstance(recipe.teacher, TeacherLMConfig)
     source, teacher = open_source(recipe.data), CausalLMTeacher(recipe.teacher)

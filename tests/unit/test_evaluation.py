@@ -1,0 +1,133 @@
+"""Measurements against references: torchmetrics, plain float64, hand-made models."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdcore.data.document import ImageSample, TextDocument
+from kdcore.data.tokenizer import load_tokenizer
+from kdcore.errors import DataError, TrainingError
+from kdcore.evaluation.calibration import Calibration
+from kdcore.evaluation.image import evaluate_classifier
+from kdcore.evaluation.language import evaluate_lm, evaluate_lms, heldout_tokens
+from kdcore.evaluation.latency import latency
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**31), count=st.integers(1, 300), bins=st.integers(2, 20))
+def test_calibration_agrees_with_torchmetrics(seed: int, count: int, bins: int) -> None:
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    generator = torch.Generator().manual_seed(seed)
+    probabilities = torch.softmax(3 * torch.randn(count, 7, generator=generator), dim=1)
+    targets = torch.randint(0, 7, (count,), generator=generator)
+    confidence, top = probabilities.max(1)
+    ours = Calibration(bins)
+    for part in torch.arange(count).split(50):  # in parts: sums must not depend on the batches
+        ours.update(confidence[part], (top == targets)[part])
+    theirs = multiclass_calibration_error(probabilities, targets, num_classes=7, n_bins=bins, norm="l1")
+    assert ours.error() == pytest.approx(float(theirs), abs=1e-5)
+
+
+def test_calibration_of_certainty() -> None:
+    right, wrong = Calibration(15), Calibration(15)
+    right.update(torch.ones(4), torch.ones(4, dtype=torch.bool))
+    wrong.update(torch.ones(4), torch.zeros(4, dtype=torch.bool))
+    assert (right.error(), wrong.error(), Calibration(3).error()) == (0.0, 1.0, 0.0)
+
+
+class Bigram(torch.nn.Module):
+    """A language model whose logits after a token are a fixed row; has more rows than the vocabulary."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, vocab: int, seed: int) -> None:
+        super().__init__()
+        self.table = torch.randn(vocab + 5, vocab + 5, generator=torch.Generator().manual_seed(seed))
+        self.table[:, vocab:] = 50.0  # padding rows must not count
+
+    def forward(self, input_ids: torch.Tensor, **_: Any) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.table[input_ids])
+
+
+class Tokenizer:
+    def get_vocab(self) -> dict[str, int]:
+        return {str(index): index for index in range(11)}
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16])
+@pytest.mark.parametrize("context", [4, 9, 64])
+def test_language_measurements_are_those_of_float64(batch: int, context: int) -> None:
+    rng = np.random.default_rng(0)
+    docs = [rng.integers(0, 11, size) for size in (2, 30, 7, 41)]
+    model: Any = Bigram(11, seed=1)
+    teacher: Any = Bigram(11, seed=2)
+    tokenizer: Any = Tokenizer()
+    found = evaluate_lm(model, tokenizer, docs, teacher, batch=batch, context=context)
+
+    inputs = torch.from_numpy(np.concatenate([doc[:-1] for doc in docs]))
+    targets = torch.from_numpy(np.concatenate([doc[1:] for doc in docs]))
+    ours, theirs = (torch.log_softmax(m.table[inputs][:, :11].double(), 1) for m in (model, teacher))
+    loss = -float(ours.gather(1, targets[:, None]).mean())
+    assert found["tokens"] == len(targets)
+    assert found["loss"] == pytest.approx(loss, abs=1e-5)
+    assert found["perplexity"] == pytest.approx(math.exp(loss), rel=1e-5)
+    assert found["accuracy"] == pytest.approx(float((ours.argmax(1) == targets).double().mean()))
+    assert found["agreement"] == pytest.approx(float((ours.argmax(1) == theirs.argmax(1)).double().mean()))
+    assert found["kl"] == pytest.approx(float((theirs.exp() * (theirs - ours)).sum(1).mean()), abs=1e-5)
+
+
+def test_a_model_agrees_with_itself_and_nan_is_refused() -> None:
+    model: Any = Bigram(11, seed=1)
+    tokenizer: Any = Tokenizer()
+    docs = [np.arange(11)]
+    both = evaluate_lms({"teacher": model, "student": model}, tokenizer, docs, "teacher")
+    assert both["student"]["agreement"] == 1.0
+    assert both["student"]["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert "kl" not in both["teacher"]
+    model.table[:] = math.nan
+    with pytest.raises(TrainingError, match="NaN"):
+        evaluate_lm(model, tokenizer, docs)
+
+
+def test_heldout_tokens_keep_to_their_share(repo: Path) -> None:
+    tokenizer = load_tokenizer(str(repo / "models" / "stdlib-lm-4m"))
+    docs = [TextDocument(str(index), f"def f{index}(x): return x\n" * 50) for index in range(30)]
+    kept = heldout_tokens(tokenizer, docs, 400)
+    assert sum(len(doc) - 1 for doc in kept) == 400
+    assert max(len(doc) - 1 for doc in kept) <= 50
+    with pytest.raises(DataError, match="heldout_fraction"):
+        heldout_tokens(tokenizer, [], 400)
+
+
+def test_image_measurements() -> None:
+    def pixels(value: int) -> np.ndarray:
+        return np.full((1, 2, 2), value, dtype=np.float32)
+
+    images = [ImageSample(str(i), pixels(i % 3), target=i % 3 if i else 1) for i in range(9)]
+    images.append(ImageSample("unknown", pixels(0), target=None))
+
+    def model(batch: torch.Tensor) -> torch.Tensor:
+        return 10.0 * torch.nn.functional.one_hot(batch[:, 0, 0, 0].long(), 3)
+
+    found = evaluate_classifier(model, images, lambda batch: -model(batch), batch=4)
+    assert found["images"] == 9
+    assert found["accuracy"] == pytest.approx(8 / 9)
+    assert found["agreement"] == 0.0
+    assert found["loss"] == pytest.approx(10 / 9 + math.log1p(2 * math.exp(-10)), rel=1e-4)
+    with pytest.raises(DataError, match="with a class"):
+        evaluate_classifier(model, images[-1:])
+
+
+def test_latency_counts_every_repeat() -> None:
+    calls: list[int] = []
+    found = latency(lambda: calls.append(1), warmup=2, repeats=5)
+    assert len(calls) == 7
+    assert 0 <= found["p50_ms"] <= found["p95_ms"]

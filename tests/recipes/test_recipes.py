@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent.parent / "configs").glob("*.yaml"))
-SECONDS = 240
+SECONDS = 400
 
 
 def tiny_training(prefix: str, recipe: dict) -> list[str]:

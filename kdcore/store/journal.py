@@ -93,7 +93,10 @@ def _load(store: Path, path: Path) -> Receipt:
     receipt = receipt_from_json(value, f"receipt {path}")
     if receipt.unit != path.stem:
         raise CorruptShard(f"receipt {path} is of unit {receipt.unit!r}")
-    shard = shard_file(store, receipt.shard)
+    try:
+        shard = shard_file(store, receipt.shard)
+    except CorruptShard as error:
+        raise CorruptShard(f"receipt {path}: {error}") from error
     size = shard.stat().st_size if shard.is_file() else -1
     if size != receipt.bytes:
         found = "is missing" if size < 0 else f"has {size} bytes"

@@ -146,7 +146,9 @@ def _parse(value: dict[str, Any], where: str) -> Manifest:
 
 def _checked(manifest: Manifest, where: str) -> Manifest:
     identity = manifest.identity
-    if not isinstance(identity, dict) or identity.get("kind") not in _KINDS or "codec" not in identity:
-        raise CorruptShard(f"the identity in {where} needs `kind` (one of {_KINDS}) and `codec`")
+    if not isinstance(identity, dict) or identity.get("kind") not in _KINDS:
+        raise CorruptShard(f"the identity in {where} needs a `kind`, one of {_KINDS}")
+    if not isinstance(identity.get("codec"), dict):
+        raise CorruptShard(f"the identity in {where} needs an object `codec`")
     codec_from_spec(identity["codec"])
     return manifest

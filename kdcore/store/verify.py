@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 
 from kdcore.errors import CorruptShard, KDError
 from kdcore.identity import differences, digest_file
@@ -93,8 +94,22 @@ def _check_shard(store: Path, manifest: Manifest, receipt: Receipt, codec: Codec
     shard = Shard(store, receipt, store_schema(manifest.kind, codec, manifest.identity.get("vocabulary")))
     part = read_part(shard, codec.widths())
     if full:
+        _check_values(shard, codec, manifest.identity.get("vocabulary") or codec.num_classes)
         _decode_all(shard, codec)
     return part
+
+
+def _check_values(shard: Shard, codec: Codec, vocabulary: int) -> None:
+    """Ids and counts are in their ranges; CorruptShard otherwise."""
+    for batch in shard.batches:
+        bounds = {"occurrences": (1, 1 << 31), "target": (0, codec.num_classes)}
+        ranges = [(name, batch.column(name), *bound) for name, bound in bounds.items() if name in batch.schema.names]
+        if "tokens" in batch.schema.names:
+            ranges.append(("tokens", batch.column("tokens").values, 0, vocabulary))
+        for name, values, low, high in ranges:
+            found = pc.min_max(values).as_py()
+            if found["min"] is not None and not low <= found["min"] <= found["max"] < high:
+                raise CorruptShard(f"{shard.path}: column '{name}' must be in [{low}, {high}), it has {found}")
 
 
 def _decode_all(shard: Shard, codec: Codec) -> None:

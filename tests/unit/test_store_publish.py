@@ -1,0 +1,237 @@
+"""Kills, races, full disks: a store is unfinished or right, and every row is in it once."""
+
+import errno
+import json
+import os
+import threading
+
+import pytest
+from store_fixtures import UNITS, identity_of, make_store, rows_of, write_unit
+
+from kdcore.errors import IdentityMismatch, IncompleteStore, LabelError, OutOfSpace, StoreError
+from kdcore.store import (
+    open_for_writing,
+    open_store,
+    publish_manifest,
+    publish_receipt,
+    read_journal,
+    read_receipts,
+    verify_store,
+    write_shard,
+)
+from kdcore.store.layout import publish_file
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_for_writing(tmp_path / "s", identity_of())
+
+
+def _leftovers(store):
+    return [file.name for file in store.rglob(".*")]
+
+
+def _finish(store):
+    for unit, name in enumerate(UNITS):
+        if name not in read_receipts(store):
+            publish_receipt(store, write_unit(store, unit))
+    return publish_manifest(store, identity_of(), read_journal(store, UNITS))
+
+
+def test_a_store_is_continued_by_the_same_identity_only(store):
+    before = (store / "identity.json").read_bytes()
+    assert open_for_writing(store, identity_of(versions={"torch": "9"})) == store
+    assert (store / "identity.json").read_bytes() == before
+    with pytest.raises(IdentityMismatch, match=r"numerics\.context: stored 128, wanted 256"):
+        open_for_writing(store, identity_of(numerics={"context": 256}))
+
+
+def test_a_folder_of_something_else_is_not_touched(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(StoreError, match=r"thesis\.tex"):
+        open_for_writing(tmp_path, identity_of())
+    with pytest.raises(StoreError):
+        open_for_writing(tmp_path / "thesis.tex", identity_of())
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["thesis.tex"]
+
+
+def test_the_first_receipt_of_a_unit_wins(store):
+    first, second = write_unit(store, 0), write_unit(store, 0)
+    assert first.shard != second.shard
+    assert first.digest == second.digest
+    assert publish_receipt(store, first) == first
+    assert publish_receipt(store, second) == first
+    manifest = _finish(store)
+    assert manifest.shards[0] == first
+    opened = open_store(store, verify="full")
+    assert len(set(opened.keys())) == opened.num_rows == 12
+
+
+def test_many_attempts_at_once_agree_on_one_winner(store):
+    receipts = [write_unit(store, 0) for _ in range(8)]
+    start, winners = threading.Barrier(8), []
+
+    def publish(receipt):
+        start.wait()
+        winners.append(publish_receipt(store, receipt))
+
+    threads = [threading.Thread(target=publish, args=(receipt,)) for receipt in receipts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(winners) == 8
+    assert len(set(winners)) == 1
+    assert read_receipts(store) == {"unit-000000": winners[0]}
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "torn receipt", "empty receipt", "outside"])
+def test_a_receipt_that_proves_nothing_is_dropped_and_replaced(store, damage):
+    receipt = publish_receipt(store, write_unit(store, 0))
+    journal, shard = store / "journal" / "unit-000000.json", store / receipt.shard
+    if damage == "missing":
+        shard.unlink()
+    elif damage == "truncated":
+        os.truncate(shard, receipt.bytes - 1)
+    elif damage == "outside":
+        journal.write_text(json.dumps({**vars(receipt), "shard": "../x.arrow"}))
+    else:
+        journal.write_text(journal.read_text()[:20] if damage == "torn receipt" else "")
+    found = read_receipts(store)
+    assert found == {}
+    assert "unit-000000" in found.notes[0]
+    again = write_unit(store, 0)
+    assert publish_receipt(store, again) == again
+    assert _finish(store).shards[0] == again
+    assert verify_store(store).ok
+
+
+def test_a_killed_job_leaves_an_unfinished_store_that_continues(store):
+    publish_receipt(store, write_unit(store, 1))
+    write_unit(store, 0)  # killed before its receipt
+    (store / "data" / ".unit-000002-0-00000000.arrow.partial").write_bytes(b"ARROW1")  # killed in the middle
+    (store / "journal" / ".unit-000002.json.00.tmp").write_text("{")
+    (store / ".manifest.json.00.tmp").write_text("{")
+    with pytest.raises(IncompleteStore):
+        open_store(store)
+    with pytest.raises(StoreError, match="2 of 3 units have no valid receipt"):
+        read_journal(store, UNITS)
+    assert list(read_receipts(store, UNITS)) == ["unit-000001"]
+    _finish(open_for_writing(store, identity_of()))
+    opened = open_store(store, identity_of(), verify="full")
+    assert sorted(opened.keys()) == sorted(row.key for unit in range(3) for row in rows_of(unit))
+
+
+def test_units_that_were_cut_differently_are_refused(store):
+    publish_receipt(store, write_unit(store, 0))
+    with pytest.raises(StoreError, match=r"labels\.unit_bytes"):
+        read_receipts(store, {**UNITS, "unit-000000": "other"})
+    with pytest.raises(StoreError, match="cut differently"):
+        read_receipts(store, {"unit-000009": "digest-0"})
+    other = write_unit(store, 0)
+    with pytest.raises(StoreError, match="cut differently"):
+        publish_receipt(store, type(other)(**{**vars(other), "unit_digest": "other"}))
+
+
+def test_a_key_in_two_rows_is_refused(store):
+    for unit in range(2):
+        publish_receipt(store, write_unit(store, unit, rows=rows_of(0)))
+    with pytest.raises(StoreError, match="4 keys"):
+        publish_manifest(store, identity_of(), list(read_receipts(store).values()))
+    assert not (store / "manifest.json").exists()
+
+
+def test_a_unit_twice_is_refused(store):
+    receipt = publish_receipt(store, write_unit(store, 0))
+    with pytest.raises(StoreError):
+        publish_manifest(store, identity_of(), [receipt, receipt])
+
+
+def test_the_first_manifest_wins(tmp_path):
+    store = make_store(tmp_path / "s")
+    before = (store / "manifest.json").read_bytes()
+    again = publish_manifest(store, identity_of(versions={}), read_journal(store, UNITS), {"statistics": {"nll": 9.0}})
+    assert again.extra == {"statistics": {"nll": 1.5}}
+    assert (store / "manifest.json").read_bytes() == before
+    assert _leftovers(store) == []
+
+
+def test_an_empty_unit_is_a_shard_without_rows(store):
+    publish_receipt(store, write_unit(store, 0, rows=[]))
+    manifest = _finish(store)
+    assert manifest.shards[0].rows == 0
+    assert open_store(store, verify="full").num_rows == 8
+    assert verify_store(store).ok
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("where", ["fsync", "rename"])
+def test_a_full_disk_is_said_and_leaves_no_partial_file(store, monkeypatch, code, where):
+    def full(*_):
+        raise OSError(code, os.strerror(code))
+
+    published = publish_receipt(store, write_unit(store, 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, where, full)
+        with pytest.raises(OutOfSpace, match="free") as caught:
+            write_unit(store, 0)
+    assert str(store) in str(caught.value)
+    assert _leftovers(store) == []
+    assert [file.name for file in (store / "data").iterdir()] == [published.shard.removeprefix("data/")]
+    _finish(store)
+    assert verify_store(store).ok
+
+
+def test_a_limit_on_file_size_stops_in_the_middle_of_a_shard(store):
+    import resource
+    import signal
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        with pytest.raises(OutOfSpace, match="needed at least"):
+            write_unit(store, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list((store / "data").iterdir()) == []
+
+
+def test_other_failures_of_the_disk_are_not_called_full(store, monkeypatch):
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(StoreError, match="Input/output"):
+        write_unit(store, 0)
+
+
+def test_errors_of_the_rows_pass_through_and_leave_nothing(store):
+    from store_fixtures import codec_of
+
+    from kdcore.store import store_schema
+
+    def rows():
+        yield from ()
+        raise LabelError("logits of sample-3")
+
+    with pytest.raises(LabelError, match="sample-3"):
+        write_shard(store, "unit-000000", 0, store_schema("text", codec_of()), rows(), unit_digest="d")
+    assert list((store / "data").iterdir()) == []
+
+
+@pytest.mark.parametrize("unit", ["../evil", "a/b", "", ".hidden", "unit 1"])
+def test_unit_names_are_file_names(store, unit):
+    with pytest.raises(StoreError, match="unit id"):
+        write_shard(store, unit, 0, None, [], unit_digest="d")
+
+
+def test_publishing_a_file_is_all_or_nothing(tmp_path):
+    path = tmp_path / "f"
+    assert publish_file(path, b"one")
+    assert not publish_file(path, b"two")
+    assert path.read_bytes() == b"one"
+    assert publish_file(path, b"three", replace=True)
+    assert path.read_bytes() == b"three"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["f"]

@@ -83,7 +83,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 sums += chunk_sums
                 if d_logits is not None:
                     _add_gradients(grads, part, d_logits, inputs[part], matrix)
-        ctx.gradients = grads
+        ctx.save_for_backward(*grads)
         metrics = sums[1:]
         ctx.mark_non_differentiable(metrics)
         return sums[0].clone(), metrics
@@ -91,8 +91,7 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = [None if grad is None else grad * d_loss.to(grad.dtype) for grad in ctx.gradients]
-        ctx.gradients = None
+        scaled = [None if grad is None else grad * d_loss.to(grad.dtype) for grad in ctx.saved_tensors]
         return (*scaled, None, None, None, None, None)
 
 
@@ -133,7 +132,8 @@ class _LogitsLoss(torch.autograd.Function):
         ctx: Any, logits: Tensor, labels: SoftLabels | None, targets: Tensor, hard_weight: float
     ) -> tuple[Tensor, Tensor]:
         with torch.autocast(logits.device.type, enabled=False):
-            sums, ctx.gradient = chunk_loss(logits.clone(), labels, targets, None, hard_weight, ctx.needs_input_grad[0])
+            sums, gradient = chunk_loss(logits.clone(), labels, targets, None, hard_weight, ctx.needs_input_grad[0])
+        ctx.save_for_backward(gradient)
         metrics = sums[1:]
         ctx.mark_non_differentiable(metrics)
         return sums[0].clone(), metrics
@@ -141,4 +141,4 @@ class _LogitsLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.gradient * d_loss, None, None, None
+        return ctx.saved_tensors[0] * d_loss, None, None, None

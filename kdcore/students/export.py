@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from kdcore.config.models import ImageClassifierConfig
 from kdcore.errors import ConfigError, missing_extra
-from kdcore.students.build import build_image_student, is_exported_image_model
+from kdcore.models.image import load_image_model, save_image_model
+from kdcore.students.build import is_exported_image_model
 
 if TYPE_CHECKING:
     from torch import nn
-
-IMAGE_WEIGHTS = "model.safetensors"
-IMAGE_CONFIG = "model.json"
 
 
 def export_student(
@@ -40,7 +37,7 @@ def export_student(
     if image_config is None:
         _write_text(model, tokenizer, aside)
     else:
-        _write_image(model, image_config, num_classes, in_channels, aside)
+        save_image_model(model, image_config, num_classes, in_channels, aside)
     (aside / "README.md").write_text(_card(directory.name, image_config is None, dict(card or {})))
     directory.mkdir(parents=True, exist_ok=True)
     for path in sorted(aside.iterdir(), key=lambda path: path.suffix == ".safetensors"):
@@ -52,11 +49,9 @@ def export_student(
 def load_student(directory: Path) -> nn.Module:
     """An exported model in float32 and eval mode; ConfigError when `directory` holds none."""
     if is_exported_image_model(directory):
-        return _load_image(directory).eval()
+        return load_image_model(directory).eval()
     if not (directory / "config.json").exists():
-        raise ConfigError(
-            f"'{directory}' holds no exported model: neither config.json nor {IMAGE_CONFIG}; train it first"
-        )
+        raise ConfigError(f"'{directory}' holds no exported model: neither config.json nor model.json; train it first")
     try:
         import torch
         from transformers import AutoModelForCausalLM
@@ -69,29 +64,6 @@ def _write_text(model: Any, tokenizer: Any, directory: Path) -> None:
     model.save_pretrained(directory)
     if tokenizer is not None:
         tokenizer.save_pretrained(directory)
-
-
-def _write_image(
-    model: nn.Module, config: ImageClassifierConfig, num_classes: int, in_channels: int, directory: Path
-) -> None:
-    from safetensors.torch import save_file
-
-    # Copies: safetensors refuses tensors that share memory.
-    state = {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}
-    save_file(state, directory / IMAGE_WEIGHTS)
-    settings = {name: getattr(config, name) for name in ("type", "source", "name", "kwargs")}
-    record = {"format": 1, "model": settings, "num_classes": num_classes, "in_channels": in_channels}
-    (directory / IMAGE_CONFIG).write_text(json.dumps(record, indent=1))
-
-
-def _load_image(directory: Path) -> nn.Module:
-    from safetensors.torch import load_file
-
-    record = json.loads((directory / IMAGE_CONFIG).read_text())
-    config = ImageClassifierConfig(**record["model"])
-    model = build_image_student(config, int(record["num_classes"]), int(record["in_channels"]))
-    model.load_state_dict(load_file(directory / IMAGE_WEIGHTS))
-    return model
 
 
 def _card(name: str, text: bool, info: dict[str, Any]) -> str:

@@ -1,0 +1,123 @@
+"""Small corpora, and label stores of an invented teacher, for tests of training."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdcore.config import Recipe
+from kdcore.data.document import ImageSample, TextDocument
+from kdcore.data.plan import plan_units
+from kdcore.data.sources import open_source
+from kdcore.data.tokenizer import encode_document, load_tokenizer, valid_vocabulary
+from kdcore.identity import digest_tokenizer
+from kdcore.labels import make_codec
+from kdcore.store import (
+    ShardRow,
+    batches_from_rows,
+    open_for_writing,
+    publish_manifest,
+    publish_receipt,
+    read_journal,
+    store_schema,
+    write_shard,
+)
+
+TOKENIZER = str(Path(__file__).parents[2] / "models" / "stdlib-lm-4m")
+
+
+def write_corpus(folder: Path, documents: int = 12) -> None:
+    """Documents of ragged length; the last two are identical."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random_lengths = random.Random(0)
+    lengths = [1 + random_lengths.randrange(20) for _ in range(documents)]
+    for number in range(documents):
+        name = min(number, documents - 2)
+        times = lengths[name]
+        (folder / f"{number:02d}.txt").write_text(f"def f{name}(x):\n    return x + {name}\n" * times)
+
+
+def text_recipe(root: Path, name: str, teacher: bool = False, **training: Any) -> Recipe:
+    """A recipe over the corpus in ROOT/corpus, with a two-layer student; ROOT/labels is its store."""
+    architecture = {
+        "model_type": "llama",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+    }
+    settings = {
+        "steps": 6,
+        "batch_size": 6,
+        "sequence_length": 32,
+        "optimizer": {"learning_rate": 1e-2},
+        "log_every_steps": 1,
+        "checkpoint": {"every_steps": 2},
+        **training,
+    }
+    return Recipe.model_validate(
+        {
+            "name": name,
+            "runs": str(root / "runs"),
+            "data": {"type": "text", "path": str(root / "corpus" / "*.txt"), "heldout_fraction": 0.0},
+            "teacher": {"type": "causal_lm", "path": TOKENIZER} if teacher else None,
+            "labels": {"path": str(root / "labels"), "codec": {"type": "topk", "k": 4}, "unit_bytes": 2000},
+            "student": {"type": "causal_lm", "architecture": architecture, "tokenizer": TOKENIZER},
+            "training": settings,
+        }
+    )
+
+
+def image_recipe(root: Path, name: str, codec: str = "dense", **training: Any) -> Recipe:
+    """Digits, a convnet teacher and student."""
+    settings = {"steps": 6, "batch_size": 32, "log_every_steps": 1, **training}
+    convnet = {"type": "image_classifier", "source": "convnet", "kwargs": {"width": 4, "depth": 2}}
+    return Recipe.model_validate(
+        {
+            "name": name,
+            "runs": str(root / "runs"),
+            "data": {"type": "digits", "max_samples": 200},
+            "teacher": {**convnet, "fit": settings},
+            "labels": {"path": str(root / "labels"), "codec": {"type": codec}},
+            "student": convnet,
+            "training": settings,
+        }
+    )
+
+
+def write_labels(recipe: Recipe) -> None:
+    """The recipe's label store, from a teacher whose logits are noise plus a liking for the hard label."""
+    source = open_source(recipe.data)
+    tokenizer = load_tokenizer(TOKENIZER) if source.kind == "text" else None
+    classes = valid_vocabulary(tokenizer) if tokenizer is not None else int(source.num_classes or 0)
+    codec = make_codec(recipe.labels.codec, classes)
+    plan = plan_units(source, "train", recipe.labels.unit_bytes)
+    digest = None if tokenizer is None else digest_tokenizer(tokenizer)
+    identity = {"format": 1, "kind": source.kind, "teacher": {}, "tokenizer": digest, "codec": codec.spec()}
+    identity = {**identity, "numerics": {}, "input": plan.input_digest, "versions": {}}
+    store, schema = recipe.store_path, store_schema(source.kind, codec)
+    open_for_writing(store, identity)
+    for unit in plan.units:
+        rows = [_row(source.read(ref), key, times, codec, classes, tokenizer) for ref, key, times in unit.samples]
+        batches = batches_from_rows(schema, rows)
+        publish_receipt(store, write_shard(store, unit.id, 0, schema, batches, unit_digest=unit.digest))
+    publish_manifest(store, identity, read_journal(store, {unit.id: unit.digest for unit in plan.units}), {})
+
+
+def _row(sample: Any, key: bytes, times: int, codec: Any, classes: int, tokenizer: Any) -> ShardRow:
+    generator = torch.Generator().manual_seed(int.from_bytes(key[:4], "little"))
+    if isinstance(sample, ImageSample):
+        logits = torch.randn(1, classes, generator=generator)
+        logits[0, sample.target or 0] += 3
+        return ShardRow(key, sample.name, times, codec.encode(logits), target=sample.target)
+    assert isinstance(sample, TextDocument)
+    tokens = encode_document(tokenizer, sample.text)
+    logits = torch.randn(len(tokens) - 1, classes, generator=generator)
+    hard = torch.from_numpy(tokens[1:])[:, None]
+    logits.scatter_add_(1, hard, torch.full(hard.shape, 8.0))
+    log_probs = logits.log_softmax(-1).gather(1, hard).squeeze(1)
+    columns = codec.encode(logits) | {"token_log_probs": log_probs.numpy().astype("float16")}
+    return ShardRow(key, sample.name, times, columns, tokens=tokens)

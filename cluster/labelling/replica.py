@@ -15,11 +15,13 @@ from kdcore.data.sources import Source, open_source
 from kdcore.data.tokenizer import encode_document
 from kdcore.data.windows import Window, windows
 from kdcore.errors import ConfigError, DataError
-from kdcore.identity import package_versions
+from kdcore.identity import digest_tokenizer, package_versions
 from kdcore.labels import Codec, check_logits, make_codec
 from kdcore.store.schema import ShardRow, batches_from_rows, store_schema
 from kdcore.store.writer import Receipt, write_shard
-from kdcore.teachers import CausalLMTeacher, ImageTeacher, Teacher
+from kdcore.teachers.base import Teacher
+from kdcore.teachers.causal_lm import CausalLMTeacher
+from kdcore.teachers.image_classifier import ImageTeacher
 
 __all__ = ["Replica", "token_bounded_batches"]
 
@@ -39,11 +41,11 @@ class Replica:
 
     def identity(self) -> dict[str, Any]:
         """Kind, teacher, tokenizer, numerics, codec and versions; the driver adds the digest of the input."""
-        whole = self._teacher.identity()
+        tokenizer = self._teacher.tokenizer
         return {
             "kind": self._teacher.kind,
-            "teacher": {key: value for key, value in whole.items() if key != "tokenizer"},
-            "tokenizer": whole.get("tokenizer"),
+            "teacher": self._teacher.identity(),
+            "tokenizer": None if tokenizer is None else digest_tokenizer(tokenizer),
             "numerics": _numerics(self._config),
             "codec": self._codec.spec(),
             "versions": package_versions(),
@@ -160,9 +162,9 @@ def token_bounded_batches(lengths: Sequence[int], batch_tokens: int) -> Iterable
 def _load(config: TeacherLMConfig | TeacherImageConfig, source: Source) -> Teacher:
     if isinstance(config, TeacherLMConfig):
         return CausalLMTeacher(config)
-    if source.num_classes is None:
+    if source.num_classes is None or source.num_channels is None:
         raise ConfigError("an image teacher needs image data: set `data` to an image source")
-    return ImageTeacher(config, source.num_classes)
+    return ImageTeacher(config, source.num_classes, source.num_channels)
 
 
 def _numerics(config: TeacherLMConfig | TeacherImageConfig) -> dict[str, Any]:
@@ -170,5 +172,5 @@ def _numerics(config: TeacherLMConfig | TeacherImageConfig) -> dict[str, Any]:
     that ran out of memory can go on with smaller batches.
     """
     if isinstance(config, TeacherLMConfig):
-        return {"dtype": config.dtype, "context": config.context, "overlap": config.overlap}
-    return {"dtype": config.dtype}
+        return {"context": config.context, "overlap": config.overlap}
+    return {}

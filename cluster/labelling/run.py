@@ -10,7 +10,7 @@ from cluster.labelling.controller import run_units
 from cluster.labelling.pool import RayPool
 from cluster.labelling.replica import Replica
 from cluster.labelling.statistics import Statistics
-from cluster.paths import absolute_paths
+from cluster.paths import absolute_paths, with_fitted_teacher
 from cluster.preflight import replica_bundles, reserve
 from cluster.progress import ProgressReport
 from kdcore.config import Recipe
@@ -42,7 +42,7 @@ def label_store(recipe: Recipe, on_note: Callable[[str], None] = print) -> Path:
     """
     if recipe.teacher is None:
         raise ConfigError(f"labelling needs a teacher, but recipe '{recipe.name}' has none: add `teacher`")
-    recipe = absolute_paths(recipe)
+    recipe = with_fitted_teacher(absolute_paths(recipe))
     plan = plan_units(open_source(recipe.data), "train", recipe.labels.unit_bytes, recipe.data.on_unreadable)
     if plan.skipped:
         on_note(f"skipped {len(plan.skipped)} samples, first: {plan.skipped[0][0]}: {plan.skipped[0][1]}")

@@ -88,16 +88,22 @@ def _connect(ray: Any, config: ClusterConfig) -> None:
         _reach(config.address)
         options = {}
     try:
-        ray.init(
-            address=config.address,
-            logging_level=logging.WARNING,
-            log_to_driver=True,
-            runtime_env=worker_environment(config),
-            **options,
-        )
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        _init(ray, address=config.address, runtime_env=worker_environment(config), **options)
+    except Exception as error:  # Ray raises bare Exceptions here, and users need none of its internals
         ray.shutdown()
         raise _refused(config.address, error) from error
+
+
+def _init(ray: Any, **options: Any) -> None:
+    """ray.init, once more where a busy machine did not bring up its processes within Ray's fixed 30 s."""
+    options = {"logging_level": logging.WARNING, "log_to_driver": True, **options}
+    try:
+        ray.init(**options)
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        ray.shutdown()
+        ray.init(**options)
 
 
 def _reach(address: str) -> None:
@@ -123,7 +129,7 @@ def _refused(address: str, error: Exception) -> ClusterError:
             "or ~/.ray/auth_token"
         )
     elif address == "local":
-        remedy = "Ray could not start here: is there room on /tmp and /dev/shm?"
+        remedy = "Ray could not start here: is the machine overloaded, or /tmp or /dev/shm full?"
     else:
         remedy = (
             "is a cluster running (`ray status`), with this version of Ray and Python? "

@@ -1,12 +1,13 @@
 """Label the training split of a recipe: plan, replicas, receipts, manifest."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cluster.connect import cluster_session
-from cluster.labelling.controller import run_units
+from cluster.labelling.controller import Pool, run_units
 from cluster.labelling.pool import RayPool
 from cluster.labelling.replica import Replica
 from cluster.labelling.statistics import Statistics
@@ -14,7 +15,7 @@ from cluster.paths import absolute_paths, with_fitted_teacher
 from cluster.preflight import replica_bundles, reserve
 from cluster.progress import ProgressReport
 from kdcore.config import Recipe
-from kdcore.data.plan import Plan, plan_units
+from kdcore.data.plan import Plan, WorkUnit, plan_units
 from kdcore.data.sources import open_source
 from kdcore.errors import ConfigError
 from kdcore.identity import compare_identity
@@ -29,12 +30,36 @@ from kdcore.store import (
 )
 from kdcore.store.layout import MANIFEST
 
-__all__ = ["label_store"]
+__all__ = ["PoolMaker", "label_store", "ray_pool"]
 
 _FORMAT = 1
 
 
-def label_store(recipe: Recipe, on_note: Callable[[str], None] = print) -> Path:
+class PoolMaker(Protocol):
+    """Opens a pool of `replicas` for the time of a `with` block."""
+
+    def __call__(self, recipe: Recipe, replicas: int) -> AbstractContextManager[Pool]:
+        """The pool."""
+        ...
+
+
+@contextmanager
+def ray_pool(recipe: Recipe, replicas: int) -> Iterator[RayPool]:
+    """Actors on the recipe's cluster; ResourceError when it cannot hold them."""
+    config = recipe.cluster
+    bundles = replica_bundles(config)[:replicas]
+    with (
+        cluster_session(config),
+        reserve(bundles, config.resource_deadline_seconds, "cluster.replicas") as group,
+    ):
+        pool = RayPool(config, recipe.model_dump_json(), str(recipe.store_path), group)
+        try:
+            yield pool
+        finally:
+            pool.stop()
+
+
+def label_store(recipe: Recipe, on_note: Callable[[str], None] = print, make_pool: PoolMaker = ray_pool) -> Path:
     """Make the label store of a recipe's training split, or continue it; returns its path.
 
     A finished store of the same identity is returned as it is. Raises IdentityMismatch when the store is another's,
@@ -46,7 +71,7 @@ def label_store(recipe: Recipe, on_note: Callable[[str], None] = print) -> Path:
     plan = plan_units(open_source(recipe.data), "train", recipe.labels.unit_bytes, recipe.data.on_unreadable)
     if plan.skipped:
         on_note(f"skipped {len(plan.skipped)} samples, first: {plan.skipped[0][0]}: {plan.skipped[0][1]}")
-    job = _Job(recipe, plan, on_note)
+    job = _Job(recipe, plan, on_note, make_pool)
     if job.is_finished():
         on_note(f"labels: {job.path} is finished; nothing to do")
     else:
@@ -55,10 +80,9 @@ def label_store(recipe: Recipe, on_note: Callable[[str], None] = print) -> Path:
 
 
 class _Job:
-    def __init__(self, recipe: Recipe, plan: Plan, on_note: Callable[[str], None]) -> None:
-        self.recipe, self.plan, self.on_note = recipe, plan, on_note
+    def __init__(self, recipe: Recipe, plan: Plan, on_note: Callable[[str], None], make_pool: PoolMaker) -> None:
+        self.recipe, self.plan, self.on_note, self.make_pool = recipe, plan, on_note, make_pool
         self.path = recipe.store_path
-        self.recipe_json = recipe.model_dump_json()
         self.identity: dict[str, Any] | None = None
         self.statistics: Statistics | None = None
 
@@ -69,7 +93,7 @@ class _Job:
         """
         if not (self.path / MANIFEST).exists():
             return False
-        wanted = self._whole_identity(Replica(self.recipe_json, str(self.path)).identity())
+        wanted = self._whole_identity(Replica(self.recipe.model_dump_json(), str(self.path)).identity())
         compare_identity(load_manifest(self.path).identity, wanted, what=f"the label store {self.path}")
         return True
 
@@ -88,10 +112,8 @@ class _Job:
             self._label(todo, lambda receipt: progress.advance(done[receipt.unit], receipt.unit))
         self._finish(cut, time.monotonic() - began)
 
-    def _label(self, todo: list[Any], on_receipt: Callable[[Receipt], None]) -> None:
-        config = self.recipe.cluster
-        deadline = config.resource_deadline_seconds
-        bundles = replica_bundles(config)[: max(1, min(config.replicas, len(todo)))]
+    def _label(self, todo: Sequence[WorkUnit], on_receipt: Callable[[Receipt], None]) -> None:
+        replicas = max(1, min(self.recipe.cluster.replicas, len(todo)))
 
         def publish(receipt: Receipt) -> None:
             winner = publish_receipt(self.path, receipt)
@@ -99,12 +121,8 @@ class _Job:
             self.statistics.add(winner)
             on_receipt(winner)
 
-        with cluster_session(config), reserve(bundles, deadline, "cluster.replicas") as group:
-            pool = RayPool(config, self.recipe_json, str(self.path), group)
-            try:
-                run_units(todo, pool, len(bundles), self.recipe.labels.max_attempts, publish, self._admit)
-            finally:
-                pool.stop()
+        with self.make_pool(self.recipe, replicas) as pool:
+            run_units(todo, pool, replicas, self.recipe.labels.max_attempts, publish, self._admit)
 
     def _admit(self, answer: Mapping[str, Any]) -> None:
         """Begin or continue the store with the first replica's identity; all others must have the same."""

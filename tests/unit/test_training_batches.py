@@ -1,0 +1,111 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training_fixtures import TOKENIZER, image_recipe, text_recipe, write_corpus, write_labels
+
+from kdcore.config import TrainingConfig
+from kdcore.data.sources import open_source
+from kdcore.data.tokenizer import load_tokenizer
+from kdcore.errors import MissingLabels, TokenizerMismatch
+from kdcore.labels.soft_labels import DenseLabels, TopKLabels
+from kdcore.store.reader import open_store
+from kdcore.training.batches import StepPlan
+from kdcore.training.image_samples import image_samples
+from kdcore.training.text_samples import text_samples
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("batches")
+    write_corpus(root / "corpus")
+    write_labels(text_recipe(root, "labels", teacher=True))
+    return root
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+@pytest.mark.parametrize("micro", [None, 1, 2, 4])
+def test_every_world_and_micro_batch_size_deals_out_the_same_step(world, micro):
+    config = TrainingConfig(steps=1, batch_size=7, micro_batch_size=micro)
+    plan = StepPlan.of(config, world, seed=3)
+    for step in range(4):
+        dealt = [
+            plan.micro_indices(step, rank, number, 19) for rank in range(world) for number in range(plan.micro_batches)
+        ]
+        assert sorted(np.concatenate(dealt)) == sorted(StepPlan.of(config, 1, seed=3).step_indices(step, 19))
+
+
+def test_an_epoch_has_every_label_of_every_occurrence_once_with_its_own_tokens(root):
+    recipe = text_recipe(root, "epoch", teacher=True)
+    samples = text_samples(recipe, load_tokenizer(TOKENIZER), uses_labels=True, sequence_length=32)
+    store = open_store(recipe.store_path)
+    assert store.occurrences().tolist().count(2) == 1  # the corpus holds one document twice
+    wanted = []
+    for row, times in enumerate(store.occurrences()):
+        tokens, labels = store.tokens(row), store.labels(row)
+        assert isinstance(labels, TopKLabels)
+        wanted += int(times) * list(zip(tokens[:-1], tokens[1:], map(tuple, labels.ids.tolist()), strict=True))
+    seen = []
+    for start in range(0, len(samples), 4):
+        indices = np.arange(start, min(start + 4, len(samples)))
+        batch = samples.batch(indices)
+        assert isinstance(batch.labels, TopKLabels)
+        inputs = batch.input_ids.flatten()[batch.positions]
+        assert len(inputs) == samples.tokens(indices)
+        seen += list(zip(inputs.tolist(), batch.targets.tolist(), map(tuple, batch.labels.ids.tolist()), strict=True))
+    assert sorted(seen) == sorted(wanted)
+
+
+def test_a_baseline_sees_the_students_tokens_and_no_labels(root):
+    recipe = text_recipe(root, "twins", teacher=True)
+    tokenizer = load_tokenizer(TOKENIZER)
+    student = text_samples(recipe, tokenizer, True, 32).batch(np.arange(5))
+    baseline = text_samples(recipe, tokenizer, False, 32).batch(np.arange(5))
+    from_source = text_samples(text_recipe(root, "alone"), tokenizer, False, 32).batch(np.arange(5))
+    assert student.labels is not None
+    for other in (baseline, from_source):
+        assert other.labels is None
+        assert torch.equal(student.input_ids, other.input_ids)
+        assert torch.equal(student.targets, other.targets)
+
+
+def test_a_rank_without_work_gets_a_batch_without_targets(root):
+    recipe = text_recipe(root, "empty", teacher=True)
+    batch = text_samples(recipe, load_tokenizer(TOKENIZER), True, 32).batch(np.zeros(0, dtype=np.int64))
+    assert batch.input_ids.shape[0] == 1
+    assert batch.labels is not None
+    assert len(batch.targets) == len(batch.positions) == batch.labels.num_labels == 0
+
+
+def test_a_store_of_another_tokenizer_is_refused(root):
+    tokenizer = load_tokenizer(TOKENIZER)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|other|>"]})
+    with pytest.raises(TokenizerMismatch, match=r"student\.tokenizer"):
+        text_samples(text_recipe(root, "other", teacher=True), tokenizer, True, 32)
+
+
+def test_images_find_their_labels_by_key(tmp_path):
+    recipe = image_recipe(tmp_path, "join")
+    write_labels(recipe)
+    source = open_source(recipe.data)
+    samples = image_samples(recipe, source, uses_labels=True)
+    batch = samples.batch(np.array([3, 0, 7]))
+    assert isinstance(batch.labels, DenseLabels)
+    for place, number in enumerate((3, 0, 7)):
+        alone = samples.batch(np.array([number]))
+        assert isinstance(alone.labels, DenseLabels)
+        assert torch.equal(alone.pixels[0], batch.pixels[place])
+        assert torch.equal(alone.labels.log_probs[0], batch.labels.log_probs[place])
+    everything = samples.batch(np.arange(len(samples)))
+    assert isinstance(everything.labels, DenseLabels)
+    likes = (everything.labels.log_probs.argmax(-1) == everything.targets).float().mean()
+    assert likes > 0.6  # the invented teacher likes the hard label: joined wrongly this would be 0.1
+
+
+def test_an_image_without_a_label_is_refused(tmp_path):
+    recipe = image_recipe(tmp_path, "missing")
+    write_labels(recipe)
+    more = recipe.model_copy(update={"data": recipe.data.model_copy(update={"max_samples": 210})})
+    with pytest.raises(MissingLabels, match="of"):
+        image_samples(more, open_source(more.data), uses_labels=True)

@@ -4,12 +4,15 @@ import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.common import say
 from kdcore.config.models import TeacherImageConfig
 from kdcore.config.recipe import Recipe
 from kdcore.runs import stage
+
+if TYPE_CHECKING:
+    from kdcore.training.arms import Arm
 
 __all__ = ["cluster", "fit_teacher", "label", "report", "train_arms", "train_in_place"]
 
@@ -26,12 +29,13 @@ def fit_teacher(recipe: Recipe) -> None:
     if not isinstance(recipe.teacher, TeacherImageConfig) or recipe.teacher.fit is None:
         return
     from cluster.training import fit_on_ray
-
     from kdcore.training.arms import teacher_arm
 
-    with stage(recipe.run_dir, "teacher"):
-        say("stage: train the teacher")
-        fit_on_ray(recipe, [teacher_arm(recipe)])
+    arm = teacher_arm(recipe)
+    if _pending(recipe, [arm]):
+        with stage(recipe.run_dir, "teacher"):
+            say("stage: train the teacher")
+            fit_on_ray(recipe, [arm])
 
 
 def label(recipe: Recipe) -> Path:
@@ -46,13 +50,22 @@ def label(recipe: Recipe) -> Path:
 def train_arms(recipe: Recipe) -> None:
     """Train every arm on Ray workers."""
     from cluster.training import fit_on_ray
-
     from kdcore.training.arms import plan_arms
 
-    with stage(recipe.run_dir, "training"):
-        arms = plan_arms(recipe)
-        say(f"stage: train {', '.join(arm.name for arm in arms)}")
-        fit_on_ray(recipe, arms)
+    arms = _pending(recipe, plan_arms(recipe))
+    if arms:
+        with stage(recipe.run_dir, "training"):
+            say(f"stage: train {', '.join(arm.name for arm in arms)}")
+            fit_on_ray(recipe, arms)
+
+
+def _pending(recipe: Recipe, arms: "list[Arm]") -> "list[Arm]":
+    """The arms that are not finished: without any, no worker is started."""
+    pending = [arm for arm in arms if not (arm.directory(recipe) / "result.json").exists()]
+    for arm in arms:
+        if arm not in pending:
+            say(f"{arm.name}: finished before, nothing to do")
+    return pending
 
 
 def train_in_place(recipe: Recipe) -> None:

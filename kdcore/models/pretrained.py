@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from kdcore.errors import ConfigError
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -19,7 +21,7 @@ def load_safetensors_model(auto_class: Any, path: str, **options: Any) -> Any:
     _refuse_pickles(path)
     try:
         model, found = auto_class.from_pretrained(path, use_safetensors=True, output_loading_info=True, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ConfigError(
             f"A model must load from its config.json and safetensors; '{path}' does not: {error}. "
             "Check the path and the revision; a hub name needs the network."

@@ -1,0 +1,115 @@
+"""SIGKILL a replica actor, then the whole driver, in a real run: the store that comes of it is an undisturbed one's."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+TESTS = Path(__file__).parents[1]
+sys.path.insert(0, str(TESTS))
+from tiny_teacher import recipe, write_documents, write_teacher
+
+from kdcore.store import open_store, verify_store
+
+pytest.importorskip("ray")
+pytest.importorskip("transformers")
+
+DRIVER = """
+import sys
+from pathlib import Path
+from cluster.labelling.run import label_store
+from kdcore.config.recipe import Recipe
+label_store(Recipe.model_validate_json(Path(sys.argv[1]).read_text()))
+print("FINISHED", flush=True)
+"""
+
+
+def start(folder: Path, name: str) -> tuple[subprocess.Popen[str], Path]:
+    """A driver in a process group of its own, and its store."""
+    file = folder / f"{name}.json"
+    file.write_text(json.dumps(recipe(folder, name)))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS.parent)}
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(file)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env=environment,
+    )
+    return driver, folder / "runs" / name / "labels"
+
+
+def wait_for_receipts(driver: subprocess.Popen[str], store: Path, count: int) -> None:
+    deadline = time.monotonic() + 200
+    while len(list((store / "journal").glob("*.json"))) < count:
+        assert driver.poll() is None, driver.communicate()[0]
+        assert time.monotonic() < deadline, "no receipt came"
+        time.sleep(0.02)
+
+
+def actors_of(driver: int) -> list[int]:
+    """Process ids of the replica actors below `driver`; Ray names its workers after what they run."""
+    parents: dict[int, int] = {}
+    names: dict[int, str] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            names[int(entry.name)] = (entry / "cmdline").read_text()
+        except OSError:
+            continue
+        parents[int(entry.name)] = int(fields[1])
+
+    def below(process: int) -> bool:
+        while process in parents and process != driver:
+            process = parents[process]
+        return process == driver
+
+    return [process for process, name in names.items() if "ray::_Actor" in name and below(process)]
+
+
+def finish(driver: subprocess.Popen[str]) -> str:
+    output, _ = driver.communicate(timeout=280)
+    assert driver.returncode == 0, output
+    assert "FINISHED" in output
+    return output
+
+
+def content(path: Path) -> dict[bytes, bytes]:
+    store = open_store(path)
+    keys = store.keys()
+    result = {}
+    for row in range(store.num_rows):
+        labels = store.labels(row, 0, int(store.num_tokens_per_row()[row]) - 1)
+        result[np.asarray(keys[row]).tobytes()] = labels.ids.numpy().tobytes() + labels.log_probs.numpy().tobytes()
+    return result
+
+
+@pytest.mark.timeout(900)
+def test_killed_replicas_and_drivers_lose_and_double_nothing(tmp_path: Path) -> None:
+    write_documents(tmp_path / "docs", 300)
+    write_teacher(tmp_path / "teacher")
+    undisturbed, calm = start(tmp_path, "calm")
+    finish(undisturbed)
+
+    driver, store = start(tmp_path, "killed")
+    wait_for_receipts(driver, store, 3)
+    actors = actors_of(driver.pid)
+    assert actors, "no replica actor found"
+    os.kill(actors[0], signal.SIGKILL)
+    wait_for_receipts(driver, store, 8)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    assert not (store / "manifest.json").exists()
+    kept = len(list((store / "journal").glob("*.json")))
+
+    again, _ = start(tmp_path, "killed")
+    assert f"{kept} of" in finish(again)
+    assert content(store) == content(calm)
+    assert not verify_store(store).problems

@@ -1,0 +1,169 @@
+"""Labelling end to end: in process, and one run on Ray actors."""
+
+import errno
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tiny_teacher import recipe, write_documents, write_teacher
+
+from cluster.labelling.pool import InProcessPool
+from cluster.labelling.replica import Replica, token_bounded_batches
+from cluster.labelling.run import label_store
+from kdcore.config.recipe import Recipe
+from kdcore.errors import IdentityMismatch, KDError, LabelError, OutOfSpace, ResourceError, UnreadableDocument
+from kdcore.store import open_store, verify_store
+
+pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("labelling")
+    write_documents(path / "docs", 12)
+    write_teacher(path / "teacher")
+    return path
+
+
+@contextmanager
+def in_process(recipe: Recipe, replicas: int) -> Iterator[InProcessPool]:
+    yield InProcessPool(lambda: Replica(recipe.model_dump_json(), str(recipe.store_path)))
+
+
+def label(folder: Path, name: str, pool: Any = in_process, **changes: Any) -> Path:
+    return label_store(Recipe.model_validate(recipe(folder, name, **changes)), lambda note: None, pool)
+
+
+def content(path: Path) -> dict[bytes, tuple[Any, ...]]:
+    """Everything a store says of a sample, by key."""
+    store = open_store(path)
+    keys = store.keys()
+    rows = {}
+    for row in range(store.num_rows):
+        labels = store.labels(row, 0, int(store.num_tokens_per_row()[row]) - 1)
+        arrays = (store.tokens(row), labels.ids.numpy(), labels.log_probs.numpy(), labels.tail_log_prob.numpy())
+        rows[np.asarray(keys[row]).tobytes()] = tuple(array.tobytes() for array in arrays)
+    return rows
+
+
+def test_labels_are_the_teachers_own(folder: Path) -> None:
+    """Against one forward pass over the whole document, where a window holds all of it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    teacher = recipe(folder, "whole")["teacher"] | {"context": 128}
+    path = label(folder, "whole", teacher=teacher)
+    model = AutoModelForCausalLM.from_pretrained(folder / "teacher").eval()
+    store = open_store(path)
+    for row in range(3):
+        tokens = torch.tensor(np.array(store.tokens(row)))
+        with torch.no_grad():
+            wanted = model(input_ids=tokens[None]).logits[0, :-1].log_softmax(-1)
+        labels = store.labels(row, 0, len(tokens) - 1)
+        found = wanted.gather(1, labels.ids)
+        torch.testing.assert_close(labels.log_probs, found, atol=5e-3, rtol=5e-3)
+        assert bool((labels.ids[:, 0] == wanted.argmax(-1)).float().mean() > 0.99)
+    assert verify_store(path).problems in ([], ())
+    assert store.manifest.extra["statistics"]["samples"] == 12
+    assert store.num_rows == 11  # two documents are the same
+
+
+def test_the_number_of_replicas_changes_nothing(folder: Path) -> None:
+    assert content(label(folder, "one", cluster={"replicas": 1})) == content(label(folder, "two"))
+
+
+def test_a_finished_store_is_returned_and_another_identity_refused(folder: Path) -> None:
+    path = label(folder, "finished")
+    before = sorted((path / "data").iterdir())
+    assert label(folder, "finished") == path
+    assert sorted((path / "data").iterdir()) == before
+    with pytest.raises(IdentityMismatch, match="context"):
+        label(folder, "finished", teacher=recipe(folder, "x")["teacher"] | {"context": 32})
+
+
+def test_receipts_are_kept_when_a_job_stops(folder: Path) -> None:
+    @contextmanager
+    def dies(recipe: Recipe, replicas: int) -> Iterator[InProcessPool]:
+        deaths = {("unit-000001", attempt) for attempt in range(3)}
+        yield InProcessPool(lambda: Replica(recipe.model_dump_json(), str(recipe.store_path)), deaths)
+
+    with pytest.raises(KDError, match="unit-000001"):
+        label(folder, "resumed", dies)
+    first = {path.name for path in (folder / "runs/resumed/labels/data").iterdir()}
+    assert first
+    path = label(folder, "resumed")
+    assert first <= {shard.name for shard in (path / "data").iterdir()}
+    assert content(path) == content(label(folder, "undisturbed"))
+
+
+def test_a_teacher_of_nan_is_named_with_unit_and_document(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder / "teacher", tmp_path / "teacher")
+    weights = load_file(tmp_path / "teacher/model.safetensors")
+    weights["model.norm.weight"].fill_(float("nan"))
+    save_file(weights, tmp_path / "teacher/model.safetensors", metadata={"format": "pt"})
+    teacher = recipe(folder, "x")["teacher"] | {"path": str(tmp_path / "teacher")}
+    with pytest.raises(LabelError, match=r"unit-000000, document 'doc.*txt'"):
+        label(folder, "nan", teacher=teacher)
+
+
+def test_an_unreadable_document_stops_or_is_counted(folder: Path, tmp_path: Path) -> None:
+    write_documents(tmp_path / "docs", 4)
+    (tmp_path / "docs/broken.txt").write_bytes(b"\xff\xfe\x00")
+    data = recipe(tmp_path, "x")["data"]
+    with pytest.raises(UnreadableDocument, match="broken"):
+        label(folder, "unreadable", data=data)
+    path = label(folder, "skipping", data=data | {"on_unreadable": "skip"})
+    statistics = open_store(path).manifest.extra["statistics"]
+    assert statistics["num_skipped"] == 1
+    assert statistics["skipped"][0][0].endswith("broken.txt")
+
+
+def test_a_full_disk_says_so_and_the_job_goes_on_later(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kdcore.store import writer
+
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer.os, "rename", full)
+        with pytest.raises(OutOfSpace):
+            label(folder, "full")
+    assert content(label(folder, "full")) == content(label(folder, "not-full"))
+
+
+def test_batches_are_bounded_and_cover_everything_once() -> None:
+    lengths = [5, 1, 9, 9, 3, 20, 2]
+    batches = list(token_bounded_batches(lengths, 18))
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= 18
+
+
+def test_on_ray_actors_with_an_answer_on_missing_resources(folder: Path) -> None:
+    """One cluster for both: the shortage is told within its deadline, then two actors label as one process does."""
+    pytest.importorskip("ray")
+    from cluster.connect import cluster_session
+    from cluster.labelling.run import ray_pool
+
+    small = Recipe.model_validate(recipe(folder, "on-ray"))
+    with cluster_session(small.cluster):
+        began = time.monotonic()
+        with pytest.raises(ResourceError, match=r"GPU: wanted 2000, available 0"):
+            label(folder, "too-much", ray_pool, cluster={"replicas": 2, "gpus_per_replica": 1_000})
+        assert time.monotonic() - began < 10
+        on_ray = label(folder, "on-ray", ray_pool)
+        teacher = recipe(folder, "x")["teacher"] | {"path": str(folder / "nothing-here")}
+        with pytest.raises(KDError, match="nothing-here"):
+            label(folder, "no-teacher", ray_pool, teacher=teacher)
+    assert content(on_ray) == content(label(folder, "not-on-ray"))

@@ -153,6 +153,7 @@ def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
 
 def _import_deepspeed(ranks: Ranks) -> Any:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    os.environ.setdefault("LOCAL_RANK", str(ranks.device.index or 0))  # DeepSpeed insists on a launcher's variable
     if ranks.device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     try:

@@ -1,5 +1,9 @@
 """`kd distill`: a recipe from start to report."""
 
+import os
+import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,14 +54,37 @@ def _run(recipe: "Recipe") -> None:
 
 def _closing_words(recipe: "Recipe", run_dir: Path, arguments: list[str]) -> None:
     import json
-    import shlex
 
     report = json.loads((run_dir / "report.json").read_text(encoding="utf-8"))
-    again = shlex.join([arguments[0], *(item for item in arguments[1:] if not item.startswith("name="))])
     say(f"\n{report['verdict']}\nreport: {run_dir / 'report.md'}\nnext:")
-    say(f"  kd store info {shlex.quote(str(recipe.store_path))}")
-    say(f"  tensorboard --logdir {shlex.quote(str(run_dir))}")
-    say(f"  kd distill {again} name={recipe.name}-2 training.loss.hard_weight=0.5")
+    for line in _next_commands(recipe, run_dir, arguments):
+        say(f"  {line}")
+
+
+def _next_commands(recipe: "Recipe", run_dir: Path, arguments: list[str]) -> list[str]:
+    """Three commands that work as printed: the labels, the student, the same recipe with one override."""
+    from kdcore.training.arms import plan_arms
+
+    store = os.path.relpath(recipe.store_path)
+    student = os.path.relpath(plan_arms(recipe)[0].export_directory(recipe))
+    load = "from kdcore import load_student as load"
+    if recipe.student is not None and recipe.student.type == "causal_lm":
+        load = "from transformers import AutoModelForCausalLM; load = AutoModelForCausalLM.from_pretrained"
+    again = [item for item in arguments if not item.startswith(("name=", "labels.path="))]
+    override = [f"name={recipe.name}-2", f"labels.path={store}", "training.loss.hard_weight=0.5"]
+    python = _program("python")
+    return [
+        f"{python} -c {shlex.quote(f'from datasets import load_dataset; print(load_dataset({store!r}))')}",
+        f"{python} -c {shlex.quote(f'{load}; print(load({student!r}))')}",
+        f"{_program('kd')} distill {shlex.join(again + override)}",
+    ]
+
+
+def _program(name: str) -> str:
+    """How the person calls a program of this environment: by name where it is on the path, else by its place."""
+    ours = Path(sys.executable).parent / name
+    found = shutil.which(name)
+    return name if found is not None and Path(found) == ours else os.path.relpath(ours)
 
 
 if __name__ == "__main__":

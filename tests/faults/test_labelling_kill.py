@@ -10,9 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-TESTS = Path(__file__).parents[1]
-sys.path.insert(0, str(TESTS))
 from tiny_teacher import recipe, write_documents, write_teacher
 
 from kdcore.store import open_store, verify_store
@@ -20,6 +17,7 @@ from kdcore.store import open_store, verify_store
 pytest.importorskip("ray")
 pytest.importorskip("transformers")
 
+TESTS = Path(__file__).parents[1]
 DRIVER = """
 import sys
 from pathlib import Path

@@ -1,7 +1,6 @@
 """Labelling end to end: in process, and one run on Ray actors."""
 
 import errno
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny_teacher import recipe, write_documents, write_teacher
 
 from cluster.labelling.pool import InProcessPool
@@ -69,7 +66,7 @@ def test_labels_are_the_teachers_own(folder: Path) -> None:
         labels = store.labels(row, 0, len(tokens) - 1)
         found = wanted.gather(1, labels.ids)
         torch.testing.assert_close(labels.log_probs, found, atol=5e-3, rtol=5e-3)
-        assert bool((labels.ids[:, 0] == wanted.argmax(-1)).float().mean() > 0.99)
+        torch.testing.assert_close(labels.log_probs[:, 0], wanted.amax(-1), atol=5e-3, rtol=5e-3)
     assert verify_store(path).problems in ([], ())
     assert store.manifest.extra["statistics"]["samples"] == 12
     assert store.num_rows == 11  # two documents are the same

@@ -24,6 +24,7 @@ class ImageTeacher:
     def __init__(
         self, config: TeacherImageConfig, num_classes: int, in_channels: int, device: str | None = None
     ) -> None:
+        _check_trained(config)
         try:
             network = describe_network(config, num_classes, in_channels)
             model = build_image_model(config, num_classes, in_channels)
@@ -50,3 +51,19 @@ class ImageTeacher:
             got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
             raise TeacherError(f"A classifier must return logits {wanted}, got {got}. Set teacher.source and kwargs.")
         return answer.float()
+
+
+def _check_trained(config: TeacherImageConfig) -> None:
+    """Refuses a network that would label with its initial weights."""
+    brings_weights = {
+        "convnet": False,
+        "timm": bool(config.kwargs.get("pretrained")),
+        "torchvision": config.kwargs.get("weights") is not None,
+        "transformers": bool(config.name),
+        "import": True,  # what the callable returns is its own affair
+    }
+    if config.path is None and not brings_weights[config.source]:
+        raise TeacherError(
+            f"A teacher must have weights; the '{config.source}' network '{config.name}' has only its initial ones. "
+            "Set teacher.path to its safetensors, or teacher.fit to train it in this run."
+        )

@@ -144,3 +144,11 @@ def test_classifier_with_another_shape_is_refused():
     config = TeacherImageConfig(source="import", name="torch.nn:Identity")
     with pytest.raises(TeacherError, match=r"must return logits \(2, 5\)"):
         ImageTeacher(config, 5, 1, device="cpu").logits(torch.zeros(2, 1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"source": "timm", "name": "resnet10t"}, {"source": "torchvision", "name": "resnet18"}]
+)
+def test_an_untrained_classifier_is_no_teacher(settings):
+    with pytest.raises(TeacherError, match=r"teacher\.path.*teacher\.fit"):
+        ImageTeacher(TeacherImageConfig(**settings), 5, 3)

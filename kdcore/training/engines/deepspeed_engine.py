@@ -38,7 +38,7 @@ class DeepSpeedEngine:
         self._ranks, self._stage = ranks, settings.zero_stage
         self._micro_batches = micro_batches
         deepspeed = _import_deepspeed(ranks)
-        self._own_group = _join_group(ranks)
+        _join_group(ranks)
         if self._stage == 3:
             # The head is used outside of its own module's forward.
             head = getattr(model.student, "get_output_embeddings", lambda: None)()
@@ -106,10 +106,8 @@ class DeepSpeedEngine:
         return state
 
     def close(self) -> None:
-        """Remove DeepSpeed's hooks, and the group of one rank if it was made here."""
+        """Remove DeepSpeed's hooks."""
         self._engine.destroy()
-        if self._own_group:
-            dist.destroy_process_group()
 
 
 def deepspeed_settings(
@@ -166,10 +164,8 @@ def _import_deepspeed(ranks: Ranks) -> Any:
     return deepspeed
 
 
-def _join_group(ranks: Ranks) -> bool:
-    """DeepSpeed needs a process group even for one rank; whether one was made here."""
-    if dist.is_initialized():
-        return False
-    backend = "nccl" if ranks.device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    return True
+def _join_group(ranks: Ranks) -> None:
+    """A group of one where there is none: DeepSpeed needs one, and keeps the first it sees for the process's life."""
+    if not dist.is_initialized():
+        backend = "nccl" if ranks.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)

@@ -1,0 +1,113 @@
+"""SIGKILL in the middle of training; the rerun ends where an undisturbed run ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
+from training_fixtures import text_recipe, write_corpus
+
+from kdcore.training.arms import Arm
+from kdcore.training.checkpoint import latest_checkpoint
+from kdcore.training.run import run_arms
+
+UNIT = Path(__file__).parents[1] / "unit"
+ARM = Arm("student-seed0", 0, uses_labels=False)
+SETTINGS = {"steps": 14, "checkpoint": {"every_steps": 3, "keep": 2}}
+DEEPSPEED = {"engine": {"type": "deepspeed", "zero_stage": 1}}
+# Sleeps after each reported step, so that the kill lands inside the run and not after it.
+PROGRAM = """
+import json, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from training_fixtures import text_recipe
+from kdcore.training.arms import Arm
+from kdcore.training.run import run_arms
+recipe = text_recipe(Path(sys.argv[2]), sys.argv[3], **json.loads(sys.argv[4]))
+run_arms(recipe, [Arm("student-seed0", 0, uses_labels=False)], lambda progress: time.sleep(0.3))
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("kill")
+    write_corpus(root / "corpus")
+    return root
+
+
+def start_and_kill(root: Path, name: str, settings: dict, lines: int) -> None:
+    """Runs until `lines` steps are logged, then SIGKILL."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(UNIT.parents[1])}
+    command = [sys.executable, "-c", PROGRAM, str(UNIT), str(root), name, json.dumps(settings)]
+    metrics = root / "runs" / name / "arms" / ARM.name / "metrics.jsonl"
+    process = subprocess.Popen(command, env=environment)
+    try:
+        deadline = time.monotonic() + 150
+        while not metrics.exists() or len(metrics.read_text().splitlines()) < lines:
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def outcome(root: Path, name: str):
+    directory = root / "runs" / name / "arms" / ARM.name
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return (
+        [line["step"] for line in lines],
+        [line["loss"] for line in lines],
+        load_file(directory / "student" / "model.safetensors"),
+    )
+
+
+@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+def test_a_killed_run_continues_to_the_same_student(root, engine):
+    if engine == "deepspeed":
+        pytest.importorskip("deepspeed")
+    settings = SETTINGS | (DEEPSPEED if engine == "deepspeed" else {})
+    whole, broken = f"whole-{engine}", f"broken-{engine}"
+    run_arms(text_recipe(root, whole, **settings), [ARM])
+    start_and_kill(root, broken, settings, lines=8)
+    checkpoints = root / "runs" / broken / "arms" / ARM.name / "checkpoints"
+    assert latest_checkpoint(checkpoints, print) >= 6
+    said: list[str] = []
+    run_arms(text_recipe(root, broken, **settings), [ARM], lambda progress: said.append(str(progress)))
+    assert any("resumed after step" in text for text in said)
+    steps, losses, weights = outcome(root, broken)
+    wanted_steps, wanted_losses, wanted_weights = outcome(root, whole)
+    assert steps == wanted_steps == list(range(1, 15))
+    assert losses == pytest.approx(wanted_losses, rel=1e-6)
+    for key, value in wanted_weights.items():
+        assert (weights[key] - value).norm() <= 1e-5 * value.norm(), key
+
+
+def test_a_torn_checkpoint_falls_back_to_the_one_before(root):
+    start_and_kill(root, "torn", SETTINGS, lines=8)
+    checkpoints = root / "runs" / "torn" / "arms" / ARM.name / "checkpoints"
+    newest = max(checkpoints.glob("step-*"))
+    state = newest / "state.pt"
+    state.write_bytes(state.read_bytes()[:-100])
+    said: list[str] = []
+    run_arms(text_recipe(root, "torn", **SETTINGS), [ARM], lambda progress: said.append(str(progress)))
+    assert any(newest.name in text and "not complete" in text for text in said)
+    assert any("resumed after step" in text for text in said)
+    run_arms(text_recipe(root, "untorn", **SETTINGS), [ARM])
+    assert outcome(root, "torn")[1] == pytest.approx(outcome(root, "untorn")[1], rel=1e-6)
+
+
+def test_another_engines_checkpoint_is_refused_with_the_remedy(root):
+    pytest.importorskip("deepspeed")
+    from kdcore.errors import CheckpointError
+
+    start_and_kill(root, "other", SETTINGS, lines=5)
+    with pytest.raises(CheckpointError, match=r"training\.engine"):
+        run_arms(text_recipe(root, "other", **SETTINGS, **DEEPSPEED), [ARM])

@@ -73,7 +73,10 @@ def _described(config: ImageClassifierConfig, num_classes: int, in_channels: int
     card = _read_card(Path(config.path))
     network = card["model"]
     wanted = {"num_classes": num_classes, "in_channels": in_channels}
-    wanted |= {name: getattr(config, name) for name in _NETWORK if name in config.model_fields_set}
+    # A default says nothing: a recipe written out in full spells every default of a network it left open.
+    fields = ImageClassifierConfig.model_fields
+    asked = {name: getattr(config, name) for name in _NETWORK}
+    wanted |= {name: value for name, value in asked.items() if value != fields[name].get_default()}
     held = {"num_classes": card["num_classes"], "in_channels": card["in_channels"], **network}
     for name, value in wanted.items():
         if held[name] != value:

@@ -135,6 +135,8 @@ def test_an_export_brings_its_network_and_is_checked(tmp_path):
     save_image_model(model, config, 5, 1, tmp_path)
     again = build_image_model(image_config(path=str(tmp_path)), 5, 1)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    written_out = ImageClassifierConfig.model_validate(image_config(path=str(tmp_path)).model_dump())
+    assert build_image_model(written_out, 5, 1).state_dict().keys() == model.state_dict().keys()
     for wrong, classes, channels in (({"kwargs": {"width": 8}}, 5, 1), ({}, 6, 1), ({}, 5, 3)):
         with pytest.raises(ConfigError, match="exported with"):
             build_image_model(image_config(path=str(tmp_path), **wrong), classes, channels)

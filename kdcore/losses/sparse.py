@@ -90,7 +90,9 @@ class _ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # torch's decorator hides the names
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
         d_loss = grad_outputs[0]  # metrics have no gradient
         scaled = [None if grad is None else grad * d_loss.to(grad.dtype) for grad in ctx.saved_tensors]
         return (*scaled, None, None, None, None, None)
@@ -141,5 +143,7 @@ class _LogitsLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # torch's decorator hides the names
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
         return ctx.saved_tensors[0] * grad_outputs[0], None, None, None

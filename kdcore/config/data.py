@@ -8,9 +8,11 @@ from kdcore.config.base import Settings
 
 
 class _Source(Settings):
-    heldout_fraction: float = Field(0.05, ge=0.0, lt=1.0, description="share of samples kept for evaluation")
-    on_unreadable: Literal["error", "skip"] = Field("error", description="an unreadable sample: stop, or count and go on")
-    max_samples: int | None = Field(None, ge=1, description="read no more than this many samples of each split")
+    heldout_fraction: float = Field(default=0.05, ge=0.0, lt=1.0, description="share of samples kept for evaluation")
+    on_unreadable: Literal["error", "skip"] = Field(
+        default="error", description="a bad sample: stop, or count and go on"
+    )
+    max_samples: int | None = Field(default=None, ge=1, description="read no more than this many samples of each split")
 
 
 class TextData(_Source):
@@ -18,8 +20,10 @@ class TextData(_Source):
 
     type: Literal["text"] = "text"
     path: str | tuple[str, ...]
-    field: str = Field("text", description="the key of the text in JSON lines")
-    heldout: str | tuple[str, ...] | None = Field(None, description="evaluation files; replaces heldout_fraction")
+    field: str = Field(default="text", description="the key of the text in JSON lines")
+    heldout: str | tuple[str, ...] | None = Field(
+        default=None, description="evaluation files; replaces heldout_fraction"
+    )
 
 
 class PythonStdlibData(_Source):
@@ -32,7 +36,7 @@ class DigitsData(_Source):
     """scikit-learn's 1,797 digits of 8 x 8 pixels."""
 
     type: Literal["digits"] = "digits"
-    heldout_fraction: float = Field(0.25, ge=0.0, lt=1.0)
+    heldout_fraction: float = Field(default=0.25, ge=0.0, lt=1.0)
 
 
 class ImageParquetData(_Source):
@@ -43,7 +47,7 @@ class ImageParquetData(_Source):
     heldout: str | tuple[str, ...] | None = None
     image_column: str = "image"
     label_column: str = "label"
-    size: int = Field(32, ge=1, description="images are resized to size x size")
+    size: int = Field(default=32, ge=1, description="images are resized to size x size")
     channels: Literal[1, 3] = 3
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)

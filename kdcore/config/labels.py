@@ -11,7 +11,7 @@ class TopKConfig(Settings):
     """The k most probable entries with their log-probabilities, and the tail as one cell (biased)."""
 
     type: Literal["topk"] = "topk"
-    k: int = Field(16, ge=1)
+    k: int = Field(default=16, ge=1)
 
 
 class DenseConfig(Settings):
@@ -27,6 +27,10 @@ class LabelsConfig(Settings):
     """The label store of a recipe."""
 
     codec: CodecConfig = TopKConfig()
-    path: str | None = Field(None, description="the store; default RUN/labels; another run's finished store is reused")
-    unit_bytes: int = Field(512_000, ge=1, description="input bytes of one work unit (one shard), at least one sample")
-    max_attempts: int = Field(3, ge=1, description="attempts of a unit whose replica died")
+    path: str | None = Field(
+        default=None, description="the store; default RUN/labels; another run's finished store is reused"
+    )
+    unit_bytes: int = Field(
+        default=512_000, ge=1, description="input bytes of one work unit (one shard), at least one sample"
+    )
+    max_attempts: int = Field(default=3, ge=1, description="attempts of a unit whose replica died")

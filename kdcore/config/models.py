@@ -14,11 +14,13 @@ class CausalLMConfig(Settings):
     """A Hugging Face causal language model: a directory or hub name, or an architecture to initialise."""
 
     type: Literal["causal_lm"] = "causal_lm"
-    path: str | None = Field(None, description="directory or hub name with safetensors; none: initialise `architecture`")
+    path: str | None = Field(default=None, description="directory or hub name; none: initialise `architecture`")
     revision: str | None = None
-    architecture: dict[str, Any] = Field({}, description="keys of the transformers config, with `model_type`")
-    tokenizer: str | None = Field(None, description="directory or hub name; default: `path`, else the teacher's")
-    trust_remote_code: bool = Field(False, description="runs Python code that comes with the model: a risk")
+    architecture: dict[str, Any] = Field(default={}, description="keys of the transformers config, with `model_type`")
+    tokenizer: str | None = Field(
+        default=None, description="directory or hub name; default: `path`, else the teacher's"
+    )
+    trust_remote_code: bool = Field(default=False, description="runs Python code that comes with the model: a risk")
 
     @model_validator(mode="after")
     def _one_source(self) -> "CausalLMConfig":
@@ -32,9 +34,9 @@ class ImageClassifierConfig(Settings):
 
     type: Literal["image_classifier"] = "image_classifier"
     source: Literal["timm", "torchvision", "transformers", "convnet", "import"] = "convnet"
-    name: str = Field("", description="timm/torchvision model name, transformers path, or `module:callable`")
-    kwargs: dict[str, Any] = Field({}, description="arguments of the constructor")
-    path: str | None = Field(None, description="safetensors file, or a directory this project exported")
+    name: str = Field(default="", description="timm/torchvision model name, transformers path, or `module:callable`")
+    kwargs: dict[str, Any] = Field(default={}, description="arguments of the constructor")
+    path: str | None = Field(default=None, description="safetensors file, or a directory this project exported")
 
 
 ModelConfig = Annotated[CausalLMConfig | ImageClassifierConfig, Field(discriminator="type")]
@@ -44,9 +46,11 @@ class TeacherLMConfig(CausalLMConfig):
     """A causal LM that labels; documents longer than `context` are cut into overlapping windows."""
 
     dtype: DType = "float32"
-    context: int = Field(512, ge=2, description="tokens per window")
-    overlap: int = Field(128, ge=0, description="left context that every token of a later window keeps, at least")
-    batch_tokens: int = Field(8192, ge=1, description="tokens (padding counted) per forward pass")
+    context: int = Field(default=512, ge=2, description="tokens per window")
+    overlap: int = Field(
+        default=128, ge=0, description="left context that every token of a later window keeps, at least"
+    )
+    batch_tokens: int = Field(default=8192, ge=1, description="tokens (padding counted) per forward pass")
 
     @model_validator(mode="after")
     def _overlap_below_context(self) -> "TeacherLMConfig":
@@ -59,8 +63,8 @@ class TeacherImageConfig(ImageClassifierConfig):
     """An image classifier that labels; with `fit` it is first trained on the recipe's own hard labels."""
 
     dtype: DType = "float32"
-    batch_size: int = Field(256, ge=1, description="images per forward pass")
-    fit: TrainingConfig | None = Field(None, description="train the teacher on the spot with these settings")
+    batch_size: int = Field(default=256, ge=1, description="images per forward pass")
+    fit: TrainingConfig | None = Field(default=None, description="train the teacher on the spot with these settings")
 
 
 TeacherConfig = Annotated[TeacherLMConfig | TeacherImageConfig, Field(discriminator="type")]

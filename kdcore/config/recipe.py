@@ -14,32 +14,32 @@ from kdcore.config.training import TrainingConfig
 class ClusterConfig(Settings):
     """Where the actors run and what each of them takes."""
 
-    address: str = Field("local", description="`local` starts a cluster here; `auto` or HOST:PORT joins one")
-    replicas: int = Field(2, ge=1, description="teacher actors")
-    cpus_per_replica: float = Field(1, ge=0)
-    gpus_per_replica: float = Field(0, ge=0)
-    workers: int = Field(2, ge=1, description="student ranks")
-    cpus_per_worker: float = Field(1, ge=0)
-    gpus_per_worker: float = Field(0, ge=0)
-    max_failures: int = Field(0, ge=0, description="restarts of the student's workers")
-    resource_deadline_seconds: float = Field(10, gt=0, description="how long to wait for missing resources")
-    dashboard: bool = Field(False, description="Ray dashboard on loopback (a cluster started here)")
+    address: str = Field(default="local", description="`local` starts a cluster here; `auto` or HOST:PORT joins one")
+    replicas: int = Field(default=2, ge=1, description="teacher actors")
+    cpus_per_replica: float = Field(default=1, ge=0)
+    gpus_per_replica: float = Field(default=0, ge=0)
+    workers: int = Field(default=2, ge=1, description="student ranks")
+    cpus_per_worker: float = Field(default=1, ge=0)
+    gpus_per_worker: float = Field(default=0, ge=0)
+    max_failures: int = Field(default=0, ge=0, description="restarts of the student's workers")
+    resource_deadline_seconds: float = Field(default=10, gt=0, description="how long to wait for missing resources")
+    dashboard: bool = Field(default=False, description="Ray dashboard on loopback (a cluster started here)")
 
 
 class EvaluationConfig(Settings):
     """What the report measures."""
 
-    max_tokens: int = Field(40_000, ge=1, description="held-out tokens (text)")
-    max_images: int = Field(10_000, ge=1)
-    batch_size: int = Field(16, ge=1)
-    calibration_bins: int = Field(15, ge=2)
+    max_tokens: int = Field(default=40_000, ge=1, description="held-out tokens (text)")
+    max_images: int = Field(default=10_000, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    calibration_bins: int = Field(default=15, ge=2)
 
 
 class Recipe(Settings):
     """Every setting of every job. `kd precompute`, `train` and `distill` read the same file."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    runs: str = Field("runs", description="folder of run directories")
+    runs: str = Field(default="runs", description="folder of run directories")
     data: DataConfig
     teacher: TeacherConfig | None = None
     labels: LabelsConfig = LabelsConfig()

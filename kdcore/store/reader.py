@@ -22,6 +22,8 @@ __all__ = ["LabelStore", "Verify", "open_store"]
 Verify = Literal["quick", "full"]
 # Mapped shards kept open at once; each costs one file descriptor.
 _OPEN_SHARDS = 256
+Indices = Sequence[int] | np.ndarray
+"""Integers, one per slice."""
 _Columns = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -154,7 +156,7 @@ class LabelStore:
         """All labels of a sample; MissingLabels if the store has none."""
         return self.labels(self.row_of(key))
 
-    def labels_of(self, rows: Sequence[int], starts: Sequence[int], stops: Sequence[int]) -> SoftLabels:
+    def labels_of(self, rows: Indices, starts: Indices, stops: Indices) -> SoftLabels:
         """Labels of several row slices, one after the other, decoded at once."""
         count = 0
         parts: dict[str, list[np.ndarray]] = {column: [] for column in self._widths}

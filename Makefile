@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  || { echo "kdcore needs Python >= 3.11; PYTHON=python3.12 make $(MAKECMDGOALS) picks another" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[dev]'
 	@touch $@
 
 quickstart: $(STAMP)  ## both quickstart recipes, on this machine's CPU
@@ -73,6 +73,7 @@ bench: $(STAMP)  ## the quickstart measured; its last line is JSON
 teacher: $(STAMP)  ## train the shipped code teacher anew: its tokenizer, then the model
 	$(BIN)/python -m jobs.train_tokenizer
 	$(BIN)/kd train configs/code-teacher.yaml
+	$(BIN)/python -m jobs.cast_model runs/code-teacher/arms/student-seed0/student models/stdlib-lm-4m
 
 clean:  ## remove what tools leave behind; runs and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

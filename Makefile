@@ -71,8 +71,8 @@ bench: $(STAMP)  ## the quickstart measured; its last line is JSON
 	$(BIN)/python -m tests.benchmarks.quickstart
 
 teacher: $(STAMP)  ## train the shipped code teacher anew: its tokenizer, then the model
-	$(BIN)/python -m jobs.train_tokenizer
-	$(BIN)/kd train configs/code-teacher.yaml
+	$(BIN)/python -m jobs.train_tokenizer configs/code-teacher.yaml --output runs/code-teacher-tokenizer
+	$(BIN)/kd train configs/code-teacher.yaml student.tokenizer=runs/code-teacher-tokenizer
 	$(BIN)/python -m jobs.cast_model runs/code-teacher/arms/student-seed0/student models/stdlib-lm-4m
 
 clean:  ## remove what tools leave behind; runs and .venv stay

@@ -73,9 +73,11 @@ def _next_commands(recipe: "Recipe", run_dir: Path, arguments: list[str]) -> lis
     again = [item for item in arguments if not item.startswith(("name=", "labels.path="))]
     override = [f"name={recipe.name}-2", f"labels.path={store}", "training.loss.hard_weight=0.5"]
     python = _program("python")
+    labels = f'from datasets import load_dataset; print(load_dataset("{store}"))'
+    model = f'{load}; print(load("{student}"))'
     return [
-        f"{python} -c {shlex.quote(f'from datasets import load_dataset; print(load_dataset({store!r}))')}",
-        f"{python} -c {shlex.quote(f'{load}; print(load({student!r}))')}",
+        f"{python} -c {shlex.quote(labels)}",
+        f"{python} -c {shlex.quote(model)}",
         f"{_program('kd')} distill {shlex.join(again + override)}",
     ]
 

@@ -1,6 +1,7 @@
 """What every process that Ray starts for us does first; imports nothing heavy."""
 
 import logging
+import os
 
 __all__ = ["set_threads", "set_up"]
 
@@ -16,6 +17,8 @@ _CONTROLLER = f"{_TRAIN}._internal.execution.controller.controller"
 
 def set_up() -> None:
     """Quiet what says nothing to a user; warnings of Ray Train still come through, in a line each."""
+    # Bars of workers would be torn to pieces in the driver's log.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger(_TRAIN).setLevel(logging.WARNING)
     logging.getLogger(_CLEANER).setLevel(logging.ERROR)
     for name in (_COORDINATOR, _CONTROLLER):

@@ -56,7 +56,7 @@ def _closing_words(recipe: "Recipe", run_dir: Path, arguments: list[str]) -> Non
     import json
 
     report = json.loads((run_dir / "report.json").read_text(encoding="utf-8"))
-    say(f"\n{report['verdict']}\nreport: {run_dir / 'report.md'}\nnext:")
+    say(f"\n{report['verdict']}\nreport: {os.path.relpath(run_dir / 'report.md')}\nnext:")
     for line in _next_commands(recipe, run_dir, arguments):
         say(f"  {line}")
 

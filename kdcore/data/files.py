@@ -28,10 +28,12 @@ def _matches(pattern: str, setting: str) -> list[str]:
     if os.path.isfile(expanded) and not found:  # a literal name with brackets in it
         found = [expanded]
     if not found:
-        what = "is a folder" if os.path.isdir(expanded) else "matches no file"
+        folder = os.path.isdir(expanded)
+        what = "is a folder" if folder else "matches no file"
+        hint = f"A folder needs a pattern: '{pattern.rstrip('/')}/**/*.txt'." if folder else "Is the path right?"
         raise DataError(
-            f"{setting} must match at least one file: '{pattern}' ({expanded}) {what}. Likely the path is wrong, or "
-            f"relative to another folder; a folder needs a pattern, as in '{pattern.rstrip('/')}/**/*.txt'."
+            f"{setting} must match at least one file: '{pattern}' ({expanded}) {what}. {hint} "
+            "A relative path starts at the folder that the command runs in."
         )
     return found
 

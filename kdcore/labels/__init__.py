@@ -1,20 +1,34 @@
 """A soft label in memory, and the codecs that turn it into columns."""
 
 from kdcore.labels.checks import check_logits
-from kdcore.labels.codec import Codec, codec_from_spec, make_codec
+from kdcore.labels.codec import Codec, Encoded, RowView, join
 from kdcore.labels.dense import DenseCodec
-from kdcore.labels.soft_labels import DenseLabels, SoftLabels, TopKLabels, concat
+from kdcore.labels.registry import codec_from_spec
+from kdcore.labels.soft_labels import (
+    DenseLabels,
+    FeatureLabels,
+    SoftLabels,
+    SparseLabels,
+    TopKLabels,
+    best_class,
+    concat,
+)
 from kdcore.labels.topk import TopKCodec
 
 __all__ = [
     "Codec",
     "DenseCodec",
     "DenseLabels",
+    "Encoded",
+    "FeatureLabels",
+    "RowView",
     "SoftLabels",
+    "SparseLabels",
     "TopKCodec",
     "TopKLabels",
+    "best_class",
     "check_logits",
     "codec_from_spec",
     "concat",
-    "make_codec",
+    "join",
 ]

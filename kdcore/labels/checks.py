@@ -1,14 +1,11 @@
 """What every codec asks of logits before it encodes them, and of columns after it decodes them."""
 
-from collections.abc import Mapping
-
-import numpy as np
 import torch
 from torch import Tensor
 
 from kdcore.errors import LabelError
 
-__all__ = ["check_columns", "check_logits", "renormalise", "row_chunks"]
+__all__ = ["check_logits", "check_outputs", "renormalise", "row_chunks"]
 
 # The cells are rounded to float16: each log-probability l moves by at most |l| / 2048, so the sum of a row moves by at
 # most entropy / 2048 (below 0.006 at 150,000 classes). More than this is damage, not rounding.
@@ -35,24 +32,19 @@ def check_logits(logits: Tensor, what: str) -> None:
         )
 
 
-def check_columns(columns: Mapping[str, np.ndarray], widths: Mapping[str, int], num_labels: int) -> None:
-    """Refuse columns that do not hold exactly `num_labels` labels."""
-    for name, width in widths.items():
-        if name not in columns:
-            raise LabelError(f"column '{name}' of the labels is missing; there are {sorted(columns)}")
-        if columns[name].size != num_labels * width:
-            raise LabelError(
-                f"column '{name}' must hold {num_labels} labels x {width} values, it holds {columns[name].size}: "
-                f"the shard does not belong to this codec"
-            )
+def check_outputs(outputs: Tensor, num_classes: int, codec: str) -> None:
+    """Refuse outputs that are not finite logits [N, num_classes]."""
+    if outputs.ndim == 2 and outputs.shape[1] != num_classes:
+        raise LabelError(f"codec '{codec}' was made for {num_classes} classes, the logits have {outputs.shape[1]}")
+    check_logits(outputs, "the batch to encode")
 
 
-def renormalise(cells: Tensor) -> Tensor:
+def renormalise(cells: Tensor, max_log_sum: float = _MAX_LOG_SUM) -> Tensor:
     """Log-probabilities [N, C] float32, shifted so that each row sums to one; LabelError if a row is far from it."""
     if cells.numel() == 0:
         return cells
     log_sum = torch.logsumexp(cells, dim=1, keepdim=True)
-    bad = ~(log_sum.abs() <= _MAX_LOG_SUM)
+    bad = ~(log_sum.abs() <= max_log_sum)
     if bool(bad.any()):
         first = int(bad.nonzero()[0, 0])
         raise LabelError(

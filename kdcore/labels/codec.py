@@ -1,24 +1,36 @@
-"""How a soft label becomes columns: the codec protocol and its registry."""
+"""What every codec does: the lossy step per label, the lossless step per row, and the way back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
-from kdcore.config.labels import CodecConfig, TopKConfig
-from kdcore.errors import StoreError
-from kdcore.labels.dense import DenseCodec
 from kdcore.labels.soft_labels import SoftLabels
-from kdcore.labels.topk import TopKCodec
 
-__all__ = ["Codec", "codec_from_spec", "make_codec"]
+__all__ = ["Codec", "Encoded", "RowView", "join"]
+
+Encoded = dict[str, np.ndarray]
+"""What is kept of N labels, as flat arrays; labels are joined by joining the arrays one by one."""
+
+
+@dataclass(frozen=True)
+class RowView:
+    """One row of a store: its codec's columns, whole, as views.
+
+    `targets` are the hard labels, int [num_labels] (a text's next tokens); None where there are none.
+    """
+
+    columns: Mapping[str, np.ndarray]
+    num_labels: int
+    targets: np.ndarray | None = None
 
 
 @runtime_checkable
 class Codec(Protocol):
-    """Encodes logits into flat columns and decodes them; a label takes `width` values of each column."""
+    """Turns a teacher's outputs into the list columns of a row, and those into soft labels."""
 
     @property
     def name(self) -> str:
@@ -27,51 +39,46 @@ class Codec(Protocol):
 
     @property
     def num_classes(self) -> int:
-        """V."""
+        """V; 0 where the labels are not distributions."""
         ...
 
     def spec(self) -> dict[str, Any]:
-        """Everything that decoding needs, as JSON: type, parameters, num_classes."""
+        """Type and parameters as JSON, with the digest of `state` where there is one."""
+        ...
+
+    def state(self) -> bytes | None:
+        """What was learnt on a probe and is needed to decode (tables, scales); None when the spec says it all."""
         ...
 
     def fields(self) -> list[pa.Field]:
-        """The Arrow fields of the columns: flat lists, one list a row."""
+        """The Arrow fields of the columns: lists, one a row."""
         ...
 
-    def widths(self) -> dict[str, int]:
-        """Values per label, of each column."""
+    def encode(self, outputs: Tensor, seeds: np.ndarray) -> Encoded:
+        """The lossy step: outputs [N, V] float (logits) into N labels.
+
+        `seeds` uint64 [N] decide every random choice (see `label_seeds`), so that a label does not depend on its
+        batch. LabelError when the outputs are not finite.
+        """
         ...
 
-    def encode(self, logits: Tensor) -> dict[str, np.ndarray]:
-        """Logits [N, V] float32 (checked: see `check_logits`) into flat columns of N * width values."""
+    def pack(self, rows: Sequence[Encoded], targets: Sequence[np.ndarray | None]) -> list[dict[str, np.ndarray]]:
+        """The lossless step: the labels of each row into the values of its columns."""
         ...
 
-    def decode(self, columns: Mapping[str, np.ndarray], num_labels: int) -> SoftLabels:
-        """The labels of flat columns, renormalised in float32. LabelError if they cannot be distributions."""
+    def misfit(self, lengths: Mapping[str, np.ndarray], num_labels: np.ndarray) -> int | None:
+        """The first row whose columns (`lengths` int [R] each) cannot hold its labels (int [R]); None when all can."""
+        ...
+
+    def decode(self, rows: Sequence[RowView], starts: Sequence[int], stops: Sequence[int]) -> SoftLabels:
+        """Labels starts[i] .. stops[i] - 1 of rows[i], one row after the other. LabelError when they are damaged."""
         ...
 
     def bytes_per_label(self) -> float:
-        """Payload bytes of one label."""
+        """Bytes of the columns for one label; an estimate where labels differ in size."""
         ...
 
 
-def make_codec(config: CodecConfig, num_classes: int) -> Codec:
-    """The codec of a setting, for teachers of `num_classes` classes."""
-    if isinstance(config, TopKConfig):
-        return TopKCodec(k=min(config.k, num_classes), num_classes=num_classes)
-    return DenseCodec(num_classes=num_classes)
-
-
-def codec_from_spec(spec: Mapping[str, Any]) -> Codec:
-    """The codec that wrote a store; StoreError if the spec is of an unknown type or malformed."""
-    known = {"topk": ("k", "num_classes"), "dense": ("num_classes",)}
-    kind = spec.get("type")
-    fields = known.get(kind) if isinstance(kind, str) else None
-    if fields is None:
-        raise StoreError(f"unknown codec {kind!r}: this version reads {sorted(known)}; a newer kdcore wrote the store")
-    values: dict[str, Any] = {field: spec.get(field) for field in fields}
-    if set(spec) != {"type", *fields} or not all(type(value) is int and value > 0 for value in values.values()):
-        raise StoreError(f"codec '{kind}' takes positive integers {list(fields)}, the store says {dict(spec)}")
-    if kind == "topk" and spec["k"] > spec["num_classes"]:
-        raise StoreError(f"codec 'topk' needs k <= num_classes, the store says {dict(spec)}")
-    return TopKCodec(**values) if kind == "topk" else DenseCodec(**values)
+def join(parts: Sequence[Encoded]) -> Encoded:
+    """Labels one after the other; at least one part."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,4 +1,4 @@
-"""A soft label in memory: the teacher's distribution over classes, for N labels at once."""
+"""A soft label in memory: what the teacher says, for N labels at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,16 @@ from torch import Tensor
 
 from kdcore.errors import LabelError
 
-__all__ = ["DenseLabels", "Index", "SoftLabels", "TopKLabels", "concat"]
+__all__ = [
+    "DenseLabels",
+    "FeatureLabels",
+    "Index",
+    "SoftLabels",
+    "SparseLabels",
+    "TopKLabels",
+    "best_class",
+    "concat",
+]
 
 Index = slice | Sequence[int] | Tensor
 
@@ -79,7 +88,111 @@ class DenseLabels:
         return DenseLabels(self.log_probs.to(device))
 
 
-SoftLabels = TopKLabels | DenseLabels
+@dataclass(frozen=True)
+class SparseLabels:
+    """A few weighted classes a label, unbiased: the expected weight of a class is the teacher's probability.
+
+    Label i has the entries offsets[i] .. offsets[i + 1] - 1 of `ids` int64 (distinct within a label, in no order) and
+    `weights` float32; `offsets` int64 [N + 1] rise from 0. The weights of a label sum to one.
+    """
+
+    ids: Tensor
+    weights: Tensor
+    offsets: Tensor
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        if self.ids.shape != self.weights.shape or self.ids.ndim != 1 or self.offsets.ndim != 1:
+            raise LabelError(
+                f"sparse labels must have ids [E], weights [E] and offsets [N + 1], got {list(self.ids.shape)}, "
+                f"{list(self.weights.shape)} and {list(self.offsets.shape)}"
+            )
+
+    @property
+    def num_labels(self) -> int:
+        """N."""
+        return self.offsets.shape[0] - 1
+
+    def label_of_entry(self) -> Tensor:
+        """The label that each entry belongs to, int64 [E]."""
+        counts = self.offsets.diff()
+        return torch.repeat_interleave(counts, output_size=self.ids.shape[0])
+
+    def index(self, index: Index) -> "SparseLabels":
+        """The labels at `index`: a slice, a list of positions, or an int64 or bool tensor."""
+        if isinstance(index, slice) and index.step in (None, 1):
+            start, stop, _ = index.indices(self.num_labels)
+            offsets = self.offsets[start : max(start, stop) + 1]
+            entries = slice(int(offsets[0]), int(offsets[-1]))
+            return SparseLabels(self.ids[entries], self.weights[entries], offsets - offsets[0], self.num_classes)
+        chosen = torch.arange(self.num_labels, device=self.offsets.device)[_as_index(index)]
+        counts = self.offsets.diff()[chosen]
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        shift = torch.repeat_interleave(self.offsets[chosen] - offsets[:-1], counts)
+        entries = shift + torch.arange(shift.shape[0], device=shift.device)
+        return SparseLabels(self.ids[entries], self.weights[entries], offsets, self.num_classes)
+
+    def to(self, device: torch.device | str) -> "SparseLabels":
+        """The same labels on `device`."""
+        return SparseLabels(
+            self.ids.to(device), self.weights.to(device), self.offsets.to(device), self.num_classes
+        )
+
+
+@dataclass(frozen=True)
+class FeatureLabels:
+    """Features of each label: `features` float32 [N, D], the layers of `layers` (name, width) side by side."""
+
+    features: Tensor
+    layers: tuple[tuple[str, int], ...]
+
+    def __post_init__(self) -> None:
+        if self.features.ndim != 2 or self.features.shape[1] != sum(width for _, width in self.layers):
+            raise LabelError(f"features of layers {self.layers} side by side, got {list(self.features.shape)}")
+
+    @property
+    def num_labels(self) -> int:
+        """N."""
+        return self.features.shape[0]
+
+    @property
+    def num_classes(self) -> int:
+        """0: features are not distributions."""
+        return 0
+
+    def layer(self, name: str) -> Tensor:
+        """The features [N, width] of one layer; LabelError when there is no such layer."""
+        start = 0
+        for known, width in self.layers:
+            if known == name:
+                return self.features[:, start : start + width]
+            start += width
+        raise LabelError(f"no features of '{name}' are stored, only of {[known for known, _ in self.layers]}")
+
+    def index(self, index: Index) -> "FeatureLabels":
+        """The labels at `index`: a slice, a list of positions, or an int64 or bool tensor."""
+        return FeatureLabels(self.features[_as_index(index)], self.layers)
+
+    def to(self, device: torch.device | str) -> "FeatureLabels":
+        """The same labels on `device`."""
+        return FeatureLabels(self.features.to(device), self.layers)
+
+
+SoftLabels = TopKLabels | DenseLabels | SparseLabels | FeatureLabels
+
+
+def best_class(labels: SoftLabels) -> Tensor:
+    """The class with the most mass in each label, int64 [N]; LabelError for features."""
+    if isinstance(labels, TopKLabels):
+        return labels.ids.gather(1, labels.log_probs.argmax(1, keepdim=True)).squeeze(1)
+    if isinstance(labels, DenseLabels):
+        return labels.log_probs.argmax(1)
+    if isinstance(labels, FeatureLabels):
+        raise LabelError("features have no best class: they are not distributions")
+    # Sorted by label, then by falling weight: the first entry of each label is its best.
+    order = torch.argsort(labels.weights, descending=True, stable=True)
+    order = order[torch.argsort(labels.label_of_entry()[order], stable=True)]
+    return labels.ids[order][labels.offsets[:-1]]
 
 
 def concat(parts: Sequence[SoftLabels]) -> SoftLabels:
@@ -89,10 +202,24 @@ def concat(parts: Sequence[SoftLabels]) -> SoftLabels:
     kinds = {(type(part).__name__, part.num_classes) for part in parts}
     if len(kinds) > 1:
         raise LabelError(f"cannot join labels of different type or class count: {sorted(kinds)}")
-    dense = [part for part in parts if isinstance(part, DenseLabels)]
-    if dense:
-        return DenseLabels(torch.cat([part.log_probs for part in dense]))
+    if isinstance(parts[0], DenseLabels):
+        return DenseLabels(torch.cat([part.log_probs for part in parts if isinstance(part, DenseLabels)]))
+    if isinstance(parts[0], FeatureLabels):
+        features = [part for part in parts if isinstance(part, FeatureLabels)]
+        return FeatureLabels(torch.cat([part.features for part in features]), features[0].layers)
+    if isinstance(parts[0], SparseLabels):
+        return _concat_sparse([part for part in parts if isinstance(part, SparseLabels)])
     return _concat_topk([part for part in parts if isinstance(part, TopKLabels)])
+
+
+def _concat_sparse(parts: Sequence[SparseLabels]) -> SparseLabels:
+    counts = torch.cat([part.offsets.diff() for part in parts])
+    return SparseLabels(
+        torch.cat([part.ids for part in parts]),
+        torch.cat([part.weights for part in parts]),
+        torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+        parts[0].num_classes,
+    )
 
 
 def _concat_topk(parts: Sequence[TopKLabels]) -> TopKLabels:

@@ -14,14 +14,16 @@ import torch
 from torch import Tensor
 
 from kdcore.errors import LabelError
-from kdcore.labels.checks import check_columns, check_logits, renormalise, row_chunks
+from kdcore.labels.checks import check_outputs, renormalise, row_chunks
+from kdcore.labels.codec import Encoded
+from kdcore.labels.fixed import FixedWidth
 from kdcore.labels.soft_labels import TopKLabels
 
 __all__ = ["TopKCodec"]
 
 
 @dataclass(frozen=True)
-class TopKCodec:
+class TopKCodec(FixedWidth):
     """`ids` uint16 (V <= 65,536) or int32, `log_probs` float16, `tail_log_prob` float16; entries by falling mass."""
 
     k: int
@@ -59,12 +61,10 @@ class TopKCodec:
         """Bytes of the three columns."""
         return float(self.k * (self.id_dtype.itemsize + 2) + 2)
 
-    def encode(self, logits: Tensor) -> dict[str, np.ndarray]:
-        """Logits [N, V] into flat columns; LabelError if they are not valid logits."""
-        if logits.ndim == 2 and logits.shape[1] != self.num_classes:
-            raise LabelError(f"codec 'topk' was made for {self.num_classes} classes, the logits have {logits.shape[1]}")
-        check_logits(logits, "the batch to encode")
-        parts = [self._encode(logits[rows].float()) for rows in row_chunks(logits.shape[0], self.num_classes)]
+    def encode(self, outputs: Tensor, seeds: np.ndarray) -> Encoded:
+        """Logits [N, V] into flat columns; nothing is random. LabelError if they are not valid logits."""
+        check_outputs(outputs, self.num_classes, self.name)
+        parts = [self._encode(outputs[rows].float()) for rows in row_chunks(outputs.shape[0], self.num_classes)]
         types = {"ids": self.id_dtype, "log_probs": np.float16, "tail_log_prob": np.float16}
         empty = {name: np.empty(0, dtype) for name, dtype in types.items()}
         return {
@@ -78,9 +78,8 @@ class TopKCodec:
         tail = torch.logsumexp(log_probs.scatter_(1, ids, float("-inf")), dim=1)
         return {"ids": ids.cpu().numpy(), "log_probs": _half(top), "tail_log_prob": _half(tail)}
 
-    def decode(self, columns: Mapping[str, np.ndarray], num_labels: int) -> TopKLabels:
+    def decode_columns(self, columns: Mapping[str, np.ndarray], num_labels: int) -> TopKLabels:
         """Flat columns into labels whose k + 1 cells sum to one."""
-        check_columns(columns, self.widths(), num_labels)
         ids = torch.from_numpy(columns["ids"].astype(np.int64)).view(num_labels, self.k)
         if num_labels and not 0 <= int(ids.min()) <= int(ids.max()) < self.num_classes:
             raise LabelError(

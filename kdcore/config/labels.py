@@ -2,9 +2,40 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kdcore.config.base import Settings
+
+
+class ThresholdConfig(Settings):
+    """Unbiased, the least variance for its bytes: classes above tau always, below by chance. Give one of the three."""
+
+    type: Literal["threshold"] = "threshold"
+    budget_bytes: float | None = Field(
+        default=None, gt=0, description="bytes a label of the codec's columns; a probe finds tau (default: 12)"
+    )
+    tau: float | None = Field(default=None, gt=0, le=1, description="the threshold, one over a whole number")
+    draws: int | None = Field(default=None, ge=1, le=65_535, description="1 / tau")
+    seed: int = Field(default=0, ge=0, description="of the random choices")
+
+    @model_validator(mode="after")
+    def _one_size(self) -> "ThresholdConfig":
+        given = [name for name in ("budget_bytes", "tau", "draws") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of budget_bytes, tau and draws, got {given}")
+        if self.tau is not None and (abs(1 / self.tau - round(1 / self.tau)) > 1e-3 or round(1 / self.tau) > 65_535):
+            raise ValueError(
+                f"tau must be one over a whole number up to 65,535; nearest: {1 / round(1 / self.tau):.6g}"
+            )
+        return self
+
+
+class SampledConfig(Settings):
+    """Independent draws with replacement, counted: unbiased, the literature's random sampling."""
+
+    type: Literal["sampled"] = "sampled"
+    draws: int = Field(default=50, ge=1, le=65_535)
+    seed: int = Field(default=0, ge=0, description="of the draws")
 
 
 class TopKConfig(Settings):
@@ -15,18 +46,29 @@ class TopKConfig(Settings):
 
 
 class DenseConfig(Settings):
-    """All log-probabilities, as float16."""
+    """All log-probabilities, as float16 or in 8 bits."""
 
     type: Literal["dense"] = "dense"
+    bits: Literal[8, 16] = 16
 
 
-CodecConfig = Annotated[TopKConfig | DenseConfig, Field(discriminator="type")]
+class FeatureConfig(Settings):
+    """Activations of chosen layers instead of a distribution."""
+
+    type: Literal["feature"] = "feature"
+    layers: tuple[str, ...] = Field(min_length=1, description="module paths in the teacher, such as model.layers.3")
+    dtype: Literal["float16", "int8"] = "float16"
+
+
+CodecConfig = Annotated[
+    ThresholdConfig | SampledConfig | TopKConfig | DenseConfig | FeatureConfig, Field(discriminator="type")
+]
 
 
 class LabelsConfig(Settings):
     """The label store of a recipe."""
 
-    codec: CodecConfig = TopKConfig()
+    codec: CodecConfig | None = Field(default=None, description="default: threshold for text, dense for images")
     path: str | None = Field(
         default=None, description="the store; default RUN/labels; another run's finished store is reused"
     )
@@ -34,3 +76,6 @@ class LabelsConfig(Settings):
         default=512_000, ge=1, description="input bytes of one work unit (one shard), at least one sample"
     )
     max_attempts: int = Field(default=3, ge=1, description="attempts of a unit whose replica died")
+    probe_labels: int = Field(
+        default=16_384, ge=1, description="labels on which the codec is learnt and its fidelity measured"
+    )

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from kdcore.config.explain import explain
 from kdcore.config.recipe import Recipe
+from kdcore.config.urls import is_url
 from kdcore.errors import ConfigError
 
 __all__ = ["dump_recipe", "load_recipe", "parse_recipe", "require"]
@@ -71,7 +72,9 @@ def _override(tree: dict[str, Any], assignment: str) -> None:
 
 
 def _absolute(value: str, base: Path, must_exist: bool) -> str:
-    """`value` made absolute when it names something local; a hub name stays what it is."""
+    """`value` made absolute when it names something local; a hub name or a URL stays what it is."""
+    if is_url(value):
+        return value
     path = Path(value).expanduser()
     if path.is_absolute():
         return str(path)

@@ -9,6 +9,7 @@ from kdcore.config.data import DataConfig, PythonStdlibData, TextData
 from kdcore.config.labels import LabelsConfig
 from kdcore.config.models import ModelConfig, TeacherConfig
 from kdcore.config.training import TrainingConfig
+from kdcore.config.urls import check_url, is_url
 
 
 class ClusterConfig(Settings):
@@ -50,6 +51,8 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Recipe":
+        if self.labels.path is not None and is_url(self.labels.path):
+            check_url(self.labels.path)
         text = isinstance(self.data, TextData | PythonStdlibData)
         kind = "causal_lm" if text else "image_classifier"
         for role, model in (("teacher", self.teacher), ("student", self.student)):
@@ -65,6 +68,6 @@ class Recipe(Settings):
         return Path(self.runs) / self.name
 
     @property
-    def store_path(self) -> Path:
-        """The label store of this recipe."""
-        return Path(self.labels.path) if self.labels.path else self.run_dir / "labels"
+    def store_path(self) -> str:
+        """The label store of this recipe: a directory, or a URL such as s3://bucket/prefix."""
+        return self.labels.path or str(self.run_dir / "labels")

@@ -3,7 +3,10 @@
 from kdcore.labels.checks import check_logits
 from kdcore.labels.codec import Codec, Encoded, RowView, join
 from kdcore.labels.dense import DenseCodec
+from kdcore.labels.feature import FeatureCodec
 from kdcore.labels.registry import codec_from_spec
+from kdcore.labels.sampled import SampledCodec
+from kdcore.labels.sampling import label_seeds
 from kdcore.labels.soft_labels import (
     DenseLabels,
     FeatureLabels,
@@ -13,6 +16,7 @@ from kdcore.labels.soft_labels import (
     best_class,
     concat,
 )
+from kdcore.labels.threshold import ThresholdCodec
 from kdcore.labels.topk import TopKCodec
 
 __all__ = [
@@ -20,10 +24,13 @@ __all__ = [
     "DenseCodec",
     "DenseLabels",
     "Encoded",
+    "FeatureCodec",
     "FeatureLabels",
     "RowView",
+    "SampledCodec",
     "SoftLabels",
     "SparseLabels",
+    "ThresholdCodec",
     "TopKCodec",
     "TopKLabels",
     "best_class",
@@ -31,4 +38,5 @@ __all__ = [
     "codec_from_spec",
     "concat",
     "join",
+    "label_seeds",
 ]

@@ -1,8 +1,8 @@
 """Codec `dense`: all V log-probabilities, as float16 or in 8 bits.
 
 In 8 bits a log-probability l is kept as the byte round(53 sqrt(-l)), capped at 254; 255 is probability zero. The
-square root spends the steps where probabilities are large: a probability is off by at most 1.9 % at 1/e, 5 % at 1e-3 and
-8 % at 1e-9, the cap is at e^-23. Readers renormalise.
+square root spends the steps where probabilities are large: a probability is off by at most 1.9 % at 1/e, 5 % at 1e-3
+and 9 % at 1e-9, the cap is at e^-23. Readers renormalise.
 """
 
 from collections.abc import Mapping

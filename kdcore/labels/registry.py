@@ -1,30 +1,88 @@
-"""From a spec to the codec that wrote it."""
+"""From a spec, and what was learnt, to the codec that wrote a store."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from kdcore.errors import StoreError
+from kdcore.identity import digest_bytes
 from kdcore.labels.codec import Codec
+from kdcore.labels.coder import CoderModel
 from kdcore.labels.dense import DenseCodec
+from kdcore.labels.feature import FeatureCodec
+from kdcore.labels.sampled import SampledCodec
+from kdcore.labels.threshold import ThresholdCodec
 from kdcore.labels.topk import TopKCodec
 
 __all__ = ["codec_from_spec"]
 
-_KNOWN: dict[str, tuple[str, ...]] = {
+_FIELDS: dict[str, tuple[str, ...]] = {
     "topk": ("k", "num_classes"),
     "dense": ("bits", "num_classes"),
+    "threshold": ("coder", "draws", "num_classes", "seed"),
+    "sampled": ("coder", "draws", "num_classes", "seed"),
+    "feature": ("layers", "scales"),
 }
+_LEARNT = {"threshold": "coder", "sampled": "coder", "feature": "scales"}
 
 
 def codec_from_spec(spec: Mapping[str, Any], state: bytes | None = None) -> Codec:
     """The codec that wrote a store; StoreError if the spec is of an unknown type, malformed, or not of this state."""
     kind = spec.get("type")
-    fields = _KNOWN.get(kind) if isinstance(kind, str) else None
-    if fields is None:
-        raise StoreError(f"unknown codec {kind!r}: this version reads {sorted(_KNOWN)}; a newer kdcore wrote the store")
-    values: dict[str, Any] = {field: spec.get(field) for field in fields}
-    if set(spec) != {"type", *fields} or not all(type(value) is int and value > 0 for value in values.values()):
-        raise StoreError(f"codec '{kind}' takes positive integers {list(fields)}, the store says {dict(spec)}")
-    if kind == "topk" and spec["k"] > spec["num_classes"]:
+    if not isinstance(kind, str) or kind not in _FIELDS:
+        raise StoreError(f"unknown codec {kind!r}: this version reads {sorted(_FIELDS)}; a newer one wrote the store")
+    if set(spec) != {"type", *_FIELDS[kind]}:
+        raise StoreError(f"codec '{kind}' has exactly {list(_FIELDS[kind])}, the store says {dict(spec)}")
+    _check_numbers(spec)
+    _check_state(spec, state)
+    if kind == "topk":
+        return _topk(spec)
+    if kind == "dense":
+        if spec["bits"] not in (8, 16):
+            raise StoreError(f"codec 'dense' has 8 or 16 bits a class, the store says {dict(spec)}")
+        return DenseCodec(spec["num_classes"], spec["bits"])
+    if kind == "feature":
+        return FeatureCodec.with_state(_layers(spec), state)
+    return _counts(spec, state)
+
+
+def _check_numbers(spec: Mapping[str, Any]) -> None:
+    for name in ("k", "num_classes", "bits", "draws", "seed"):
+        if name in spec and (type(spec[name]) is not int or spec[name] < (name != "seed")):
+            raise StoreError(f"codec '{spec['type']}' takes a positive integer '{name}', the store says {dict(spec)}")
+
+
+def _check_state(spec: Mapping[str, Any], state: bytes | None) -> None:
+    wanted = spec.get(_LEARNT.get(spec["type"], ""))
+    found = None if state is None else digest_bytes(state)
+    if wanted != found:
+        raise StoreError(
+            f"codec '{spec['type']}' was written with learnt tables {wanted}, the store holds {found}: files of another "
+            "store were copied here, or the manifest was altered"
+        )
+
+
+def _topk(spec: Mapping[str, Any]) -> TopKCodec:
+    if spec["k"] > spec["num_classes"]:
         raise StoreError(f"codec 'topk' needs k <= num_classes, the store says {dict(spec)}")
-    return TopKCodec(**values) if kind == "topk" else DenseCodec(**values)
+    return TopKCodec(spec["k"], spec["num_classes"])
+
+
+def _layers(spec: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    layers = spec["layers"]
+    right = isinstance(layers, list) and len(layers) > 0
+    for layer in layers if right else []:
+        right = right and isinstance(layer, list) and [type(part) for part in layer] == [str, int] and layer[1] > 0
+    if not right:
+        raise StoreError(f"codec 'feature' has a list of [module path, width], the store says {dict(spec)}")
+    return tuple((name, width) for name, width in layers)
+
+
+def _counts(spec: Mapping[str, Any], state: bytes | None) -> Codec:
+    if state is None:
+        raise StoreError(f"codec '{spec['type']}' needs its learnt tables, which the store does not hold")
+    model = CoderModel.from_bytes(state)
+    if (model.draws, model.num_classes) != (spec["draws"], spec["num_classes"]):
+        raise StoreError(
+            f"the learnt tables are of {model.draws} draws over {model.num_classes} classes, the store says {dict(spec)}"
+        )
+    return (ThresholdCodec if spec["type"] == "threshold" else SampledCodec)(model, spec["seed"])

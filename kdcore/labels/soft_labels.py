@@ -134,9 +134,7 @@ class SparseLabels:
 
     def to(self, device: torch.device | str) -> "SparseLabels":
         """The same labels on `device`."""
-        return SparseLabels(
-            self.ids.to(device), self.weights.to(device), self.offsets.to(device), self.num_classes
-        )
+        return SparseLabels(self.ids.to(device), self.weights.to(device), self.offsets.to(device), self.num_classes)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,39 @@
+"""Is it a path or a URL? Only label stores may live at a URL, and a URL of ours never carries a secret."""
+
+import re
+
+from kdcore.errors import ConfigError
+
+__all__ = ["check_url", "is_url"]
+
+_URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
+
+
+def is_url(path: str) -> bool:
+    """Whether `path` is a URL, well formed or not, rather than a name in the file system."""
+    return "://" in path
+
+
+def check_url(url: str) -> tuple[str, str]:
+    """Scheme and path of SCHEME://BUCKET/PREFIX; ConfigError when it is malformed or embeds credentials.
+
+    The message never repeats the URL: what makes it wrong may be a secret.
+    """
+    match = _URL.fullmatch(url)
+    if match is None:
+        raise ConfigError(
+            "a store's URL is SCHEME://BUCKET/PREFIX, such as s3://bucket/labels, and nothing around it: set labels.path so"
+        )
+    scheme, rest = match.groups()
+    if "@" in rest or "?" in rest or "#" in rest or "://" in rest or "::" in rest:
+        raise ConfigError(
+            f"a store's URL is {scheme}://BUCKET/PREFIX and nothing else, this one has credentials or options in it "
+            f"('@', '?', '#' or '::'). Give credentials as the storage's own tools take them, in the environment or "
+            f"in their file, and set labels.path to bucket and prefix alone"
+        )
+    parts = rest.strip("/").split("/")
+    if not all(parts) or ".." in parts or "." in parts:
+        raise ConfigError(
+            f"a store's URL is {scheme}://BUCKET/PREFIX without empty parts, '.' or '..'; set labels.path so"
+        )
+    return scheme, "/".join(parts)

@@ -1,0 +1,105 @@
+"""Labels to words and back, a block of 128 labels at a time."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdcore.errors import LabelError
+from kdcore.labels.coder.compiled import compiled
+from kdcore.labels.coder.in_step import decode_in_step
+from kdcore.labels.coder.model import BLOCK_LABELS, CoderModel
+from kdcore.labels.coder.rans import encode_blocks
+from kdcore.labels.coder.symbols import Alphabet
+
+__all__ = ["Block", "Decoded", "decode", "encode"]
+
+# Room for this many entries is made at a time.
+_ROOM = 1 << 25
+
+Decoded = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""ids int64 [E], weights float32 [E], entries of each label int64 [N]."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some blocks of words: arrays over blocks, int64 [B]; `skip` labels are passed over, `take` are wanted."""
+
+    first_word: np.ndarray
+    num_words: np.ndarray
+    num_labels: np.ndarray
+    skip: np.ndarray
+    take: np.ndarray
+
+    def part(self, index: slice) -> "Block":
+        """Some of the blocks."""
+        return Block(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+
+def encode(
+    model: CoderModel,
+    ids: np.ndarray,
+    counts: np.ndarray,
+    entries: np.ndarray,
+    targets: np.ndarray | None,
+    num_labels: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Words uint16 [W] and words of each block int32 [B], for rows of `num_labels` int64 [R] labels.
+
+    A row begins a new block; each of its blocks but the last has 128 labels.
+    """
+    symbols = model.symbols(ids, counts, entries, targets)
+    sizes = [_block_sizes(int(count)) for count in num_labels]
+    labels = np.concatenate([np.empty(0, np.int64), *sizes])
+    per_block = np.diff(np.concatenate([[0], np.cumsum(symbols.per_label)])[np.concatenate([[0], np.cumsum(labels)])])
+    return encode_blocks(*model.pieces(symbols), per_block)
+
+
+def _block_sizes(num_labels: int) -> np.ndarray:
+    full, rest = divmod(num_labels, BLOCK_LABELS)
+    return np.array([BLOCK_LABELS] * full + [rest] * (rest > 0), np.int64)
+
+
+def decode(model: CoderModel, words: np.ndarray, blocks: Block, targets: np.ndarray) -> Decoded:
+    """The wanted labels of all blocks. `targets` int64 are the hard labels of every label of the blocks (-1: none).
+
+    LabelError when the words of a block are damaged.
+    """
+    step = max(1, _ROOM // (BLOCK_LABELS * min(model.draws, model.num_classes)))
+    ends = np.concatenate([[0], np.cumsum(blocks.num_labels)])
+    parts = []
+    for first in range(0, len(blocks.take), step):
+        some = slice(first, first + step)
+        stop = min(first + step, len(blocks.take))
+        parts.append(_decode(model, words, blocks.part(some), targets[ends[first] : ends[stop]]))
+    if len(parts) == 1:
+        return parts[0]
+    empty = np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)
+    ids, weights, entries = (np.concatenate(column) for column in zip(empty, *parts, strict=True))
+    return ids, weights, entries
+
+
+def _decode(model: CoderModel, words: np.ndarray, blocks: Block, targets: np.ndarray) -> Decoded:
+    fast = compiled()
+    if fast is None:
+        return decode_in_step(model, words, blocks, targets)
+    num_labels = int(blocks.take.sum())
+    room = int((blocks.skip + blocks.take).sum()) * min(model.draws, model.num_classes)
+    ids, weights = np.empty(room, np.int64), np.empty(room, np.float32)
+    entries = np.empty(num_labels, np.int64)
+    caps = (model.alphabet.target, Alphabet.TARGET_BUCKETS - 1, Alphabet.GAPS_LEFT, Alphabet.COUNTS_LEFT + 1)
+    found = fast.decode_blocks(
+        np.append(words, np.uint16(0)), blocks.first_word, blocks.num_words, blocks.num_labels, blocks.skip,
+        blocks.take, targets, model.draws, model.ids_by_rank, model.gap_contexts, model.count_contexts,
+        np.array(caps), model.symbols_by_slot, model.starts, ids, weights, entries,
+    )  # fmt: skip
+    if found < 0:
+        raise damaged(int(-1 - found))
+    return ids[:found], weights[:found], entries
+
+
+def damaged(block: int) -> LabelError:
+    """The error of a block whose words do not decode."""
+    return LabelError(
+        f"the coded labels of block {block} of this read do not decode: the shard was altered, or the tables in the "
+        "manifest are another store's; `kd store verify` says which"
+    )

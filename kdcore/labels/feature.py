@@ -1,0 +1,123 @@
+"""Codec `feature`: activations of chosen layers, as float16 or as int8 with one scale a channel.
+
+The scales come from a probe: the largest magnitude of each channel there, with a quarter more room. What still lies
+outside saturates; how much does is in the fidelity report.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from torch import Tensor
+
+from kdcore.errors import LabelError, StoreError
+from kdcore.identity import digest_bytes
+from kdcore.labels.codec import Encoded
+from kdcore.labels.fixed import FixedWidth
+from kdcore.labels.soft_labels import FeatureLabels
+
+__all__ = ["FeatureCodec", "Layers"]
+
+Layers = tuple[tuple[str, int], ...]
+"""Module path and width of each layer, in the order of their channels."""
+_ROOM = 1.25
+
+
+@dataclass(frozen=True)
+class FeatureCodec(FixedWidth):
+    """One column, `features` float16 or int8, all channels of a label side by side."""
+
+    layers: Layers
+    scales: np.ndarray | None = field(default=None, repr=False, compare=False)
+    """float32 [D]: what one step of int8 is worth; None keeps float16."""
+
+    @classmethod
+    def learn(cls, layers: Layers, probe: Tensor) -> "FeatureCodec":
+        """int8 with the scales of a probe [N, D]."""
+        _check_finite(probe)
+        largest = probe.abs().amax(0).float().cpu().numpy() * _ROOM / 127
+        return cls(layers, np.where(largest > 0, largest, 1.0).astype(np.float32))
+
+    @property
+    def name(self) -> str:
+        """`feature`."""
+        return "feature"
+
+    @property
+    def num_classes(self) -> int:
+        """0: features are not distributions."""
+        return 0
+
+    @property
+    def width(self) -> int:
+        """Channels of all layers."""
+        return sum(width for _, width in self.layers)
+
+    def state(self) -> bytes | None:
+        """The scales."""
+        return None if self.scales is None else save({"scales": self.scales})
+
+    @classmethod
+    def with_state(cls, layers: Layers, state: bytes | None) -> "FeatureCodec":
+        """The codec of stored scales; StoreError when they are not one positive number a channel."""
+        if state is None:
+            return cls(layers)
+        try:
+            scales = load(state)["scales"]
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise StoreError(f"the feature scales in the manifest cannot be read ({error}): restore it") from error
+        codec = cls(layers, scales)
+        if scales.shape != (codec.width,) or scales.dtype != np.float32 or not (scales > 0).all():
+            raise StoreError(f"{codec.width} positive feature scales are needed, the manifest has {scales.shape}")
+        return codec
+
+    def spec(self) -> dict[str, Any]:
+        """Type, layers with their widths, and the digest of the scales (null for float16)."""
+        state = self.state()
+        return {
+            "type": self.name,
+            "layers": [list(layer) for layer in self.layers],
+            "scales": None if state is None else digest_bytes(state),
+        }
+
+    def fields(self) -> list[pa.Field]:
+        """One flat list a row."""
+        return [pa.field("features", pa.list_(pa.float16() if self.scales is None else pa.int8()))]
+
+    def widths(self) -> dict[str, int]:
+        """D channels."""
+        return {"features": self.width}
+
+    def bytes_per_label(self) -> float:
+        """One or two bytes a channel."""
+        return float(self.width * (2 if self.scales is None else 1))
+
+    def encode(self, outputs: Tensor, seeds: np.ndarray) -> Encoded:
+        """Features [N, D], rounded to nearest; LabelError when they are not finite, or too large for float16."""
+        if outputs.ndim != 2 or outputs.shape[1] != self.width:
+            raise LabelError(f"features [N, {self.width}] of {list(self.layers)} are needed, got {list(outputs.shape)}")
+        _check_finite(outputs)
+        if self.scales is not None:
+            steps = outputs.float() / torch.from_numpy(self.scales).to(outputs.device)
+            return {"features": steps.round().clamp(-127, 127).to(torch.int8).cpu().numpy().ravel()}
+        halves = outputs.half()
+        if not bool(torch.isfinite(halves).all()):
+            raise LabelError("features above 65,504 do not fit float16: set labels.codec.dtype: int8")
+        return {"features": halves.cpu().numpy().ravel()}
+
+    def decode_columns(self, columns: Mapping[str, np.ndarray], num_labels: int) -> FeatureLabels:
+        """A flat column into features [N, D] float32."""
+        values = columns["features"].astype(np.float32).reshape(num_labels, self.width)
+        if self.scales is not None:
+            values *= self.scales
+        return FeatureLabels(torch.from_numpy(values), self.layers)
+
+
+def _check_finite(features: Tensor) -> None:
+    if not bool(torch.isfinite(features).all()):
+        raise LabelError("features must be finite, but the teacher gave NaN or infinity: set teacher.dtype: float32")

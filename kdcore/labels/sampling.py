@@ -1,0 +1,78 @@
+"""Random choices that depend on a label alone, and the draws of classes that both unbiased codecs make.
+
+Every random number of a label is a hash of its sample's key and its position, so that it does not matter which
+process, batch or window made the label.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdcore.labels.checks import row_chunks
+
+__all__ = ["draw_counts", "label_seeds", "uniforms"]
+
+# Cumulative sums run over blocks of classes, and then only inside the blocks that were hit: a sum over the whole
+# vocabulary in float64 costs more than the softmax.
+_BLOCK = 128
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def label_seeds(key: bytes, num_labels: int, seed: int = 0) -> np.ndarray:
+    """One seed for each label of a sample, uint64 [num_labels], from the store's seed and the sample's 16-byte key."""
+    low, high = np.frombuffer(key, np.dtype("<u8"))
+    with np.errstate(over="ignore"):
+        start = _mix(np.array([seed], np.uint64) + _GOLDEN) + high
+        return _mix(_mix(np.arange(num_labels, dtype=np.uint64) + start) ^ low)
+
+
+def uniforms(seeds: np.ndarray, num: int) -> np.ndarray:
+    """`num` numbers in [0, 1) for each seed, float64 [N, num]."""
+    with np.errstate(over="ignore"):
+        steps = _GOLDEN * np.arange(1, num + 1, dtype=np.uint64)
+        return (_mix(seeds[:, None] + steps) >> np.uint64(11)) * 2.0**-53
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """The splitmix64 finaliser: a bijection of uint64 that spreads every bit."""
+    with np.errstate(over="ignore"):
+        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def draw_counts(logits: Tensor, points: np.ndarray) -> dict[str, np.ndarray]:
+    """How many of a label's points fall on each class, where class i owns a piece of [0, 1) of length p_i.
+
+    `logits` [N, V] float, `points` float64 [N, D] in [0, 1), rising in each row. Returns the classes hit, `ids`
+    int32 [E], rising in each label, their `counts` uint16 [E], and `entries` int64 [N], classes hit of each label.
+    """
+    rows = [_hit(logits[part].float(), points[part]) for part in row_chunks(*logits.shape)]
+    hit = np.concatenate([np.empty((0, points.shape[1]), np.int32), *rows])
+    first = np.ones(hit.shape, bool)
+    first[:, 1:] = hit[:, 1:] != hit[:, :-1]
+    starts = np.flatnonzero(first)
+    counts = np.diff(np.append(starts, hit.size))
+    return {"ids": hit[first], "counts": counts.astype(np.uint16), "entries": first.sum(1)}
+
+
+def _hit(logits: Tensor, points: np.ndarray) -> np.ndarray:
+    """The class that each point falls on, int32 [n, D]."""
+    num_labels, num_classes = logits.shape
+    masses = (logits - logits.amax(1, keepdim=True)).exp_()
+    num_blocks = -(-num_classes // _BLOCK)
+    if num_classes % _BLOCK:
+        masses = torch.nn.functional.pad(masses, (0, num_blocks * _BLOCK - num_classes))
+    masses = masses.view(num_labels, num_blocks, _BLOCK)
+    ends = masses.sum(2).double().cumsum(1)
+    total = ends[:, -1:]
+    where = torch.from_numpy(points).to(logits.device) * total
+    where = torch.minimum(where, torch.nextafter(total, torch.zeros_like(total)))
+    block = torch.searchsorted(ends, where, right=True)
+    before = torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0.0)
+    inside = masses.gather(1, block[:, :, None].expand(-1, -1, _BLOCK)).double().cumsum(2)
+    # A block's float32 sum and its float64 sum differ in the last bits: no point may leave its block.
+    last = inside[:, :, -1]
+    place = torch.minimum(where - before, torch.nextafter(last, torch.zeros_like(last)))
+    offset = torch.searchsorted(inside, place[:, :, None].contiguous(), right=True).squeeze(2)
+    return (block * _BLOCK + offset).to(torch.int32).cpu().numpy()

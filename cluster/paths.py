@@ -5,6 +5,7 @@ from typing import Any
 
 from kdcore.config import Recipe
 from kdcore.config.models import TeacherImageConfig
+from kdcore.config.urls import is_url
 from kdcore.errors import TeacherError
 
 __all__ = ["absolute_paths", "with_fitted_teacher"]
@@ -16,7 +17,7 @@ def absolute_paths(recipe: Recipe) -> Recipe:
     """The recipe with the run directory, the store, and local paths of data and models made absolute."""
     values = _walk(recipe.model_dump())
     values["runs"] = str(Path(recipe.runs).absolute())
-    if recipe.labels.path is not None:
+    if recipe.labels.path is not None and not is_url(recipe.labels.path):
         values["labels"]["path"] = str(Path(recipe.labels.path).absolute())
     return Recipe.model_validate(values)
 

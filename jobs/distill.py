@@ -63,9 +63,10 @@ def _closing_words(recipe: "Recipe", run_dir: Path, arguments: list[str]) -> Non
 
 def _next_commands(recipe: "Recipe", run_dir: Path, arguments: list[str]) -> list[str]:
     """Three commands that work as printed: the labels, the student, the same recipe with one override."""
+    from kdcore.config.urls import is_url
     from kdcore.training.arms import plan_arms
 
-    store = os.path.relpath(recipe.store_path)
+    store = recipe.store_path if is_url(recipe.store_path) else os.path.relpath(recipe.store_path)
     student = os.path.relpath(plan_arms(recipe)[0].export_directory(recipe))
     load = "from kdcore import load_student as load"
     if recipe.student is not None and recipe.student.type == "causal_lm":

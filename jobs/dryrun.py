@@ -13,6 +13,7 @@ from kdcore.config.load import dump_recipe
 from kdcore.config.models import CausalLMConfig, ImageClassifierConfig, TeacherImageConfig, TeacherLMConfig
 from kdcore.config.recipe import Recipe
 from kdcore.config.training import TrainingConfig
+from kdcore.config.urls import is_url
 
 __all__ = ["Estimate", "estimate", "show"]
 
@@ -41,8 +42,9 @@ def show(recipe: Recipe) -> None:
     say(f"labelling      about {_minutes(found.label_seconds)} on {recipe.cluster.replicas} replica(s)")
     if recipe.training is not None:
         say(f"training       about {_minutes(found.train_seconds)} on {recipe.cluster.workers} worker(s), all arms")
-    free = shutil.disk_usage(_existing(recipe.store_path)).free
-    say(f"disk           {free / 1e9:,.1f} GB free" + (": NOT ENOUGH" if free < 1.1 * found.store_bytes else ""))
+    if not is_url(recipe.store_path):
+        free = shutil.disk_usage(_existing(Path(recipe.store_path))).free
+        say(f"disk           {free / 1e9:,.1f} GB free" + (": NOT ENOUGH" if free < 1.1 * found.store_bytes else ""))
     say("measured with a short probe on this machine; nothing was written")
 
 

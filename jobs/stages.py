@@ -38,13 +38,13 @@ def fit_teacher(recipe: Recipe) -> None:
             fit_on_ray(recipe, [arm])
 
 
-def label(recipe: Recipe) -> Path:
-    """The label store, made or continued; returns its directory."""
+def label(recipe: Recipe) -> str:
+    """The label store, made or continued; returns its directory or URL."""
     from cluster.labelling.run import label_store
 
     with stage(recipe.run_dir, "labels"):
         say("stage: label")
-        return Path(label_store(recipe))
+        return label_store(recipe)
 
 
 def train_arms(recipe: Recipe) -> None:

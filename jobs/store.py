@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["app", "info", "verify"]
 
 app = typer.Typer(help="Look at a label store, and prove it.", no_args_is_help=True, add_completion=False)
-StorePath = Annotated[str, typer.Argument(help="The store, a directory.", metavar="STORE")]
+StorePath = Annotated[str, typer.Argument(help="The store, a directory or a URL.", metavar="STORE")]
 _PROBLEMS = 1
 
 

@@ -14,10 +14,11 @@ def train(recipe: RecipeFile, overrides: Overrides = None) -> None:
     from kdcore.config.load import load_recipe, require
     from kdcore.errors import IncompleteStore
     from kdcore.runs import begin_run
+    from kdcore.store.manifest import is_finished
 
     checked = load_recipe(recipe, overrides or ())
     require(checked, "student", "training")
-    if checked.teacher is not None and not (checked.store_path / "manifest.json").exists():
+    if checked.teacher is not None and not is_finished(checked.store_path):
         raise IncompleteStore(
             f"training reads a finished label store, and '{checked.store_path}' is none: "
             f"run `kd precompute {recipe}` first, or set labels.path to a finished one"

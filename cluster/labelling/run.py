@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Any, Protocol
 
 from cluster.connect import cluster_session
@@ -21,6 +20,7 @@ from kdcore.errors import ConfigError
 from kdcore.identity import compare_identity
 from kdcore.store import (
     Receipt,
+    is_finished,
     load_manifest,
     open_for_writing,
     publish_manifest,
@@ -28,11 +28,10 @@ from kdcore.store import (
     read_journal,
     read_receipts,
 )
-from kdcore.store.layout import MANIFEST
 
 __all__ = ["PoolMaker", "label_store", "ray_pool"]
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class PoolMaker(Protocol):
@@ -59,8 +58,8 @@ def ray_pool(recipe: Recipe, replicas: int) -> Iterator[RayPool]:
             pool.stop()
 
 
-def label_store(recipe: Recipe, on_note: Callable[[str], None] = print, make_pool: PoolMaker = ray_pool) -> Path:
-    """Make the label store of a recipe's training split, or continue it; returns its path.
+def label_store(recipe: Recipe, on_note: Callable[[str], None] = print, make_pool: PoolMaker = ray_pool) -> str:
+    """Make the label store of a recipe's training split, or continue it; returns its path or URL.
 
     A finished store of the same identity is returned as it is. Raises IdentityMismatch when the store is another's,
     ResourceError when the cluster is too small, UnitFailed when a unit fails for good, and the replicas' own KDErrors.
@@ -91,7 +90,7 @@ class _Job:
 
         The teacher is loaded here to ask for its identity: it is faster than a cluster.
         """
-        if not (self.path / MANIFEST).exists():
+        if not is_finished(self.path):
             return False
         wanted = self._whole_identity(Replica(self.recipe.model_dump_json(), str(self.path)).identity())
         compare_identity(load_manifest(self.path).identity, wanted, what=f"the label store {self.path}")

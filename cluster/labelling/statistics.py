@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ _CANARY_LABELS = 20_000
 class Statistics:
     """Sums over the labels of the shards it was shown."""
 
-    store: Path
+    store: str
     kind: str
     codec: Codec
     labels: int = 0
@@ -33,7 +32,7 @@ class Statistics:
     negative_log_likelihood: float = 0.0
 
     @classmethod
-    def of(cls, store: Path, identity: Mapping[str, Any]) -> "Statistics":
+    def of(cls, store: str, identity: Mapping[str, Any]) -> "Statistics":
         """No labels seen yet."""
         return cls(store, identity["kind"], codec_from_spec(identity["codec"]))
 

@@ -143,9 +143,10 @@ def _size(model: nn.Module) -> dict[str, int]:
 
 def _store_sizes(recipe: Recipe) -> dict[str, Any] | None:
     """Rows, labels, codec and bytes per label by column of the run's store; None for a run without one."""
-    if recipe.teacher is None or not (recipe.store_path / "manifest.json").exists():
+    from kdcore.store import is_finished, open_store
+
+    if recipe.teacher is None or not is_finished(recipe.store_path):
         return None
-    from kdcore.store.reader import open_store
 
     store = open_store(recipe.store_path)
     columns = {name: round(float(size), 3) for name, size in store.bytes_per_label().items()}

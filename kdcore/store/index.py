@@ -1,16 +1,20 @@
-"""Where each row of a store lies: a few arrays in memory, built once from footers and offsets."""
+"""Where each row of a store lies: one Arrow file of its own, so that a store opens without opening its shards."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
 
 from kdcore.errors import CorruptShard
-from kdcore.store.schema import TOKEN_LOG_PROBS
-from kdcore.store.shard import Shard, list_offsets
+from kdcore.identity import KEY_BYTES, canonical_json
+from kdcore.labels import Codec
+from kdcore.store.place import Source
+from kdcore.store.schema import FORMAT, METADATA_KEY, TOKEN_LOG_PROBS
+from kdcore.store.shard import Shard, key_words, list_offsets, open_batches
+from kdcore.store.writer import Receipt
 
-__all__ = ["Index", "ShardPart", "build_index", "read_part"]
+__all__ = ["Index", "ShardPart", "build_index", "index_batch", "index_schema", "load_index", "read_part"]
 
 
 @dataclass(frozen=True)
@@ -25,10 +29,22 @@ class ShardPart:
     row: np.ndarray
     column_bytes: dict[str, int]
 
+    def differs(self, other: "ShardPart") -> str | None:
+        """The first array that is not equal, by its name."""
+        for entry in fields(self):
+            left, right = getattr(self, entry.name), getattr(other, entry.name)
+            if isinstance(left, np.ndarray) and not np.array_equal(left, right):
+                return entry.name
+        return None
+
 
 @dataclass(frozen=True)
 class Index:
-    """Arrays over all rows, in manifest order; `lengths` in tokens (0 for images), `targets` -1 where there is none."""
+    """Arrays over all rows, in manifest order: views of the index file.
+
+    `keys` uint64 [R, 2] (the 16 bytes), `lengths` in tokens (0 for images), `targets` -1 where there is none;
+    `first` int64 [shards + 1]: the rows of shard n are first[n] .. first[n + 1] - 1.
+    """
 
     keys: np.ndarray
     occurrences: np.ndarray
@@ -37,21 +53,34 @@ class Index:
     shard: np.ndarray
     batch: np.ndarray
     row: np.ndarray
-    column_bytes: dict[str, int]
+    first: np.ndarray
+
+    def part(self, number: int) -> ShardPart:
+        """The rows of one shard."""
+        rows = slice(int(self.first[number]), int(self.first[number + 1]))
+        return ShardPart(
+            self.keys[rows],
+            self.occurrences[rows],
+            self.lengths[rows],
+            self.targets[rows],
+            self.batch[rows],
+            self.row[rows],
+            {},
+        )
 
 
-def read_part(shard: Shard, widths: Mapping[str, int]) -> ShardPart:
+def read_part(shard: Shard, codec: Codec) -> ShardPart:
     """The index of one shard; CorruptShard when a row's columns do not fit its number of labels."""
     lengths = [_lengths(batch) for batch in shard.batches]
     for batch, tokens in zip(shard.batches, lengths, strict=True):
-        _check_widths(shard, batch, tokens, widths)
+        _check_fit(shard, batch, tokens, codec)
     return ShardPart(
         keys=shard.keys(),
-        occurrences=_joined([batch.column("occurrences").to_numpy() for batch in shard.batches], np.int64),
-        lengths=_joined(lengths, np.int64),
-        targets=_joined([_targets(batch) for batch in shard.batches], np.int64),
-        batch=_joined([np.full(batch.num_rows, number) for number, batch in enumerate(shard.batches)], np.int32),
-        row=_joined([np.arange(batch.num_rows) for batch in shard.batches], np.int32),
+        occurrences=_joined([batch.column("occurrences").to_numpy() for batch in shard.batches]),
+        lengths=_joined(lengths),
+        targets=_joined([_targets(batch) for batch in shard.batches]),
+        batch=_joined([np.full(batch.num_rows, number) for number, batch in enumerate(shard.batches)]),
+        row=_joined([np.arange(batch.num_rows) for batch in shard.batches]),
         column_bytes={
             entry.name: sum(batch.column(entry.name).nbytes for batch in shard.batches)
             for entry in (shard.batches[0].schema if shard.batches else [])
@@ -59,27 +88,68 @@ def read_part(shard: Shard, widths: Mapping[str, int]) -> ShardPart:
     )
 
 
-def build_index(parts: Sequence[ShardPart]) -> Index:
-    """Join the parts of all shards, in order."""
+def build_index(parts: Iterable[ShardPart], rows: int) -> tuple[Index, dict[str, int]]:
+    """Join the parts of all shards, in order, into arrays of `rows` rows; also the bytes of each column."""
+    names = ("occurrences", "lengths", "targets", "shard", "batch", "row")
+    keys, arrays = np.empty((rows, 2), np.uint64), {name: np.empty(rows, np.int32) for name in names}
     totals: dict[str, int] = {}
-    for part in parts:
+    first = [0]
+    for number, part in enumerate(parts):
+        here = slice(first[-1], first[-1] + len(part.row))
+        keys[here], arrays["shard"][here] = part.keys, number
+        for name in names:
+            if name != "shard":
+                arrays[name][here] = getattr(part, name)
         for name, size in part.column_bytes.items():
             totals[name] = totals.get(name, 0) + size
-    sizes = [len(part.row) for part in parts]
-    return Index(
-        keys=np.concatenate([np.empty((0, 2), np.uint64), *(part.keys for part in parts)]),
-        occurrences=_joined([part.occurrences for part in parts], np.int64),
-        lengths=_joined([part.lengths for part in parts], np.int64),
-        targets=_joined([part.targets for part in parts], np.int64),
-        shard=np.repeat(np.arange(len(parts), dtype=np.int32), sizes),
-        batch=_joined([part.batch for part in parts], np.int32),
-        row=_joined([part.row for part in parts], np.int32),
-        column_bytes=totals,
+        first.append(here.stop)
+    return Index(keys=keys, **arrays, first=np.array(first, np.int64)), totals
+
+
+_COLUMNS = {"occurrences": "occurrences", "length": "lengths", "target": "targets", "shard": "shard", "batch": "batch"}
+_COLUMNS["row"] = "row"
+
+
+def index_schema(kind: str, codec: Codec) -> pa.Schema:
+    """Columns of an index; its metadata is that of the shards, so that files of two stores are not mixed."""
+    columns = [pa.field("key", pa.binary(KEY_BYTES)), *(pa.field(name, pa.int32()) for name in _COLUMNS)]
+    metadata = {"format": FORMAT, "kind": kind, "codec": codec.spec(), "part": "index"}
+    return pa.schema(columns, metadata={METADATA_KEY: canonical_json(metadata).encode()})
+
+
+def index_batch(index: Index, schema: pa.Schema) -> pa.RecordBatch:
+    """All rows as one batch, so that its columns can be mapped whole."""
+    keys = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(KEY_BYTES), len(index.row), [None, pa.py_buffer(np.ascontiguousarray(index.keys))]
     )
+    return pa.record_batch([keys, *(pa.array(getattr(index, name)) for name in _COLUMNS.values())], schema=schema)
 
 
-def _joined(parts: Sequence[np.ndarray], dtype: type[np.generic]) -> np.ndarray:
-    return np.concatenate([np.empty(0, dtype), *parts]).astype(dtype, copy=False)
+def load_index(source: Source, schema: pa.Schema, receipts: Sequence[Receipt], kind: str, where: str) -> Index:
+    """The index of a file whose digest was compared; CorruptShard when it contradicts the manifest."""
+    batches = open_batches(source.buffer, schema, where)
+    if len(batches) != 1:
+        raise CorruptShard(f"{where} must have one record batch, it has {len(batches)}")
+    arrays = {name: batches[0].column(column).to_numpy() for column, name in _COLUMNS.items()}
+    first = np.zeros(len(receipts) + 1, np.int64)
+    np.cumsum([receipt.rows for receipt in receipts], out=first[1:])
+    index = Index(keys=key_words(batches[0]), **arrays, first=first)
+    expected = np.repeat(np.arange(len(receipts), dtype=np.int32), np.diff(first))
+    if not np.array_equal(index.shard, expected):
+        raise CorruptShard(f"{where} must have the rows of every shard in the manifest's order, it does not")
+    labels = np.maximum(index.lengths - 1, 0) if kind == "text" else np.ones(len(index.row), np.int64)
+    found = np.bincount(index.shard, weights=labels, minlength=len(receipts)).astype(np.int64)
+    wrong = np.flatnonzero(found != np.array([receipt.labels for receipt in receipts], np.int64))
+    if len(wrong):
+        receipt = receipts[int(wrong[0])]
+        raise CorruptShard(
+            f"{where} counts {found[wrong[0]]} labels in {receipt.shard}, the manifest {receipt.labels}: one is altered"
+        )
+    return index
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.empty(0, np.int32), *parts]).astype(np.int32, copy=False)
 
 
 def _lengths(batch: pa.RecordBatch) -> np.ndarray:
@@ -94,13 +164,19 @@ def _targets(batch: pa.RecordBatch) -> np.ndarray:
     return batch.column("target").fill_null(-1).to_numpy(zero_copy_only=False)
 
 
-def _check_widths(shard: Shard, batch: pa.RecordBatch, tokens: np.ndarray, widths: Mapping[str, int]) -> None:
+def _check_fit(shard: Shard, batch: pa.RecordBatch, tokens: np.ndarray, codec: Codec) -> None:
     text = "tokens" in batch.schema.names
     labels = np.maximum(tokens - 1, 0) if text else np.ones(batch.num_rows, np.int64)
-    expected = {**widths, TOKEN_LOG_PROBS: 1} if text else dict(widths)
-    for column, width in expected.items():
-        wrong = np.flatnonzero(np.diff(list_offsets(batch, column)) != labels * width)
+    lengths = {entry.name: np.diff(list_offsets(batch, entry.name)).astype(np.int64) for entry in codec.fields()}
+    row = codec.misfit(lengths, labels)
+    if row is not None:
+        found = ", ".join(f"{count[row]} in '{name}'" for name, count in lengths.items())
+        raise CorruptShard(
+            f"{shard.path}: the columns of row {row} cannot hold its {labels[row]} labels; there are {found}"
+        )
+    if text:
+        wrong = np.flatnonzero(np.diff(list_offsets(batch, TOKEN_LOG_PROBS)) != labels)
         if len(wrong):
             raise CorruptShard(
-                f"{shard.path}: column '{column}' must hold {width} values per label, row {int(wrong[0])} does not"
+                f"{shard.path}: column '{TOKEN_LOG_PROBS}' must hold one value per label, row {int(wrong[0])} does not"
             )

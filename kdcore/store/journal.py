@@ -1,16 +1,19 @@
-"""Receipts of finished units, and the manifest that ends a store. Whatever is not in a manifest does not exist."""
+"""Receipts of finished units: the first of a unit counts, and only while its shard is there."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kdcore.errors import CorruptShard, StoreError
-from kdcore.store.layout import JOURNAL, check_unit, publish_file, shard_file
+from kdcore.store.layout import DATA, JOURNAL, check_shard, check_unit
+from kdcore.store.parallel import in_order
+from kdcore.store.places import Location, Place, open_place
 from kdcore.store.writer import Receipt
 
-__all__ = ["Journal", "publish_receipt", "read_journal", "read_receipts", "receipt_from_json"]
+__all__ = ["Journal", "from_json", "publish_receipt", "read_journal", "read_receipts", "receipt_from_json"]
+
+Record = TypeVar("Record")
 
 
 class Journal(dict[str, Receipt]):
@@ -21,91 +24,105 @@ class Journal(dict[str, Receipt]):
         self.notes: list[str] = []
 
 
-def publish_receipt(store_path: str | Path, receipt: Receipt) -> Receipt:
+def publish_receipt(store: Location, receipt: Receipt) -> Receipt:
     """Publish a receipt unless its unit has a valid one; returns the one that counts, which may be another's.
 
     First receipt wins, also between two jobs. A receipt whose shard is gone proves nothing and is replaced.
     """
-    store = Path(store_path)
-    path = _receipt_file(store, receipt.unit)
+    place = open_place(store)
+    name = f"{JOURNAL}/{check_unit(receipt.unit)}.json"
     content = (json.dumps(asdict(receipt), indent=2, sort_keys=True) + "\n").encode()
-    if publish_file(path, content):
+    if place.put_if_absent(name, content):
         return receipt
     try:
-        winner = _load(store, path)
+        winner = _load(place, name)
     except CorruptShard:
-        publish_file(path, content, replace=True)
+        place.put(name, content)
         return receipt
     if winner.unit_digest != receipt.unit_digest:
-        raise _cut_differently(store, receipt.unit)
+        raise _cut_differently(place, receipt.unit)
     return winner
 
 
-def read_receipts(store_path: str | Path, units: Mapping[str, str] | None = None) -> Journal:
+def read_receipts(store: Location, units: Mapping[str, str] | None = None) -> Journal:
     """The receipts whose shards are there in full size; the others become `notes`, their units are to be redone.
 
     `units` (unit id -> unit digest) is the plan: StoreError when a receipt is of a unit that was cut differently.
     """
-    store = Path(store_path)
+    place = open_place(store)
     journal = Journal()
-    for path in sorted((store / JOURNAL).glob("[!.]*.json")):
-        try:
-            receipt = _load(store, path)
-        except CorruptShard as error:
-            journal.notes.append(str(error))
+    names = sorted(name for name in place.sizes(JOURNAL) if _is_receipt(name))
+    there = place.sizes(DATA)
+    for found in in_order(lambda name: _try_load(place, name, there), names, place.threads):
+        if isinstance(found, CorruptShard):
+            journal.notes.append(str(found))
             continue
-        if units is not None and units.get(receipt.unit) != receipt.unit_digest:
-            raise _cut_differently(store, receipt.unit)
-        journal[receipt.unit] = receipt
+        if units is not None and units.get(found.unit) != found.unit_digest:
+            raise _cut_differently(place, found.unit)
+        journal[found.unit] = found
     return journal
 
 
-def read_journal(store_path: str | Path, units: Mapping[str, str]) -> Sequence[Receipt]:
+def read_journal(store: Location, units: Mapping[str, str]) -> Sequence[Receipt]:
     """The receipts of all units, in their order; StoreError while one is missing."""
-    receipts = read_receipts(store_path, units)
+    receipts = read_receipts(store, units)
     missing = [unit for unit in units if unit not in receipts]
     if missing:
-        raise StoreError(f"{len(missing)} of {len(units)} units have no valid receipt in {store_path}: {missing[:5]}")
+        raise StoreError(f"{len(missing)} of {len(units)} units have no valid receipt in {store}: {missing[:5]}")
     return [receipts[unit] for unit in units]
 
 
 def receipt_from_json(value: Any, where: str) -> Receipt:
     """A receipt of JSON with the right fields and types; CorruptShard names `where` otherwise."""
-    types = {field.name: field.type for field in fields(Receipt)}
-    if not isinstance(value, dict) or set(value) != set(types):
+    return from_json(Receipt, value, where)
+
+
+def from_json(kind: type[Record], value: Any, where: str) -> Record:
+    """A dataclass of texts and counts from JSON with exactly its fields; CorruptShard names `where` otherwise."""
+    types = _types(kind)
+    if not isinstance(value, dict) or value.keys() != types.keys():
         raise CorruptShard(f"{where} must have exactly the fields {sorted(types)}")
-    for name, kind in types.items():
-        if type(value[name]) is not kind or (kind is int and value[name] < 0):
+    for name, wanted in types.items():
+        if type(value[name]) is not wanted or (wanted is int and not 0 <= value[name] < 1 << 63):
             raise CorruptShard(f"{where}: field '{name}' is {value[name]!r}")
-    return Receipt(**value)
+    return kind(**value)
 
 
-def _receipt_file(store: Path, unit: str) -> Path:
-    return store / JOURNAL / f"{check_unit(unit)}.json"
+def _types(kind: Any) -> dict[str, Any]:
+    return {field.name: field.type for field in fields(kind)}
 
 
-def _load(store: Path, path: Path) -> Receipt:
-    """The receipt in a file, its shard present; CorruptShard otherwise."""
+def _is_receipt(name: str) -> bool:
+    return name.endswith(".json") and not name.startswith(f"{JOURNAL}/.")
+
+
+def _try_load(place: Place, name: str, there: Mapping[str, int]) -> Receipt | CorruptShard:
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CorruptShard(f"receipt {path} cannot be read: {error}") from error
-    receipt = receipt_from_json(value, f"receipt {path}")
-    if receipt.unit != path.stem:
-        raise CorruptShard(f"receipt {path} is of unit {receipt.unit!r}")
-    try:
-        shard = shard_file(store, receipt.shard)
+        return _load(place, name, there)
     except CorruptShard as error:
-        raise CorruptShard(f"receipt {path}: {error}") from error
-    size = shard.stat().st_size if shard.is_file() else -1
+        return error
+
+
+def _load(place: Place, name: str, there: Mapping[str, int] | None = None) -> Receipt:
+    """The receipt in a file, its shard present (among `there`, where that is known); CorruptShard otherwise."""
+    where = f"receipt {place.where(name)}"
+    try:
+        value = json.loads(place.read(name))
+    except (FileNotFoundError, ValueError) as error:
+        raise CorruptShard(f"{where} cannot be read: {error}") from error
+    receipt = receipt_from_json(value, where)
+    if f"{JOURNAL}/{receipt.unit}.json" != name:
+        raise CorruptShard(f"{where} is of unit {receipt.unit!r}")
+    check_shard(receipt.shard, where)
+    size = place.size(receipt.shard) if there is None else there.get(receipt.shard)
     if size != receipt.bytes:
-        found = "is missing" if size < 0 else f"has {size} bytes"
-        raise CorruptShard(f"receipt {path} promises {receipt.bytes} bytes in {shard}, which {found}")
+        found = "is missing" if size is None else f"has {size} bytes"
+        raise CorruptShard(f"{where} promises {receipt.bytes} bytes in {place.where(receipt.shard)}, which {found}")
     return receipt
 
 
-def _cut_differently(store: Path, unit: str) -> StoreError:
+def _cut_differently(place: Place, unit: str) -> StoreError:
     return StoreError(
-        f"{unit} of {store} was cut differently: its receipt is of other samples than the plan's. Set "
+        f"{unit} of {place} was cut differently: its receipt is of other samples than the plan's. Set "
         f"labels.unit_bytes and the data back to what the store was begun with, or set labels.path to a new directory"
     )

@@ -1,36 +1,57 @@
-"""The manifest: the only proof that a store is complete. Published last, whole, once."""
+"""The manifest: the only proof that a store is complete."""
 
+import base64
+import binascii
 import json
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
 
-from kdcore.errors import CorruptShard, IncompleteStore, StoreError
-from kdcore.identity import compare_identity, digest_json
-from kdcore.labels import codec_from_spec
-from kdcore.store.card import dataset_card
-from kdcore.store.journal import receipt_from_json
-from kdcore.store.layout import CARD, MANIFEST, publish_file
-from kdcore.store.schema import FORMAT, store_schema
-from kdcore.store.shard import Shard
+from kdcore.errors import CorruptShard, IncompleteStore
+from kdcore.identity import digest_json
+from kdcore.labels import Codec, codec_from_spec
+from kdcore.store.journal import from_json, receipt_from_json
+from kdcore.store.layout import MANIFEST, check_index, check_shard
+from kdcore.store.places import Location, open_place
+from kdcore.store.schema import FORMAT, check_format, store_schema
 from kdcore.store.writer import Receipt
 
-__all__ = ["Manifest", "load_manifest", "publish_manifest"]
+__all__ = ["IndexFile", "Manifest", "is_finished", "load_manifest", "manifest_text"]
 
 _KINDS = ("text", "image")
+_FIELDS = frozenset(
+    {
+        *("format", "created", "rows", "labels", "bytes", "identity", "codec_state", "index", "columns", "shards"),
+        *("extra",),
+    }
+)
+
+
+@dataclass(frozen=True)
+class IndexFile:
+    """The store's index: its file at the root, its bytes and digest."""
+
+    file: str
+    bytes: int
+    digest: str
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a finished store holds; `extra` carries statistics and what the codec loses on a probe."""
+    """What a finished store holds; `extra` carries statistics and what the codec loses on a probe.
+
+    `columns` are the bytes of each column over all shards; `codec_state` is what the codec learnt on a probe.
+    """
 
     identity: dict[str, Any]
     shards: tuple[Receipt, ...]
     created: str
+    index: IndexFile
+    columns: dict[str, int]
+    codec_state: bytes | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -43,23 +64,32 @@ class Manifest:
         """The codec's spec."""
         return self.identity["codec"]
 
-    @property
+    @cached_property
     def num_rows(self) -> int:
         """Samples."""
         return sum(shard.rows for shard in self.shards)
 
-    @property
+    @cached_property
     def num_labels(self) -> int:
         """Soft labels."""
         return sum(shard.labels for shard in self.shards)
 
-    @property
+    @cached_property
     def num_bytes(self) -> int:
         """Bytes of all shards."""
         return sum(shard.bytes for shard in self.shards)
 
+    def make_codec(self) -> Codec:
+        """The codec that wrote the labels."""
+        return codec_from_spec(self.codec, self.codec_state)
+
+    def schema(self, codec: Codec) -> pa.Schema:
+        """What every shard's schema is."""
+        return store_schema(self.kind, codec, self.identity.get("vocabulary"))
+
     def to_json(self) -> dict[str, Any]:
         """The file's content, with a digest over the rest of it."""
+        state = None if self.codec_state is None else base64.b64encode(self.codec_state).decode()
         value = {
             "format": FORMAT,
             "created": self.created,
@@ -67,88 +97,113 @@ class Manifest:
             "labels": self.num_labels,
             "bytes": self.num_bytes,
             "identity": self.identity,
-            "shards": [asdict(shard) for shard in self.shards],
+            "codec_state": state,
+            "index": asdict(self.index),
+            "columns": self.columns,
+            "shards": [vars(shard) for shard in self.shards],
             "extra": self.extra,
         }
         return {**value, "digest": digest_json(value)}
 
 
-def publish_manifest(
-    store_path: str | Path,
-    identity: Mapping[str, Any],
-    receipts: Sequence[Receipt],
-    extra: Mapping[str, Any] | None = None,
-) -> Manifest:
-    """Finish a store: open every shard, refuse a key that two rows share, write the card, then the manifest.
+def manifest_text(value: Mapping[str, Any]) -> bytes:
+    """The manifest's JSON as it is written: a line for each field and for each shard, readable by a person."""
 
-    Of two jobs that finish the same store, the first one's manifest counts and is returned.
-    """
-    store = Path(store_path)
-    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    # Through JSON, so that what is digested is what is read back.
-    plain = json.loads(json.dumps({"identity": identity, "extra": extra or {}}, allow_nan=False))
-    manifest = _checked(Manifest(plain["identity"], tuple(receipts), created, plain["extra"]), str(store))
-    if len({receipt.unit for receipt in receipts}) != len(receipts):
-        raise StoreError(f"every unit may be in the manifest of {store} once, some are there twice")
-    _refuse_duplicate_keys(store, manifest)
-    publish_file(store / CARD, dataset_card(manifest.to_json()).encode(), replace=True)
-    content = json.dumps(manifest.to_json(), indent=1, sort_keys=True, ensure_ascii=False)
-    if publish_file(store / MANIFEST, content.encode()):
-        return manifest
-    winner = load_manifest(store)
-    compare_identity(winner.identity, manifest.identity, what=f"the label store {store}")
-    publish_file(store / CARD, dataset_card(winner.to_json()).encode(), replace=True)
-    return winner
+    def compact(item: Any) -> str:
+        return json.dumps(item, sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+    def of(name: str, item: Any) -> str:
+        if name == "shards":
+            return "[\n  " + ",\n  ".join(map(compact, item)) + "\n ]" if item else "[]"
+        return compact(item)
+
+    lines = [f" {compact(name)}: {of(name, value[name])}" for name in sorted(value)]
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
-def _refuse_duplicate_keys(store: Path, manifest: Manifest) -> None:
-    schema = store_schema(manifest.kind, codec_from_spec(manifest.codec), manifest.identity.get("vocabulary"))
-    parts: list[np.ndarray] = []
-    for receipt in manifest.shards:
-        parts.append(Shard(store, receipt, schema).keys())
-    keys = np.concatenate(parts) if parts else np.empty((0, 2), np.uint64)
-    _, first, counts = np.unique(keys, axis=0, return_index=True, return_counts=True)
-    if (counts > 1).any():
-        key = keys[first[counts > 1][0]].tobytes().hex()
-        raise StoreError(
-            f"a sample may be labelled once in a store, but {int((counts > 1).sum())} keys of {store} occur in several "
-            f"rows (first: {key}): its units were planned from different inputs; label into a new path"
-        )
+def is_finished(store: Location) -> bool:
+    """Whether there is a manifest, whatever it says."""
+    return open_place(store).size(MANIFEST) is not None
 
 
-def load_manifest(store_path: str | Path) -> Manifest:
+def load_manifest(store: Location) -> Manifest:
     """IncompleteStore when there is none, CorruptShard when it is damaged or not ours."""
-    path = Path(store_path) / MANIFEST
+    place = open_place(store)
+    where = place.where(MANIFEST)
     try:
-        value = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError) as error:
+        value = json.loads(place.read(MANIFEST))
+    except FileNotFoundError as error:
         raise IncompleteStore(
-            f"{store_path} has no {MANIFEST}: it was never finished, or it is not a label store. Run `kd precompute` "
+            f"{place} has no {MANIFEST}: it was never finished, or it is not a label store. Run `kd precompute` "
             f"again, it continues where it stopped; or check labels.path"
         ) from error
-    except (OSError, ValueError) as error:
-        raise CorruptShard(f"{path} cannot be read ({error}): restore it from a copy, or label anew") from error
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
-        found = value.get("format") if isinstance(value, dict) else type(value).__name__
-        raise CorruptShard(f"{path} must be of format {FORMAT}, got {found!r}: another version of kdcore wrote it")
-    if value.pop("digest", None) != digest_json(value):
-        raise CorruptShard(f"{path} does not match its own digest: it was altered; restore it from a copy")
-    return _parse(value, str(path))
+    except (ValueError, RecursionError) as error:
+        raise CorruptShard(f"{where} cannot be read ({error}): restore it from a copy, or label anew") from error
+    check_format(value, where)
+    digest = value.pop("digest", None)
+    if digest != _digest(value, where):
+        raise CorruptShard(f"{where} does not match its own digest: it was altered; restore it from a copy")
+    return _parse(value, where)
+
+
+def _digest(value: Any, where: str) -> str:
+    try:
+        return digest_json(value)
+    except ValueError as error:  # NaN, or half a surrogate pair
+        raise CorruptShard(f"{where} cannot be digested ({error}): it was altered; restore it from a copy") from error
 
 
 def _parse(value: dict[str, Any], where: str) -> Manifest:
-    shards, extra = value.get("shards"), value.get("extra")
-    if not isinstance(shards, list) or not isinstance(extra, dict):
-        raise CorruptShard(f"{where} needs a list `shards` and an object `extra`")
+    if set(value) != _FIELDS:
+        raise CorruptShard(f"{where} must have the fields {sorted(_FIELDS)}, it has {sorted(value)}")
+    shards, extra, columns = value["shards"], value["extra"], value["columns"]
+    if not isinstance(shards, list) or not isinstance(extra, dict) or not isinstance(value["created"], str):
+        raise CorruptShard(f"{where} needs a list `shards`, an object `extra` and a text `created`")
+    if not isinstance(columns, dict) or not all(type(size) is int and size >= 0 for size in columns.values()):
+        raise CorruptShard(f"{where} needs an object `columns` of byte counts, it has {str(columns)[:80]}")
     receipts = tuple(receipt_from_json(shard, f"a shard of {where}") for shard in shards)
-    return _checked(Manifest(value.get("identity", {}), receipts, str(value.get("created")), extra), where)
+    index = from_json(IndexFile, value["index"], f"`index` of {where}")
+    check_index(index.file, where)
+    state = _state(value["codec_state"], where)
+    manifest = check_manifest(
+        Manifest(value["identity"], receipts, value["created"], index, columns, state, extra), where
+    )
+    for name, sum_of in (("rows", manifest.num_rows), ("labels", manifest.num_labels), ("bytes", manifest.num_bytes)):
+        if value[name] != sum_of:
+            raise CorruptShard(f"{where} says {value[name]!r} {name}, its shards have {sum_of}: it was altered")
+    return manifest
 
 
-def _checked(manifest: Manifest, where: str) -> Manifest:
+def _state(text: Any, where: str) -> bytes | None:
+    if text is None:
+        return None
+    try:
+        return base64.b64decode(text, validate=True)
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise CorruptShard(f"`codec_state` of {where} must be base64 or null: {error}") from error
+
+
+def check_manifest(manifest: Manifest, where: str) -> Manifest:
+    """The manifest, when its identity has what reading needs and every shard is in it once."""
     identity = manifest.identity
     if not isinstance(identity, dict) or identity.get("kind") not in _KINDS:
         raise CorruptShard(f"the identity in {where} needs a `kind`, one of {_KINDS}")
     if not isinstance(identity.get("codec"), dict):
         raise CorruptShard(f"the identity in {where} needs an object `codec`")
-    codec_from_spec(identity["codec"])
+    vocabulary = identity.get("vocabulary")
+    if vocabulary is not None and (type(vocabulary) is not int or vocabulary < 1):
+        raise CorruptShard(f"`vocabulary` of the identity in {where} must be a positive integer, it is {vocabulary!r}")
+    for name in ("unit", "shard"):
+        _refuse_twice([getattr(receipt, name) for receipt in manifest.shards], name, where)
+    for receipt in manifest.shards:
+        check_shard(receipt.shard, where)
+    manifest.make_codec()
     return manifest
+
+
+def _refuse_twice(values: list[str], name: str, where: str) -> None:
+    if len(set(values)) == len(values):
+        return
+    seen: set[str] = set()
+    twice = next(value for value in values if value in seen or seen.add(value))
+    raise CorruptShard(f"every {name} may be in {where} once, but {twice!r} is there twice")

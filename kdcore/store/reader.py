@@ -1,69 +1,78 @@
 """Open a finished store and read soft labels from it, by row or by key, without copying shards into memory."""
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from kdcore.errors import MissingLabels, StoreError
+from kdcore.errors import CorruptShard, MissingLabels, StoreError
 from kdcore.identity import compare_identity
-from kdcore.labels import Codec, SoftLabels, codec_from_spec
-from kdcore.store.index import Index, build_index, read_part
+from kdcore.labels import Codec, RowView, SoftLabels
+from kdcore.store.index import Index, read_part
+from kdcore.store.keys import KeyTable
 from kdcore.store.manifest import Manifest, load_manifest
-from kdcore.store.schema import TOKEN_LOG_PROBS, store_schema
-from kdcore.store.shard import Shard, list_offsets, list_values
-from kdcore.store.verify import check_digest
+from kdcore.store.opening import check_sizes, open_index
+from kdcore.store.order import share_of
+from kdcore.store.places import Location, Place, open_place
+from kdcore.store.schema import TOKEN_LOG_PROBS
+from kdcore.store.shard import Shard
+from kdcore.store.verify import check_digests
+from kdcore.store.views import Columns, column_views, row_view
 
 __all__ = ["LabelStore", "Verify", "open_store"]
 
 Verify = Literal["quick", "full"]
-# Mapped shards kept open at once; each costs one file descriptor.
-_OPEN_SHARDS = 256
+# Mapped shards kept open at once; each costs two file descriptors.
+_OPEN_SHARDS = 192
 Indices = Sequence[int] | np.ndarray
 """Integers, one per slice."""
-_Columns = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def open_store(
-    path: str | Path, identity: Mapping[str, Any] | None = None, verify: Verify = "quick", ignore: Sequence[str] = ()
+    path: Location, identity: Mapping[str, Any] | None = None, verify: Verify = "quick", ignore: Sequence[str] = ()
 ) -> "LabelStore":
     """Open a finished store. IncompleteStore without a manifest, CorruptShard for damage, IdentityMismatch for another.
 
-    `quick` checks the manifest's digest, the size, footer, schema and counts of every shard; `full` reads every byte
-    and compares digests too. `identity` is the one asked for; package versions and the paths in `ignore` may differ.
+    `quick` checks the digests of manifest and index, and the size of every shard; a shard's footer, schema, counts
+    and offsets are checked when it is first touched. `full` reads every byte and compares digests too. `identity` is
+    the one asked for; package versions and the paths in `ignore` may differ.
     """
     if verify not in ("quick", "full"):
         raise StoreError(f"verify must be 'quick' or 'full', got {verify!r}")
-    store = Path(path)
-    manifest = load_manifest(store)
+    place = open_place(path)
+    manifest = load_manifest(place)
     if identity is not None:
-        compare_identity(manifest.identity, identity, ("versions", *ignore), what=f"the label store {store}")
+        compare_identity(manifest.identity, identity, ("versions", *ignore), what=f"the label store {place}")
+    check_sizes(place, manifest)
     if verify == "full":
-        for receipt in manifest.shards:
-            check_digest(store, receipt)
-    return LabelStore(store, manifest)
+        check_digests(place, manifest)
+    return LabelStore(place, manifest)
 
 
 class LabelStore:
     """Random access to the soft labels of a store; rows are numbered 0 .. num_rows - 1 in manifest order."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path = path
+    def __init__(self, place: Place, manifest: Manifest) -> None:
+        self.place, self.path = place, place.url
         self.manifest = manifest
-        self.codec: Codec = codec_from_spec(manifest.codec)
-        self._schema = store_schema(manifest.kind, self.codec, manifest.identity.get("vocabulary"))
-        self._widths = self.codec.widths()
-        self._open: OrderedDict[int, tuple[Shard, list[_Columns]]] = OrderedDict()
-        self._index: Index = build_index([read_part(self._shard(n), self._widths) for n in range(len(manifest.shards))])
+        self.codec: Codec = manifest.make_codec()
+        self._schema = manifest.schema(self.codec)
+        self._open: OrderedDict[int, tuple[Shard, list[Columns]]] = OrderedDict()
+        self._index_file, self._rows = open_index(place, manifest, self.codec)
+
+    @property
+    def _index(self) -> Index:
+        """The index, while its file is as it was."""
+        self._index_file.check()
+        return self._rows
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_store, (str(self.path),)
+        return open_store, (self.place,)
 
     def __repr__(self) -> str:
-        return f"LabelStore({str(self.path)!r}, {self.kind}, rows={self.num_rows}, labels={self.num_labels})"
+        return f"LabelStore({self.path!r}, {self.kind}, rows={self.num_rows}, labels={self.num_labels})"
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -77,7 +86,7 @@ class LabelStore:
 
     @property
     def num_classes(self) -> int:
-        """V."""
+        """V; 0 where the labels are not distributions."""
         return self.codec.num_classes
 
     @property
@@ -91,57 +100,77 @@ class LabelStore:
         return self.manifest.num_labels
 
     def keys(self) -> np.ndarray:
-        """The key (16 bytes) of each row, an object array of `bytes`."""
-        return np.array(list(self._row_of), dtype=object)
+        """The key (16 bytes) of each row, an object array of `bytes`; see `rows_of` for looking many up."""
+        raw = self._index.keys.tobytes()
+        keys = np.empty(self.num_rows, dtype=object)
+        keys[:] = [raw[start : start + 16] for start in range(0, len(raw), 16)]
+        return keys
 
     def occurrences(self) -> np.ndarray:
         """How often each row's sample occurs in the input, int64 [rows]."""
-        return self._index.occurrences
+        return self._index.occurrences.astype(np.int64)
 
     def num_tokens_per_row(self) -> np.ndarray:
         """Tokens T of each row, int64 [rows]; zeros in an image store."""
-        return self._index.lengths
+        return self._index.lengths.astype(np.int64)
 
     def num_labels_per_row(self) -> np.ndarray:
         """Labels of each row, int64 [rows]: T - 1 of a text, 1 of an image."""
-        return np.maximum(self._index.lengths - 1, 0) if self.kind == "text" else np.ones(self.num_rows, np.int64)
+        lengths = self.num_tokens_per_row()
+        return np.maximum(lengths - 1, 0) if self.kind == "text" else np.ones(self.num_rows, np.int64)
 
     def targets(self) -> np.ndarray:
         """The hard label of each image, int64 [rows]; -1 where there is none (and in a text store)."""
-        return self._index.targets
+        return self._index.targets.astype(np.int64)
 
     def bytes_per_label(self) -> dict[str, float]:
         """Bytes of each column, and of the whole files (`total`), over the number of labels."""
         labels = max(1, self.num_labels)
-        columns = {name: size / labels for name, size in self._index.column_bytes.items()}
+        columns = {name: size / labels for name, size in self.manifest.columns.items()}
         return {**columns, "total": self.manifest.num_bytes / labels}
 
+    def rows_for(
+        self, rank: int, world: int, worker: int = 0, workers: int = 1, seed: int | None = None, epoch: int = 0
+    ) -> np.ndarray:
+        """The rows of one worker of one rank, int64: disjoint, and complete over `world` ranks of `workers` each.
+
+        In manifest order without a seed, else in an order that is a function of (seed, epoch) alone. A rank's rows,
+        all its workers together, do not depend on `workers`. StoreError for a rank or worker that cannot be.
+        """
+        return share_of(self.num_rows, rank, world, worker, workers, seed, epoch)
+
     @cached_property
-    def _row_of(self) -> dict[bytes, int]:
-        raw = self._index.keys.tobytes()
-        return {raw[start : start + 16]: start // 16 for start in range(0, len(raw), 16)}
+    def _table(self) -> KeyTable:
+        return KeyTable(self._index.keys)
+
+    def rows_of(self, keys: Iterable[bytes]) -> np.ndarray:
+        """The row of each key, int64; MissingLabels if the store has none for one of them."""
+        listed = list(keys)
+        rows = self._table.find_all(listed)
+        missing = np.flatnonzero(rows < 0)
+        if len(missing):
+            raise MissingLabels(
+                f"sample {listed[int(missing[0])].hex()} has no label in {self.path} ({len(missing)} of {len(listed)} "
+                f"have none): the data changed since it was labelled. Set the data back, or label into a new path "
+                f"(labels.path)"
+            )
+        return rows
 
     def row_of(self, key: bytes) -> int:
         """The row of a sample's key; MissingLabels if the store has none."""
-        try:
-            return self._row_of[key]
-        except KeyError:
-            raise MissingLabels(
-                f"sample {key.hex()} has no label in {self.path}: the data changed since it was labelled. Set the data "
-                f"back, or label into a new path (labels.path)"
-            ) from None
+        return int(self.rows_of([key])[0])
 
     def __contains__(self, key: bytes) -> bool:
-        return key in self._row_of
+        return self._table.find(key) >= 0
 
     def tokens(self, row: int) -> np.ndarray:
         """Token ids of a text row, int64 [T]."""
-        return self._slice(row, "tokens", 0, int(self._index.lengths[row])).astype(np.int64)
+        return self._values(row, "tokens").astype(np.int64)
 
     def token_log_probs(self, row: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         """The teacher's log-probability of the actual next tokens, float32 [stop - start]."""
         stop = self._stop(row, stop)
-        return self._slice(row, TOKEN_LOG_PROBS, start, stop).astype(np.float32)
+        return self._values(row, TOKEN_LOG_PROBS)[start:stop].astype(np.float32)
 
     def name(self, row: int) -> str:
         """The name of the (first) sample of a row."""
@@ -157,19 +186,24 @@ class LabelStore:
         return self.labels(self.row_of(key))
 
     def labels_of(self, rows: Indices, starts: Indices, stops: Indices) -> SoftLabels:
-        """Labels of several row slices, one after the other, decoded at once."""
-        count = 0
-        parts: dict[str, list[np.ndarray]] = {column: [] for column in self._widths}
-        for row, start, stop in zip(rows, starts, stops, strict=True):
-            self._check_range(row, start, stop)
-            for column, width in self._widths.items():
-                parts[column].append(self._slice(row, column, start * width, stop * width))
-            count += stop - start
-        empty = {entry.name: entry.type.value_type.to_pandas_dtype() for entry in self.codec.fields()}
-        joined = {
-            column: np.concatenate(values) if values else np.empty(0, empty[column]) for column, values in parts.items()
-        }
-        return self.codec.decode(joined, int(count))
+        """Labels of several row slices, one after the other, decoded at once. IndexError outside of a row."""
+        views: list[RowView] = []
+        begins, ends = np.asarray(starts).tolist(), np.asarray(stops).tolist()
+        num_rows = self.num_rows
+        for row, start, stop in zip(np.asarray(rows).tolist(), begins, ends, strict=True):
+            if not (0 <= row < num_rows and 0 <= start <= stop <= self._num_labels(row)):
+                raise IndexError(f"labels [{start}, {stop}) of row {row} are not in the store {self!r}")
+            views.append(self.row_view(row))
+        return self.codec.decode(views, begins, ends)
+
+    def row_view(self, row: int) -> RowView:
+        """The stored columns of a row, as views of the mapped file."""
+        columns, inner = self._columns(row), int(self._index.row[row])
+        return row_view(columns, inner, self._codec_columns, self._num_labels(row))
+
+    @cached_property
+    def _codec_columns(self) -> list[str]:
+        return [entry.name for entry in self.codec.fields()]
 
     def _stop(self, row: int, stop: int | None) -> int:
         return self._num_labels(row) if stop is None else stop
@@ -177,38 +211,35 @@ class LabelStore:
     def _num_labels(self, row: int) -> int:
         return max(0, int(self._index.lengths[row]) - 1) if self.kind == "text" else 1
 
-    def _check_range(self, row: int, start: int, stop: int) -> None:
-        if not (0 <= row < self.num_rows and 0 <= start <= stop <= self._num_labels(row)):
-            raise IndexError(f"labels [{start}, {stop}) of row {row} are not in the store {self!r}")
-
-    def _slice(self, row: int, column: str, start: int, stop: int) -> np.ndarray:
-        """Values of a column of a row, counted from the row's first; a view."""
+    def _values(self, row: int, column: str) -> np.ndarray:
+        """All values of a column of a row; a view."""
         offsets, values = self._columns(row)[column]
-        first = int(offsets[self._index.row[row]])
-        return values[first + start : first + stop]
+        inner = int(self._index.row[row])
+        return values[offsets[inner] : offsets[inner + 1]]
 
-    def _columns(self, row: int) -> _Columns:
+    def _columns(self, row: int) -> Columns:
         return self._opened(row)[1][int(self._index.batch[row])]
 
-    def _opened(self, row: int) -> tuple[Shard, list[_Columns]]:
+    def _opened(self, row: int) -> tuple[Shard, list[Columns]]:
         """The row's shard, mapped, with views of its columns; the shards used last stay open."""
         number = int(self._index.shard[row])
         if number not in self._open:
-            shard = self._shard(number)
-            self._open[number] = shard, [_views(batch, self._list_columns) for batch in shard.batches]
+            shard = self._checked(number)
+            self._open[number] = shard, [column_views(batch) for batch in shard.batches]
             if len(self._open) > _OPEN_SHARDS:
                 self._open.popitem(last=False)
         self._open.move_to_end(number)
-        return self._open[number]
+        found = self._open[number]
+        found[0].source.check()
+        return found
 
-    @cached_property
-    def _list_columns(self) -> list[str]:
-        text = ["tokens", TOKEN_LOG_PROBS] if self.kind == "text" else []
-        return [*self._widths, *text]
-
-    def _shard(self, number: int) -> Shard:
-        return Shard(self.path, self.manifest.shards[number], self._schema)
-
-
-def _views(batch: Any, columns: Sequence[str]) -> _Columns:
-    return {column: (list_offsets(batch, column), list_values(batch, column)) for column in columns}
+    def _checked(self, number: int) -> Shard:
+        """A shard that holds what the index says."""
+        shard = Shard(self.place, self.manifest.shards[number], self._schema)
+        contradiction = read_part(shard, self.codec).differs(self._index.part(number))
+        if contradiction is not None:
+            raise CorruptShard(
+                f"{shard.path} holds other {contradiction} than the store's index says: shards were swapped or "
+                f"replaced; `kd store verify {self.path}` says which. Restore them from a copy"
+            )
+        return shard

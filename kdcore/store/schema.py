@@ -14,9 +14,12 @@ from kdcore.labels import Codec
 
 __all__ = [
     "FORMAT",
+    "METADATA_KEY",
+    "TOKEN_LOG_PROBS",
     "Kind",
     "ShardRow",
     "batches_from_rows",
+    "check_format",
     "count_labels",
     "image_schema",
     "schema_metadata",
@@ -25,10 +28,10 @@ __all__ = [
     "token_dtype",
 ]
 
-FORMAT = 1
+FORMAT = 2
 Kind = Literal["text", "image"]
 TOKEN_LOG_PROBS = "token_log_probs"
-_METADATA_KEY = b"kdcore"
+METADATA_KEY = b"kdcore"
 _BATCH_BYTES = 32 << 20
 
 
@@ -85,18 +88,26 @@ def _schema(kind: Kind, codec: Codec, fields: Sequence[pa.Field]) -> pa.Schema:
         pa.field("occurrences", pa.int32()),
     ]
     metadata = {"format": FORMAT, "kind": kind, "codec": codec.spec()}
-    return pa.schema([*first, *fields], metadata={_METADATA_KEY: canonical_json(metadata).encode()})
+    return pa.schema([*first, *fields], metadata={METADATA_KEY: canonical_json(metadata).encode()})
 
 
 def schema_metadata(schema: pa.Schema) -> dict[str, Any]:
     """Format, kind and codec spec that a shard carries; CorruptShard if it carries none."""
-    raw = (schema.metadata or {}).get(_METADATA_KEY)
+    raw = (schema.metadata or {}).get(METADATA_KEY)
     if raw is None:
         raise CorruptShard("the file has no 'kdcore' entry in its schema metadata: not a shard of a label store")
     value = json.loads(raw)
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise CorruptShard(f"shard format must be {FORMAT}, got {value!r}: another version of kdcore wrote it")
+    check_format(value, "the schema of a shard")
     return value
+
+
+def check_format(value: Any, where: str) -> None:
+    """CorruptShard unless `value` is an object of this version's format."""
+    found = value.get("format") if isinstance(value, dict) else type(value).__name__
+    if found == 1:
+        raise CorruptShard(f"{where} is of format 1, which was never released and is not read: label into a new path")
+    if found != FORMAT:
+        raise CorruptShard(f"{where} must be of format {FORMAT}, got {found!r}: another version of kdcore wrote it")
 
 
 def count_labels(batch: pa.RecordBatch) -> int:

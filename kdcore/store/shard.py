@@ -1,90 +1,101 @@
-"""One shard, mapped: its record batches, and numpy views of their columns."""
-
-import json
-from pathlib import Path
+"""One shard, mapped and checked before anything in it is used."""
 
 import numpy as np
 import pyarrow as pa
 
-from kdcore.errors import CorruptShard, IdentityMismatch
+from kdcore.errors import CorruptShard, IdentityMismatch, KDError
 from kdcore.identity import canonical_json
-from kdcore.store.layout import shard_file
+from kdcore.store.layout import check_shard
+from kdcore.store.place import MappedFile, Source
+from kdcore.store.places import Location, Place, open_place
 from kdcore.store.schema import count_labels, schema_metadata
 from kdcore.store.writer import Receipt
 
-__all__ = ["Shard"]
+__all__ = ["Shard", "check_batch", "key_words", "list_offsets", "list_values", "open_batches"]
 
 
 class Shard:
-    """A mapped shard. Opening checks its size, footer, schema, counts and list offsets; not its digest."""
+    """A shard's batches. Opening checks its size, footer, schema, counts, offsets and texts; not its digest.
 
-    def __init__(self, store: Path, receipt: Receipt, schema: pa.Schema) -> None:
-        self.path = shard_file(store, receipt.shard)
+    With `keep`, what lies elsewhere is copied into the cache (its digest is compared then) and mapped from there;
+    without, it is read into memory for this one use. `source` are its bytes, where the caller has them already.
+    """
+
+    def __init__(
+        self, store: Location, receipt: Receipt, schema: pa.Schema, keep: bool = True, source: Source | None = None
+    ) -> None:
+        place = open_place(store)
+        self.path = place.where(check_shard(receipt.shard, str(place)))
         self.receipt = receipt
-        self._check_size()
-        self.batches = self._open(schema)
+        self.source: Source = source or _source(place, receipt, keep)
+        self.batches = open_batches(self.source.buffer, schema, self.path)
         rows, labels = sum(batch.num_rows for batch in self.batches), sum(map(count_labels, self.batches))
         if (rows, labels) != (receipt.rows, receipt.labels):
             raise CorruptShard(
                 f"{self.path} must hold {receipt.rows} rows and {receipt.labels} labels, it holds {rows} and {labels}"
             )
 
-    def _check_size(self) -> None:
-        if not self.path.is_file():
-            raise CorruptShard(
-                f"shard {self.path} is missing: restore it from a copy, or remove {self._manifest} and rerun"
-            )
-        size = self.path.stat().st_size
-        if size != self.receipt.bytes:
-            raise CorruptShard(
-                f"shard {self.path} must have {self.receipt.bytes} bytes, it has {size}: restore it from a copy, or "
-                f"remove {self._manifest} and label its unit again"
-            )
-
-    @property
-    def _manifest(self) -> Path:
-        return self.path.parent.parent / "manifest.json"
-
-    def _open(self, schema: pa.Schema) -> list[pa.RecordBatch]:
-        try:
-            reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
-            self._check_schema(reader.schema, schema)
-            batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
-            for batch in batches:
-                batch.validate()
-        except (pa.ArrowException, OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise CorruptShard(f"shard {self.path} is damaged: {error}") from error
-        for batch in batches:
-            self._check_batch(batch)
-        return batches
-
-    def _check_schema(self, found: pa.Schema, wanted: pa.Schema) -> None:
-        ours, theirs = schema_metadata(wanted), schema_metadata(found)
-        if ours != theirs:
-            raise IdentityMismatch(
-                f"{self.path} says it holds {canonical_json(theirs)}, its manifest says {canonical_json(ours)}: "
-                f"files of another store were copied here"
-            )
-        if not found.equals(wanted, check_metadata=False):
-            raise CorruptShard(
-                f"{self.path} must have the columns {wanted.names}, typed as its codec says; got {found}"
-            )
-
-    def _check_batch(self, batch: pa.RecordBatch) -> None:
-        """Offsets that rise within the values, and no nulls, so that every later slice is within bounds."""
-        for column, entry in zip(batch.columns, batch.schema, strict=True):
-            if column.null_count and entry.name != "target":
-                raise CorruptShard(f"{self.path}: column '{entry.name}' has nulls")
-            if pa.types.is_list(entry.type):
-                offsets = list_offsets(batch, entry.name)
-                falls = bool((np.diff(offsets) < 0).any())
-                if len(offsets) and (falls or offsets[0] < 0 or offsets[-1] > len(column.values)):
-                    raise CorruptShard(f"{self.path}: offsets of column '{entry.name}' are not valid")
-
     def keys(self) -> np.ndarray:
         """Keys [rows, 2] uint64 (the 16 bytes of each), a copy."""
-        parts = [_key_words(batch) for batch in self.batches]
-        return np.concatenate(parts) if parts else np.empty((0, 2), np.uint64)
+        return np.concatenate([np.empty((0, 2), np.uint64), *map(key_words, self.batches)])
+
+
+def _source(place: Place, receipt: Receipt, keep: bool) -> Source:
+    if not keep:
+        return place.load(receipt.shard, receipt.bytes)
+    path = place.local_file(receipt.shard, receipt.bytes, receipt.digest)
+    try:
+        return MappedFile(path, receipt.bytes)
+    except OSError as error:
+        raise CorruptShard(f"{path} cannot be read ({error}): restore it from a copy") from error
+
+
+def open_batches(buffer: pa.Buffer, schema: pa.Schema, where: str) -> list[pa.RecordBatch]:
+    """The record batches of an Arrow file of exactly this schema, views of `buffer`, safe to slice.
+
+    IdentityMismatch when its metadata says something else than the manifest, CorruptShard for damage.
+    """
+    try:
+        reader = pa.ipc.open_file(pa.BufferReader(buffer))
+        _check_schema(reader.schema, schema, where)
+        batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+        for batch in batches:
+            batch.validate(full=True)
+    except KDError:  # some of them are ValueErrors too
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CorruptShard(f"{where} is damaged: {error}") from error
+    for batch in batches:
+        check_batch(batch, where)
+    return batches
+
+
+def _check_schema(found: pa.Schema, wanted: pa.Schema, where: str) -> None:
+    ours, theirs = schema_metadata(wanted), schema_metadata(found)
+    if ours != theirs:
+        raise IdentityMismatch(
+            f"{where} says it holds {canonical_json(theirs)}, its manifest says {canonical_json(ours)}: "
+            f"files of another store were copied here"
+        )
+    if found.metadata != wanted.metadata or not found.equals(wanted, check_metadata=True):
+        raise CorruptShard(
+            f"{where} must have the columns {wanted.names}, typed as its codec says and without metadata of their own; "
+            f"got {found.to_string(show_field_metadata=False, show_schema_metadata=False)}"
+        )
+
+
+def check_batch(batch: pa.RecordBatch, where: str) -> None:
+    """Offsets that rise within the values, and no nulls, so that every later slice is within bounds."""
+    for column, entry in zip(batch.columns, batch.schema, strict=True):
+        if column.null_count and entry.name != "target":
+            raise CorruptShard(f"{where}: column '{entry.name}' has nulls")
+        if pa.types.is_list(entry.type):
+            offsets = list_offsets(batch, entry.name)
+            falls = bool((np.diff(offsets) < 0).any())
+            if len(offsets) and (falls or offsets[0] < 0 or offsets[-1] > len(column.values)):
+                raise CorruptShard(f"{where}: offsets of column '{entry.name}' are not valid")
+            if column.values.null_count:
+                raise CorruptShard(f"{where}: column '{entry.name}' has nulls in its lists")
 
 
 def list_offsets(batch: pa.RecordBatch, column: str) -> np.ndarray:
@@ -97,8 +108,8 @@ def list_values(batch: pa.RecordBatch, column: str) -> np.ndarray:
     return batch.column(column).values.to_numpy(zero_copy_only=True)
 
 
-def _key_words(batch: pa.RecordBatch) -> np.ndarray:
-    column = batch.column("key")
-    data = column.buffers()[1]
+def key_words(batch: pa.RecordBatch) -> np.ndarray:
+    """The 16-byte keys of a batch, uint64 [rows, 2], a copy."""
+    data = batch.column("key").buffers()[1]
     words = np.frombuffer(data, np.uint64, count=2 * batch.num_rows) if batch.num_rows else np.empty(0, np.uint64)
     return words.reshape(-1, 2).copy()

@@ -1,29 +1,36 @@
 """Prove a store, or say everything that is wrong with it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 
 import numpy as np
+import pyarrow as pa
 
 from kdcore.errors import CorruptShard, KDError
-from kdcore.identity import differences, digest_file
-from kdcore.labels import Codec, codec_from_spec
-from kdcore.store.index import ShardPart, build_index, read_part
-from kdcore.store.layout import shard_file
+from kdcore.identity import differences, new_hash
+from kdcore.labels import Codec, RowView
+from kdcore.store.index import Index, ShardPart, read_part
+from kdcore.store.keys import KeyTable
+from kdcore.store.layout import DATA, check_shard
 from kdcore.store.manifest import Manifest, load_manifest
-from kdcore.store.schema import store_schema
-from kdcore.store.shard import Shard, list_values
+from kdcore.store.opening import open_index
+from kdcore.store.parallel import in_order
+from kdcore.store.place import Place, Source, altered
+from kdcore.store.places import Location, open_place
+from kdcore.store.shard import Shard, list_offsets
+from kdcore.store.views import column_views, row_view
 from kdcore.store.writer import Receipt, read_identity
 
-__all__ = ["VerifyReport", "check_digest", "verify_store"]
+__all__ = ["VerifyReport", "check_digest", "check_digests", "verify_store"]
 
 Progress = Callable[[int, int], None]
+_PIECE_VALUES = 1 << 22
 
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What a verification found; `problems` is empty when the store is right."""
+    """What a verification found; `problems` is empty when the store is right. `notes` are no faults."""
 
     path: str
     full: bool
@@ -32,6 +39,7 @@ class VerifyReport:
     labels: int
     bytes: int
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -39,59 +47,125 @@ class VerifyReport:
         return not self.problems
 
 
-def check_digest(store: Path, receipt: Receipt) -> None:
-    """Read a shard whole; CorruptShard when its bytes are not those of its receipt."""
-    path = shard_file(store, receipt.shard)
-    try:
-        found = digest_file(path)
-    except OSError as error:
-        raise CorruptShard(f"shard {path} cannot be read ({error}): restore it from a copy") from error
-    if found != receipt.digest:
-        raise CorruptShard(
-            f"shard {path} was altered: its digest must be {receipt.digest}, it is {found}. Restore it from a copy, or "
-            f"remove it and manifest.json, and label its unit again"
-        )
+def check_digest(store: Location, receipt: Receipt, others: Sequence[Receipt] = ()) -> Source:
+    """Read a shard whole; CorruptShard when its bytes are not those of its receipt. Returns what it read.
+
+    When they are the bytes of one of `others`, the message says of which.
+    """
+    place = open_place(store)
+    source, where = place.load(check_shard(receipt.shard, str(place)), receipt.bytes), place.where(receipt.shard)
+    state = new_hash()
+    state.update(source.buffer)  # of a large buffer, without the interpreter's lock
+    found = state.hexdigest()
+    if found == receipt.digest:
+        return source
+    other = next((item.shard for item in others if item.digest == found), None)
+    if other is None:
+        raise altered(where, receipt.digest, found)
+    raise CorruptShard(
+        f"{where} has the bytes of {other}: the shards were swapped or doubled; restore them from a copy"
+    )
 
 
-def verify_store(path: str | Path, full: bool = True, progress: Progress | None = None) -> VerifyReport:
+def check_digests(store: Location, manifest: Manifest, threads: int | None = None) -> None:
+    """`check_digest` of all shards, in threads; the first that differs, in the manifest's order, is raised."""
+    place = open_place(store)
+    for _ in in_order(partial(check_digest, place), manifest.shards, threads or place.threads):
+        pass
+
+
+def verify_store(
+    path: Location, full: bool = True, progress: Progress | None = None, threads: int | None = None
+) -> VerifyReport:
     """Check every shard and go on after a problem; `full` also compares digests and decodes every label.
 
     `progress(done, total)` is called after each shard. Raises IncompleteStore or CorruptShard only for the manifest.
     """
-    store = Path(path)
-    manifest = load_manifest(store)
-    codec = codec_from_spec(manifest.codec)
-    problems = _identity_problems(store, manifest)
-    parts = []
-    for number, receipt in enumerate(manifest.shards):
-        try:
-            parts.append(_check_shard(store, manifest, receipt, codec, full))
-        except KDError as error:
-            problems.append(str(error))
+    place = open_place(path)
+    manifest = load_manifest(place)
+    codec = manifest.make_codec()
+    problems = _identity_problems(place, manifest)
+    index = _index_of(place, manifest, codec, problems)
+    check = partial(_check_shard, place, manifest, codec, full)
+    keys: list[np.ndarray] = []
+    total = len(manifest.shards)
+    for number, found in enumerate(in_order(check, manifest.shards, threads or place.threads)):
+        if isinstance(found, ShardPart):
+            keys.append(found.keys)
+            problems += _index_problems(place, manifest, index, number, found)
+        else:
+            problems.append(found)
         if progress is not None:
-            progress(number + 1, len(manifest.shards))
-    keys = build_index(parts).keys
-    repeated = len(keys) - len(np.unique(keys, axis=0))
+            progress(number + 1, total)
+    repeated = len(KeyTable(np.concatenate([np.empty((0, 2), np.uint64), *keys])).repeated())
     if repeated:
-        problems.append(f"{repeated} keys occur in several rows of {store}")
+        problems.append(f"{repeated} keys occur in several rows of {place}: a sample is labelled once in a store")
     return VerifyReport(
-        str(store), full, len(manifest.shards), manifest.num_rows, manifest.num_labels, manifest.num_bytes, problems
+        str(place),
+        full,
+        total,
+        manifest.num_rows,
+        manifest.num_labels,
+        manifest.num_bytes,
+        problems,
+        _notes(place, manifest),
     )
 
 
-def _identity_problems(store: Path, manifest: Manifest) -> list[str]:
+def _identity_problems(place: Place, manifest: Manifest) -> list[str]:
     try:
-        found = differences(read_identity(store), manifest.identity)
+        found = differences(read_identity(place), manifest.identity, ("versions",))
     except KDError as error:
         return [str(error)]
     return [f"identity.json and the manifest differ at {name}: {old!r}, {new!r}" for name, old, new in found]
 
 
-def _check_shard(store: Path, manifest: Manifest, receipt: Receipt, codec: Codec, full: bool) -> ShardPart:
-    if full:
-        check_digest(store, receipt)
-    shard = Shard(store, receipt, store_schema(manifest.kind, codec, manifest.identity.get("vocabulary")))
-    part = read_part(shard, codec.widths())
+def _index_of(place: Place, manifest: Manifest, codec: Codec, problems: list[str]) -> Index | None:
+    try:
+        return open_index(place, manifest, codec)[1]
+    except KDError as error:
+        problems.append(str(error))
+        return None
+
+
+def _index_problems(
+    place: Place, manifest: Manifest, index: Index | None, number: int, found: ShardPart
+) -> Sequence[str]:
+    contradiction = None if index is None else found.differs(index.part(number))
+    if index is None or contradiction is None:
+        return []
+    where = place.where(manifest.shards[number].shard)
+    if contradiction == "keys" and len(found.keys):
+        row = KeyTable(index.keys).find(found.keys[0].tobytes())
+        owner = int(index.shard[row]) if row >= 0 else number
+        if owner != number:
+            return [f"{where} holds the rows of {manifest.shards[owner].shard}: the shards were swapped or doubled"]
+    return [f"{where} and {manifest.index.file} differ in {contradiction}: one of them was altered or swapped"]
+
+
+def _notes(place: Place, manifest: Manifest) -> list[str]:
+    listed = {receipt.shard for receipt in manifest.shards}
+    extra = sorted(set(place.sizes(DATA)) - listed)
+    if not extra:
+        return []
+    return [
+        f"{len(extra)} files in {DATA}/ are not in the manifest and are ignored (first: {extra[0]}): losers of two "
+        f"attempts, or the last work of a killed job; `kd store gc` removes them"
+    ]
+
+
+def _check_shard(place: Place, manifest: Manifest, codec: Codec, full: bool, receipt: Receipt) -> ShardPart | str:
+    """The shard's part of the index, or what is wrong with it."""
+    try:
+        return _checked(place, manifest, codec, full, receipt)
+    except KDError as error:
+        return str(error)
+
+
+def _checked(place: Place, manifest: Manifest, codec: Codec, full: bool, receipt: Receipt) -> ShardPart:
+    source = check_digest(place, receipt, manifest.shards) if full else None
+    shard = Shard(place, receipt, manifest.schema(codec), keep=False, source=source)
+    part = read_part(shard, codec)
     if full:
         _check_values(shard, codec, manifest.identity.get("vocabulary") or codec.num_classes)
         _decode_all(shard, codec)
@@ -101,7 +175,7 @@ def _check_shard(store: Path, manifest: Manifest, receipt: Receipt, codec: Codec
 def _check_values(shard: Shard, codec: Codec, vocabulary: int) -> None:
     """Ids and counts are in their ranges; CorruptShard otherwise."""
     for batch in shard.batches:
-        bounds = {"occurrences": (1, 1 << 31), "target": (0, codec.num_classes)}
+        bounds = {"occurrences": (1, 1 << 31), "target": (0, codec.num_classes or 1 << 31)}
         ranges = [(name, batch.column(name), *bound) for name, bound in bounds.items() if name in batch.schema.names]
         if "tokens" in batch.schema.names:
             ranges.append(("tokens", batch.column("tokens").values, 0, vocabulary))
@@ -114,14 +188,37 @@ def _check_values(shard: Shard, codec: Codec, vocabulary: int) -> None:
 
 
 def _decode_all(shard: Shard, codec: Codec) -> None:
-    """Every label is a distribution over the codec's classes; LabelError otherwise."""
-    widths = codec.widths()
-    first, width = next(iter(widths.items()))
+    """Every label is one that the codec can have written; LabelError otherwise."""
+    for piece in _pieces(shard, codec):
+        views, starts, stops = zip(*piece, strict=True)
+        try:
+            codec.decode(views, starts, stops)
+        except KDError as error:
+            raise CorruptShard(f"{shard.path}: {error}") from error
+
+
+def _pieces(shard: Shard, codec: Codec) -> Iterator[list[tuple[RowView, int, int]]]:
+    """All labels of a shard, as slices of rows, few enough at a time to be decoded in bounded memory."""
+    names = [entry.name for entry in codec.fields()]
+    most = max(1, _PIECE_VALUES // max(1, codec.num_classes))
+    piece: list[tuple[RowView, int, int]] = []
+    room = most
     for batch in shard.batches:
-        columns = {name: list_values(batch, name) for name in widths}
-        count = len(columns[first]) // width
-        step = max(1, (1 << 22) // max(widths.values()))
-        for start in range(0, count, step):
-            stop = min(start + step, count)
-            part = {name: values[start * widths[name] : stop * widths[name]] for name, values in columns.items()}
-            codec.decode(part, stop - start)
+        columns = column_views(batch)
+        for row, num_labels in enumerate(_labels_per_row(batch)):
+            view = row_view(columns, row, names, num_labels)
+            for start in range(0, max(1, num_labels), most):
+                stop = min(start + most, num_labels)
+                if piece and room < stop - start:
+                    yield piece
+                    piece, room = [], most
+                piece.append((view, start, stop))
+                room -= stop - start
+    if piece:
+        yield piece
+
+
+def _labels_per_row(batch: pa.RecordBatch) -> list[int]:
+    if "tokens" not in batch.schema.names:
+        return [1] * batch.num_rows
+    return np.maximum(np.diff(list_offsets(batch, "tokens")) - 1, 0).tolist()

@@ -1,14 +1,15 @@
 """Small stores for tests of the store."""
 
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-from kdcore.config.labels import TopKConfig
 from kdcore.identity import sample_key_text
-from kdcore.labels import Codec, SoftLabels, make_codec
+from kdcore.labels import RowView, SoftLabels, TopKCodec
 from kdcore.store import (
+    Location,
     Receipt,
     ShardRow,
     batches_from_rows,
@@ -20,18 +21,19 @@ from kdcore.store import (
     write_shard,
 )
 
+Store = TypeVar("Store", str, Path)
 CLASSES = 50
 UNITS = {f"unit-{number:06d}": f"digest-{number}" for number in range(3)}
 
 
-def codec_of(k: int = 4) -> Codec:
-    return make_codec(TopKConfig(k=k), CLASSES)
+def codec_of(k: int = 4) -> TopKCodec:
+    return TopKCodec(k, CLASSES)
 
 
 def identity_of(kind: str = "text", **changes) -> dict:
     teacher = {"path": "models/x", "weights": "aa", "dtype": "float32"}
     identity = {
-        "format": 1,
+        "format": 2,
         "kind": kind,
         "teacher": teacher,
         "tokenizer": "t",
@@ -46,7 +48,8 @@ def row_of(unit: int, number: int, kind: str = "text") -> ShardRow:
     generator = torch.Generator().manual_seed(100 * unit + number)
     length = 1 if number == 0 else 5 + number + unit
     count = length - 1 if kind == "text" else 1
-    columns = codec_of().encode(torch.randn(count, CLASSES, generator=generator) * 3)
+    logits = torch.randn(count, CLASSES, generator=generator) * 3
+    columns = codec_of().encode(logits, np.zeros(count, np.uint64))
     key, name = sample_key_text(f"{unit}-{number}"), f"sample-{unit}-{number}"
     if kind == "image":
         return ShardRow(key, name, 1, columns, target=None if number == 0 else number)
@@ -57,21 +60,22 @@ def row_of(unit: int, number: int, kind: str = "text") -> ShardRow:
 def labels_of(row: ShardRow) -> SoftLabels:
     codec = codec_of()
     columns = {name: row.columns[name] for name in codec.widths()}
-    return codec.decode(columns, len(columns["tail_log_prob"]))
+    count = len(columns["tail_log_prob"])
+    return codec.decode([RowView(columns, count)], [0], [count])
 
 
 def rows_of(unit: int, kind: str = "text", count: int = 4) -> list[ShardRow]:
     return [row_of(unit, number, kind) for number in range(count)]
 
 
-def write_unit(store: Path, unit: int, kind: str = "text", rows: list[ShardRow] | None = None) -> Receipt:
+def write_unit(store: Location, unit: int, kind: str = "text", rows: list[ShardRow] | None = None) -> Receipt:
     schema = store_schema(kind, codec_of())
     batches = batches_from_rows(schema, rows_of(unit, kind) if rows is None else rows)
     name = list(UNITS)[unit]
     return write_shard(store, name, 0, schema, batches, unit_digest=UNITS[name])
 
 
-def make_store(store: Path, kind: str = "text") -> Path:
+def make_store(store: Store, kind: str = "text") -> Store:
     open_for_writing(store, identity_of(kind))
     for unit in range(len(UNITS)):
         publish_receipt(store, write_unit(store, unit, kind))

@@ -120,7 +120,7 @@ def test_paths_that_exist_become_absolute_and_hub_names_stay(tmp_path: Path) -> 
     assert dumped["data"]["path"] == str(tmp_path / "corpus/*.txt")
     assert dumped["teacher"]["path"] == str(tmp_path / "model")
     assert dumped["teacher"]["tokenizer"] == "somebody/tokenizer"
-    assert recipe.store_path == tmp_path / "elsewhere/labels"
+    assert recipe.store_path == str(tmp_path / "elsewhere/labels")
     assert recipe.run_dir == tmp_path / "runs" / "x"
 
 
@@ -153,3 +153,25 @@ def test_dump_and_load_are_inverse(steps: int, rate: float, seeds: list[int], k:
     }
     recipe = parse_recipe(tree)
     assert Recipe.model_validate(yaml.safe_load(dump_recipe(recipe))) == recipe
+
+
+def test_a_store_may_be_a_url_and_stays_one(tmp_path: Path) -> None:
+    from cluster.paths import absolute_paths
+
+    tree = {"name": "x", "data": {"type": "python_stdlib"}, "labels": {"path": "s3://bucket/pre/fix"}}
+    recipe = parse_recipe(tree, base=tmp_path)
+    assert recipe.store_path == "s3://bucket/pre/fix"
+    assert absolute_paths(recipe).store_path == "s3://bucket/pre/fix"
+    (tmp_path / "dumped.yaml").write_text(dump_recipe(recipe))
+    assert load_recipe(tmp_path / "dumped.yaml").store_path == "s3://bucket/pre/fix"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["s3://key:hunter2@bucket/x", "s3://bucket/x?secret=hunter2", "simplecache::s3://b/hunter2", "s3://b/../hunter2"],
+)
+def test_a_url_with_credentials_is_refused_without_repeating_them(path: str, tmp_path: Path) -> None:
+    tree = {"name": "x", "data": {"type": "python_stdlib"}, "labels": {"path": path}}
+    with pytest.raises(ConfigError, match=r"labels\.path") as caught:
+        parse_recipe(tree, base=tmp_path)
+    assert "hunter2" not in str(caught.value)

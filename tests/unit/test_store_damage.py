@@ -37,14 +37,15 @@ def _edit_manifest(path: Path, change, seal: bool = True) -> None:
 
 
 def _small(tmp_path: Path) -> tuple[Path, Receipt, bytes]:
-    store = open_for_writing(tmp_path / "small", identity_of())
+    store = tmp_path / "small"
+    open_for_writing(store, identity_of())
     receipt = write_unit(store, 0, rows=rows_of(0)[:2])
     return store, receipt, (store / receipt.shard).read_bytes()
 
 
 def _open_shard(store: Path, receipt: Receipt) -> None:
     codec = codec_of()
-    read_part(Shard(store, receipt, store_schema("text", codec)), codec.widths())
+    read_part(Shard(store, receipt, store_schema("text", codec)), codec)
 
 
 def test_truncation_at_every_byte_is_refused(tmp_path):
@@ -173,7 +174,7 @@ def test_an_identity_file_that_disagrees_is_reported(path):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda value: value.update(format=2),
+        lambda value: value.update(format=3),
         lambda value: value.update(shards={}),
         lambda value: value.update(identity=[]),
         lambda value: value.update(identity={}),

@@ -19,12 +19,13 @@ from kdcore.store import (
     verify_store,
     write_shard,
 )
-from kdcore.store.layout import publish_file
+from kdcore.store.place_local import LocalPlace
 
 
 @pytest.fixture
 def store(tmp_path):
-    return open_for_writing(tmp_path / "s", identity_of())
+    open_for_writing(tmp_path / "s", identity_of())
+    return tmp_path / "s"
 
 
 def _leftovers(store):
@@ -40,7 +41,7 @@ def _finish(store):
 
 def test_a_store_is_continued_by_the_same_identity_only(store):
     before = (store / "identity.json").read_bytes()
-    assert open_for_writing(store, identity_of(versions={"torch": "9"})) == store
+    assert open_for_writing(store, identity_of(versions={"torch": "9"})).url == str(store)
     assert (store / "identity.json").read_bytes() == before
     with pytest.raises(IdentityMismatch, match=r"numerics\.context: stored 128, wanted 256"):
         open_for_writing(store, identity_of(numerics={"context": 256}))
@@ -117,7 +118,8 @@ def test_a_killed_job_leaves_an_unfinished_store_that_continues(store):
     with pytest.raises(StoreError, match="2 of 3 units have no valid receipt"):
         read_journal(store, UNITS)
     assert list(read_receipts(store, UNITS)) == ["unit-000001"]
-    _finish(open_for_writing(store, identity_of()))
+    open_for_writing(store, identity_of())
+    _finish(store)
     opened = open_store(store, identity_of(), verify="full")
     assert sorted(opened.keys()) == sorted(row.key for unit in range(3) for row in rows_of(unit))
 
@@ -228,10 +230,10 @@ def test_unit_names_are_file_names(store, unit):
 
 
 def test_publishing_a_file_is_all_or_nothing(tmp_path):
-    path = tmp_path / "f"
-    assert publish_file(path, b"one")
-    assert not publish_file(path, b"two")
+    path, place = tmp_path / "f", LocalPlace(tmp_path)
+    assert place.put_if_absent("f", b"one")
+    assert not place.put_if_absent("f", b"two")
     assert path.read_bytes() == b"one"
-    assert publish_file(path, b"three", replace=True)
+    place.put("f", b"three")
     assert path.read_bytes() == b"three"
     assert [entry.name for entry in tmp_path.iterdir()] == ["f"]

@@ -1,0 +1,308 @@
+"""A place in an object store, over fsspec: conditional puts instead of links, aborted uploads instead of renames.
+
+Nothing here holds a credential: fsspec and the storage's own library take them from the environment or their files.
+What an error says of them is cut out, and a place is pickled as its URL.
+"""
+
+import contextlib
+import datetime
+import io
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from kdcore.errors import KDError, StoreError, missing_extra
+from kdcore.identity import digest_file
+from kdcore.store.place import HeldBytes, Place, Sink, altered, missing, wrong_size
+from kdcore.store.place_local import out_of_space
+
+__all__ = ["RemotePlace", "cache_directory"]
+
+# S3 takes 10,000 parts of at least 5 MiB: shards up to 160 GB.
+_PART_BYTES = 16 << 20
+_CONFLICTS = 5
+# Answers of S3 to a conditional put whose name is taken, and to one that another is just taking.
+_TAKEN = frozenset({"PreconditionFailed", "412"})
+_CONFLICT = frozenset({"ConditionalRequestConflict", "409"})
+
+
+def cache_directory() -> Path:
+    """Where copies of remote files lie: $KDCORE_CACHE, else `kdcore` in the user's cache directory."""
+    chosen = os.environ.get("KDCORE_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdcore"
+
+
+class RemotePlace(Place):
+    """BUCKET/PREFIX of a filesystem that fsspec knows."""
+
+    threads = 16
+    trusts_nobody = True
+
+    def __init__(self, scheme: str, path: str) -> None:
+        if not path:
+            raise StoreError(f"a store's URL is {scheme}://BUCKET/PREFIX, this one names no bucket: set labels.path so")
+        self.url, self._root, self._scheme = f"{scheme}://{path}", path, scheme
+        self._fs = _filesystem(scheme)
+        self._root = self._fs._strip_protocol(self.url)
+        self._errors = _storage_errors()
+
+    def __reduce__(self) -> tuple[type["RemotePlace"], tuple[str, str]]:
+        return type(self), (self._scheme, self.url.removeprefix(f"{self._scheme}://"))
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}" if name else self._root
+
+    @contextlib.contextmanager
+    def _explained(self, action: str, name: str) -> Iterator[None]:
+        """Failures of the storage as StoreErrors; a file that is not there to be read stays a FileNotFoundError."""
+        try:
+            yield
+        except KDError:
+            raise
+        except self._errors as error:
+            if action == "read" and isinstance(error, FileNotFoundError):
+                raise
+            raise StoreError(
+                f"cannot {action} {self.where(name) if name else self.url}: {_reason(error)}. Check that the storage "
+                f"answers, its endpoint and region, and that your credentials may do this; then start again, "
+                f"what was published stays"
+            ) from None  # a client's error may carry the request, with its signature
+
+    def prepare(self, *folders: str) -> None:
+        """Nothing to make: prefixes are not directories."""
+
+    def entries(self) -> list[str]:
+        """Names of objects and prefixes at the root."""
+        return sorted(item["name"].rstrip("/").rsplit("/", 1)[-1] for item in self._list(""))
+
+    def _list(self, folder: str) -> list[dict[str, Any]]:
+        with self._explained("list", folder):
+            self._fs.invalidate_cache()
+            try:
+                return self._fs.ls(self._path(folder), detail=True)
+            except FileNotFoundError:
+                return []
+
+    def read(self, name: str) -> bytes:
+        """All bytes of an object."""
+        with self._explained("read", name):
+            return self._fs.cat_file(self._path(name))
+
+    def size(self, name: str) -> int | None:
+        """Bytes of an object."""
+        with self._explained("look at", name):
+            self._fs.invalidate_cache()
+            try:
+                found = self._fs.info(self._path(name))
+            except FileNotFoundError:
+                return None
+        return int(found["size"]) if found["type"] == "file" else None
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of the objects directly below a prefix; one listing, a thousand objects a request."""
+        return {name: int(item["size"]) for name, item in self._files(folder).items()}
+
+    def ages(self, folder: str) -> Mapping[str, float]:
+        """Seconds since each object was written; infinite where the storage does not say."""
+        now = time.time()
+        return {name: now - _written(item) for name, item in self._files(folder).items()}
+
+    def _files(self, folder: str) -> dict[str, dict[str, Any]]:
+        prefix = f"{folder}/" if folder else ""
+        found = {prefix + item["name"].rsplit("/", 1)[-1]: item for item in self._list(folder) if _is_file(item)}
+        return {name: item for name, item in found.items() if name != prefix}
+
+    def put_if_absent(self, name: str, content: bytes) -> bool:
+        """By a conditional put (If-None-Match: *).
+
+        A put that was retried after it had worked answers False as well: compare with what is there.
+        """
+        for attempt in range(_CONFLICTS):
+            with self._explained("write", name):
+                try:
+                    self._fs.pipe_file(self._path(name), content, mode="create")
+                    return True
+                except self._errors as error:
+                    if isinstance(error, FileExistsError) or _code(error) in _TAKEN:
+                        return False
+                    if _code(error) not in _CONFLICT or attempt == _CONFLICTS - 1:
+                        raise
+            time.sleep(0.1 * 2**attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+    def put(self, name: str, content: bytes) -> None:
+        """By one put."""
+        with self._explained("write", name):
+            self._fs.pipe_file(self._path(name), content)
+
+    def delete(self, name: str) -> None:
+        """Remove an object."""
+        with self._explained("remove", name), contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self._path(name))
+
+    @contextlib.contextmanager
+    def writer(self, name: str) -> Iterator[Sink]:
+        """A single put, or a multipart upload that is completed at the end of the block, or aborted.
+
+        Filesystems without uploads of several parts take the whole file from memory in one put.
+        """
+        with self._explained("write", name):
+            if not hasattr(self._fs, "abort_mpu"):
+                whole = io.BytesIO()
+                yield whole
+                self._fs.pipe_file(self._path(name), whole.getvalue(), mode="create")
+                return
+            file = self._fs.open(self._path(name), "xb", block_size=_PART_BYTES)
+            try:
+                yield file
+                self._complete(file, name)
+            except BaseException:
+                # Else the file would complete its upload when it is garbage collected.
+                file.closed = True
+                with contextlib.suppress(*self._errors):  # the storage is away: `unfinished_uploads` finds it later
+                    file.discard()
+                raise
+
+    def _complete(self, file: Any, name: str) -> None:
+        try:
+            file.close()
+        except self._errors:
+            # The answer to a completion may be lost, and the retry then finds the name taken, by ourselves.
+            if self.size(name) != file.loc:
+                raise
+
+    def local_file(self, name: str, size: int, digest: str) -> Path:
+        """A verified copy in the cache, named by its digest; downloaded once, also when many processes ask at once."""
+        if not re.fullmatch(r"[0-9a-f]{32}", digest):
+            raise StoreError(f"a digest is 32 hexadecimal characters, {self.where(name)} is said to have {digest!r}")
+        path = cache_directory() / "files" / digest[:2] / digest
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_size == size:
+                return path
+        partial = path.with_name(f".{digest}.{secrets.token_hex(8)}.partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._download(name, size, digest, partial)
+            os.replace(partial, path)
+        except KDError:
+            raise
+        except OSError as error:
+            raise out_of_space(error, path, size) from error
+        finally:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                partial.unlink()
+        return path
+
+    def _download(self, name: str, size: int, digest: str, path: Path) -> None:
+        with self._explained("read", name), open(path, "xb") as file:
+            try:
+                with self._fs.open(self._path(name), "rb", block_size=_PART_BYTES) as source:
+                    while block := source.read(_PART_BYTES):
+                        file.write(block)
+            except FileNotFoundError:
+                raise missing(self.where(name)) from None
+        found = path.stat().st_size
+        if found != size:
+            raise wrong_size(self.where(name), size, found)
+        digest_found = digest_file(path)
+        if digest_found != digest:
+            raise altered(self.where(name), digest, digest_found)
+
+    def load(self, name: str, size: int) -> HeldBytes:
+        """The object, in memory."""
+        try:
+            content = self.read(name)
+        except FileNotFoundError:
+            raise missing(self.where(name)) from None
+        if len(content) != size:
+            raise wrong_size(self.where(name), size, len(content))
+        return HeldBytes(content)
+
+    def unfinished_uploads(self, min_age_seconds: float, abort: bool) -> list[str]:
+        """Multipart uploads below this prefix (S3 bills their parts until they are aborted)."""
+        if not hasattr(self._fs, "abort_mpu"):
+            return []
+        bucket, prefix = self._root.split("/", 1) if "/" in self._root else (self._root, "")
+        prefix = f"{prefix}/" if prefix else ""
+        now = datetime.datetime.now(datetime.UTC)
+        found: list[str] = []
+        with self._explained("list the uploads of", ""):
+            for upload in _uploads(self._fs, bucket, prefix):
+                if (now - upload["Initiated"]).total_seconds() < min_age_seconds:
+                    continue
+                found.append(upload["Key"].removeprefix(prefix))
+                if abort:
+                    self._fs.abort_mpu(bucket, upload["Key"], upload["UploadId"])
+        return sorted(found)
+
+
+def _filesystem(scheme: str) -> Any:
+    import fsspec
+
+    try:
+        return fsspec.filesystem(scheme)
+    except ImportError:
+        raise missing_extra(
+            "s3fs" if scheme in ("s3", "s3a") else f"the fsspec package of '{scheme}'", "s3", f"a store at {scheme}://"
+        ) from None
+    except ValueError as error:
+        raise StoreError(
+            f"labels.path is a directory or a URL such as s3://bucket/prefix, got {scheme}://: {error}"
+        ) from error
+
+
+def _storage_errors() -> tuple[type[Exception], ...]:
+    """What fsspec and the libraries below it raise."""
+    kinds: list[type[Exception]] = [OSError, TimeoutError, NotImplementedError]
+    with contextlib.suppress(ImportError):
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        kinds += [BotoCoreError, ClientError]
+    return tuple(kinds)
+
+
+def _uploads(fs: Any, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
+    """All pages of a bucket's unfinished uploads below a prefix."""
+    marker: dict[str, str] = {}
+    while True:
+        page = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **marker)
+        # Not every server heeds the prefix.
+        yield from (upload for upload in page.get("Uploads", []) if upload["Key"].startswith(prefix))
+        if not page.get("IsTruncated"):
+            return
+        marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+
+def _code(error: BaseException) -> str:
+    """The storage's own code of an error, '' where it has none."""
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+def _reason(error: BaseException) -> str:
+    """Kind and first words of an error, without what may be a secret."""
+    text = re.sub(r"//[^/@\s]*@", "//", f"{type(error).__name__}: {error}")
+    secrets_known = [
+        os.environ.get(name) for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
+    ]
+    for secret in secrets_known:
+        if secret:
+            text = text.replace(secret, "(credential)")
+    return text[:300]
+
+
+def _is_file(item: Mapping[str, Any]) -> bool:
+    return item["type"] == "file" and not item["name"].endswith("/")
+
+
+def _written(item: Mapping[str, Any]) -> float:
+    value = item.get("LastModified") or item.get("created") or item.get("mtime") or item.get("updated")
+    if isinstance(value, datetime.datetime):
+        return value.timestamp()
+    return float(value) if isinstance(value, int | float) else 0.0

@@ -1,0 +1,91 @@
+"""Finish a store: check every shard, write the index, the card, and last the manifest."""
+
+import json
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from kdcore.errors import StoreError
+from kdcore.identity import compare_identity
+from kdcore.labels import Codec
+from kdcore.store.card import dataset_card
+from kdcore.store.index import Index, build_index, index_batch, index_schema, read_part
+from kdcore.store.keys import KeyTable
+from kdcore.store.layout import CARD, MANIFEST
+from kdcore.store.manifest import IndexFile, Manifest, check_manifest, load_manifest, manifest_text
+from kdcore.store.parallel import in_order
+from kdcore.store.places import Location, Place, open_place
+from kdcore.store.schema import store_schema
+from kdcore.store.shard import Shard
+from kdcore.store.writer import HashingSink, Receipt
+
+__all__ = ["publish_manifest"]
+
+
+def publish_manifest(
+    store: Location,
+    identity: Mapping[str, Any],
+    receipts: Sequence[Receipt],
+    extra: Mapping[str, Any] | None = None,
+    codec_state: bytes | None = None,
+) -> Manifest:
+    """Finish a store: open every shard, refuse a key that two rows share, write index, card, and last the manifest.
+
+    Of two jobs that finish the same store, the first one's manifest counts and is returned.
+    """
+    place = open_place(store)
+    # Through JSON, so that what is digested is what is read back.
+    plain = json.loads(json.dumps({"identity": identity, "extra": extra or {}}, allow_nan=False))
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    name = f"index-{secrets.token_hex(8)}.arrow"
+    draft = Manifest(
+        plain["identity"], tuple(receipts), created, IndexFile(name, 0, ""), {}, codec_state, plain["extra"]
+    )
+    codec = check_manifest(draft, str(place)).make_codec()
+    index, columns = _read_index(place, draft, codec)
+    _refuse_repeated_keys(place, index)
+    file = _write_index(place, name, index, index_schema(draft.kind, codec))
+    manifest = Manifest(draft.identity, draft.shards, created, file, columns, codec_state, draft.extra)
+    place.put(CARD, dataset_card(manifest.to_json()).encode())
+    if place.put_if_absent(MANIFEST, manifest_text(manifest.to_json())):
+        return manifest
+    return _yield_to_winner(place, manifest)
+
+
+def _yield_to_winner(place: Place, manifest: Manifest) -> Manifest:
+    winner = load_manifest(place)
+    compare_identity(winner.identity, manifest.identity, what=f"the label store {place}")
+    if winner.index.file != manifest.index.file:  # else the put was retried after it had worked
+        place.delete(manifest.index.file)
+    place.put(CARD, dataset_card(winner.to_json()).encode())
+    return winner
+
+
+def _read_index(place: Place, manifest: Manifest, codec: Codec) -> tuple[Index, dict[str, int]]:
+    schema = store_schema(manifest.kind, codec, manifest.identity.get("vocabulary"))
+    parts = in_order(
+        lambda receipt: read_part(Shard(place, receipt, schema, keep=False), codec), manifest.shards, place.threads
+    )
+    index, columns = build_index(parts, manifest.num_rows)
+    return index, columns or {entry.name: 0 for entry in schema}
+
+
+def _write_index(place: Place, name: str, index: Index, schema: pa.Schema) -> IndexFile:
+    with place.writer(name) as file:
+        sink = HashingSink(file)
+        with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), schema) as writer:
+            writer.write_batch(index_batch(index, schema))
+    return IndexFile(name, sink.size, sink.hash.hexdigest())
+
+
+def _refuse_repeated_keys(place: Place, index: Index) -> None:
+    repeated = KeyTable(index.keys).repeated()
+    if len(repeated):
+        key = index.keys[repeated[0]].tobytes().hex()
+        raise StoreError(
+            f"a sample may be labelled once in a store, but {len(repeated)} keys of {place} occur in several "
+            f"rows (first: {key}): its units were planned from different inputs; label into a new path"
+        )

@@ -1,0 +1,33 @@
+"""Rows of a mapped record batch as numpy views, nothing copied."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from kdcore.labels import RowView
+from kdcore.store.shard import list_offsets, list_values
+
+__all__ = ["Columns", "column_views", "row_view"]
+
+Columns = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Offsets and values of each list column."""
+
+
+def column_views(batch: pa.RecordBatch) -> Columns:
+    """Offsets [rows + 1] int32 and all values of each list column."""
+    names = [entry.name for entry in batch.schema if pa.types.is_list(entry.type)]
+    return {name: (list_offsets(batch, name), list_values(batch, name)) for name in names}
+
+
+def row_view(columns: Columns, row: int, names: Sequence[str], num_labels: int) -> RowView:
+    """Row `row` of a batch: its codec's columns `names`, and a text's next tokens as its hard labels."""
+    targets = None
+    if "tokens" in columns:
+        offsets, values = columns["tokens"]
+        targets = values[min(offsets[row] + 1, offsets[row + 1]) : offsets[row + 1]]
+    views: dict[str, np.ndarray] = {}
+    for name in names:
+        offsets, values = columns[name]
+        views[name] = values[offsets[row] : offsets[row + 1]]
+    return RowView(views, num_labels, targets)

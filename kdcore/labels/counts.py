@@ -1,7 +1,7 @@
 """What `threshold` and `sampled` share: a label is D draws from the teacher, kept as classes with counts.
 
-The weight of a class is its count over D, so that the weights of a label sum to one exactly. The two codecs differ only in
-how the D points are thrown; columns, coder and decoder are the same.
+The weight of a class is its count over D, so that the weights of a label sum to one. The two codecs differ only in how
+the D points are thrown; columns, coder and decoder are the same.
 """
 
 from abc import ABC, abstractmethod

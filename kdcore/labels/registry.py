@@ -56,8 +56,8 @@ def _check_state(spec: Mapping[str, Any], state: bytes | None) -> None:
     found = None if state is None else digest_bytes(state)
     if wanted != found:
         raise StoreError(
-            f"codec '{spec['type']}' was written with learnt tables {wanted}, the store holds {found}: files of another "
-            "store were copied here, or the manifest was altered"
+            f"codec '{spec['type']}' was written with learnt tables {wanted}, the store holds {found}: files of "
+            "another store were copied here, or the manifest was altered"
         )
 
 
@@ -83,6 +83,7 @@ def _counts(spec: Mapping[str, Any], state: bytes | None) -> Codec:
     model = CoderModel.from_bytes(state)
     if (model.draws, model.num_classes) != (spec["draws"], spec["num_classes"]):
         raise StoreError(
-            f"the learnt tables are of {model.draws} draws over {model.num_classes} classes, the store says {dict(spec)}"
+            f"the learnt tables are of {model.draws} draws over {model.num_classes} classes, the store says "
+            f"{dict(spec)}"
         )
     return (ThresholdCodec if spec["type"] == "threshold" else SampledCodec)(model, spec["seed"])

@@ -1,7 +1,7 @@
 """Codec `sampled`: D independent draws with replacement, counts kept exactly (RS-KD, arXiv 2503.16870).
 
-Unbiased with variance p (1 - p) / D a class. `threshold` reaches the same variance with about two thirds of the entries;
-this codec is here because users will compare.
+Unbiased with variance p (1 - p) / D a class. `threshold` reaches the same variance with about two thirds of the
+entries; this codec is here because users will compare.
 """
 
 from dataclasses import dataclass

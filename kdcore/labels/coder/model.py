@@ -25,7 +25,7 @@ _PARENT_WEIGHT = 24.0
 
 @dataclass(frozen=True)
 class CoderModel:
-    """`ids_by_rank` int32 [V], most probable class first; `frequencies` uint16 [contexts, symbols], rows sum to 2^12."""
+    """`ids_by_rank` int32 [V], likeliest class first; `frequencies` uint16 [contexts, symbols], rows sum to 2^12."""
 
     draws: int
     ids_by_rank: np.ndarray

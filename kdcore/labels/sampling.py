@@ -47,7 +47,8 @@ def draw_counts(logits: Tensor, points: np.ndarray) -> dict[str, np.ndarray]:
     `logits` [N, V] float, `points` float64 [N, D] in [0, 1), rising in each row. Returns the classes hit, `ids`
     int32 [E], rising in each label, their `counts` uint16 [E], and `entries` int64 [N], classes hit of each label.
     """
-    rows = [_hit(logits[part].float(), points[part]) for part in row_chunks(*logits.shape)]
+    work = max(logits.shape[1], min(points.shape[1] * _BLOCK, 2 * logits.shape[1]))
+    rows = [_hit(logits[part].float(), points[part]) for part in row_chunks(logits.shape[0], work)]
     hit = np.concatenate([np.empty((0, points.shape[1]), np.int32), *rows])
     first = np.ones(hit.shape, bool)
     first[:, 1:] = hit[:, 1:] != hit[:, :-1]
@@ -58,21 +59,32 @@ def draw_counts(logits: Tensor, points: np.ndarray) -> dict[str, np.ndarray]:
 
 def _hit(logits: Tensor, points: np.ndarray) -> np.ndarray:
     """The class that each point falls on, int32 [n, D]."""
-    num_labels, num_classes = logits.shape
     masses = (logits - logits.amax(1, keepdim=True)).exp_()
+    where = torch.from_numpy(points).to(logits.device)
+    if points.shape[1] * _BLOCK >= 2 * logits.shape[1]:  # so many points that every block would be hit anyway
+        ends = masses.double().cumsum(1)
+        hit = torch.searchsorted(ends, _below(where * ends[:, -1:], ends[:, -1:]), right=True)
+    else:
+        hit = _hit_in_blocks(masses, where)
+    return hit.to(torch.int32).cpu().numpy()
+
+
+def _hit_in_blocks(masses: Tensor, where: Tensor) -> Tensor:
+    num_labels, num_classes = masses.shape
     num_blocks = -(-num_classes // _BLOCK)
     if num_classes % _BLOCK:
         masses = torch.nn.functional.pad(masses, (0, num_blocks * _BLOCK - num_classes))
     masses = masses.view(num_labels, num_blocks, _BLOCK)
     ends = masses.sum(2).double().cumsum(1)
-    total = ends[:, -1:]
-    where = torch.from_numpy(points).to(logits.device) * total
-    where = torch.minimum(where, torch.nextafter(total, torch.zeros_like(total)))
+    where = _below(where * ends[:, -1:], ends[:, -1:])
     block = torch.searchsorted(ends, where, right=True)
     before = torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0.0)
     inside = masses.gather(1, block[:, :, None].expand(-1, -1, _BLOCK)).double().cumsum(2)
     # A block's float32 sum and its float64 sum differ in the last bits: no point may leave its block.
-    last = inside[:, :, -1]
-    place = torch.minimum(where - before, torch.nextafter(last, torch.zeros_like(last)))
-    offset = torch.searchsorted(inside, place[:, :, None].contiguous(), right=True).squeeze(2)
-    return (block * _BLOCK + offset).to(torch.int32).cpu().numpy()
+    place = _below(where - before, inside[:, :, -1])
+    return block * _BLOCK + torch.searchsorted(inside, place[:, :, None].contiguous(), right=True).squeeze(2)
+
+
+def _below(values: Tensor, limit: Tensor) -> Tensor:
+    """`values`, where they reach `limit` the largest number below it."""
+    return torch.minimum(values, torch.nextafter(limit, torch.zeros_like(limit)))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kdcore.errors import LabelError
-from kdcore.labels.soft_labels import DenseLabels, SoftLabels, TopKLabels
+from kdcore.labels.soft_labels import DenseLabels, FeatureLabels, SoftLabels, SparseLabels, TopKLabels
 
 METRICS = ("kl", "cross_entropy", "agreement", "tokens")
 Pull = Callable[[Tensor, float], None]
@@ -23,7 +23,11 @@ def check_fit(labels: SoftLabels | None, targets: Tensor, num_tokens: int, num_o
         return
     if labels.num_labels != num_tokens:
         raise LabelError(f"one soft label per token is needed: {num_tokens} tokens, {labels.num_labels} labels")
-    classes = labels.num_classes if isinstance(labels, TopKLabels) else labels.log_probs.shape[1]
+    if isinstance(labels, FeatureLabels):
+        raise LabelError(
+            "this loss compares distributions, but the store holds features: set labels.codec to one of a distribution"
+        )
+    classes = labels.num_classes
     if classes > num_outputs:
         raise LabelError(
             f"labels over {classes} classes do not fit a student with {num_outputs} outputs; the student must be built "
@@ -44,6 +48,8 @@ def chunk_loss(
         kl, agreement, total, pull = _topk(logits, lse, best, labels)
     elif isinstance(labels, DenseLabels):
         kl, agreement, total, pull = _dense(logits, lse, best, labels)
+    elif isinstance(labels, SparseLabels):
+        kl, agreement, total, pull = _sparse(logits, lse, best, labels)
     loss = hard * cross_entropy + (1 - hard) * kl if labels is not None else cross_entropy
     weights = torch.ones_like(lse) if weights is None else weights
     sums = torch.stack([loss, kl, cross_entropy, agreement, torch.ones_like(lse)]) @ weights
@@ -94,3 +100,22 @@ def _dense(logits: Tensor, lse: Tensor, best: Tensor, labels: DenseLabels) -> tu
         d_logits[:, :classes] -= scale * t
 
     return kl, (top >= best).to(logits.dtype), t.sum(-1), pull
+
+
+def _sparse(logits: Tensor, lse: Tensor, best: Tensor, labels: SparseLabels) -> tuple[Tensor, Tensor, Tensor, Pull]:
+    """KL of the label's own weights: its gradient is unbiased for that of the whole teacher, its value is not.
+
+    The value is larger by what the teacher's entropy exceeds that of the few weights, which no student changes.
+    """
+    label, ids, weights = labels.label_of_entry(), labels.ids, labels.weights.to(logits.dtype)
+    stored = logits[label, ids]
+    zeros = torch.zeros_like(lse)
+    kl = zeros.index_add(0, label, weights * (weights.log() - stored + lse[label]))
+    largest = zeros.scatter_reduce(0, label, weights, "amax")
+    agrees = (weights >= largest[label]) & (stored >= best[label])
+    agreement = zeros.scatter_reduce(0, label, agrees.to(logits.dtype), "amax")
+
+    def pull(d_logits: Tensor, scale: float) -> None:
+        d_logits.index_put_((label, ids), -scale * weights, accumulate=True)
+
+    return kl, agreement, zeros.index_add(0, label, weights), pull

@@ -6,6 +6,9 @@ With p the student's and t the teacher's distribution over the K stored classes 
     d KL / d logit_j = p_j - t_j                        for a stored class,
                        p_j - t_tail softmax_tail(j)     for a class of the tail.
 
+Labels of a few weighted classes w (codecs `threshold`, `sampled`) have no tail: d / d logit_j = m p_j - w_j with m
+their sum, which is the whole teacher's gradient in the mean.
+
 Gradients are made in the forward pass, a chunk of tokens at a time, so that logits never outlive their chunk.
 """
 

@@ -18,13 +18,11 @@ from torch import Tensor
 from kdcore.errors import LabelError
 from kdcore.labels.checks import check_outputs
 from kdcore.labels.codec import Encoded, RowView, join
-from kdcore.labels.coder import BLOCK_LABELS, Block, CoderModel, decode, encode
+from kdcore.labels.coder import BLOCK_LABELS, MAX_DRAWS, Block, CoderModel, decode, encode
 from kdcore.labels.sampling import draw_counts
 from kdcore.labels.soft_labels import SparseLabels
 
 __all__ = ["MAX_DRAWS", "CountsCodec"]
-
-MAX_DRAWS = 65_535  # counts are kept as uint16 until they are coded
 
 
 @dataclass(frozen=True)
@@ -90,11 +88,8 @@ class CountsCodec(ABC):
         if not rows:
             return []
         all_rows = join(rows)
-        known = [np.empty(0, np.int64) if target is None else target.astype(np.int64) for target in targets]
         num_labels = np.array([len(row["entries"]) for row in rows], np.int64)
-        hard = np.concatenate(
-            [target if len(target) else np.full(count, -1) for target, count in zip(known, num_labels, strict=True)]
-        )
+        hard = _hard_labels(targets, num_labels)
         words, block_words = encode(
             self.model, all_rows["ids"], all_rows["counts"], all_rows["entries"], hard, num_labels
         )
@@ -120,6 +115,16 @@ class CountsCodec(ABC):
         )
 
 
+def _hard_labels(targets: Sequence[np.ndarray | None], num_labels: np.ndarray) -> np.ndarray:
+    """The hard labels of all rows, int64; -1 in a row that has none."""
+    parts = [np.empty(0, np.int64)]
+    for target, count in zip(targets, num_labels, strict=True):
+        if target is not None and len(target) != count:
+            raise LabelError(f"a row of {count} labels came with {len(target)} hard labels")
+        parts.append(np.full(count, -1) if target is None else target.astype(np.int64))
+    return np.concatenate(parts)
+
+
 @dataclass(frozen=True)
 class _Span:
     """The blocks of one row that hold the labels start .. stop - 1: arrays over blocks, words and their labels."""
@@ -135,6 +140,8 @@ class _Span:
     def of(cls, row: RowView, start: int, stop: int) -> "_Span":
         first, last = start // BLOCK_LABELS, max(start // BLOCK_LABELS, -(-stop // BLOCK_LABELS))
         sizes = row.columns["block_words"]
+        if row.targets is not None and len(row.targets) != row.num_labels:
+            raise LabelError(f"a row of {row.num_labels} labels came with {len(row.targets)} hard labels")
         ends = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         if len(sizes) < last or ends[-1] != len(row.columns["codes"]) or (sizes < 0).any():
             raise LabelError(
@@ -144,7 +151,7 @@ class _Span:
         firsts = np.arange(first, last) * BLOCK_LABELS
         labels = np.minimum(BLOCK_LABELS, row.num_labels - firsts)
         skip = np.clip(start - firsts, 0, labels)
-        begin, end = firsts[0] if len(firsts) else 0, min(last * BLOCK_LABELS, row.num_labels)
+        begin, end = first * BLOCK_LABELS, min(last * BLOCK_LABELS, row.num_labels)
         none = row.targets is None
         targets = np.full(end - begin, -1) if none else np.asarray(row.targets[begin:end], np.int64)  # pyright: ignore
         words = row.columns["codes"][ends[first] : ends[last]]

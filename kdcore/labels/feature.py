@@ -43,6 +43,13 @@ class FeatureCodec(FixedWidth):
         largest = probe.abs().amax(0).float().cpu().numpy() * _ROOM / 127
         return cls(layers, np.where(largest > 0, largest, 1.0).astype(np.float32))
 
+    def __eq__(self, other: object) -> bool:
+        """Of the same layers and scales."""
+        return isinstance(other, FeatureCodec) and self.spec() == other.spec()
+
+    def __hash__(self) -> int:
+        return hash(self.layers)
+
     @property
     def name(self) -> str:
         """`feature`."""
@@ -69,20 +76,20 @@ class FeatureCodec(FixedWidth):
             return cls(layers)
         try:
             scales = load(state)["scales"]
-        except (SafetensorError, KeyError, ValueError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise StoreError(f"the feature scales in the manifest cannot be read ({error}): restore it") from error
         codec = cls(layers, scales)
-        if scales.shape != (codec.width,) or scales.dtype != np.float32 or not (scales > 0).all():
+        right = scales.shape == (codec.width,) and scales.dtype == np.float32
+        if not right or not (np.isfinite(scales) & (scales > 0)).all():
             raise StoreError(f"{codec.width} positive feature scales are needed, the manifest has {scales.shape}")
         return codec
 
     def spec(self) -> dict[str, Any]:
         """Type, layers with their widths, and the digest of the scales (null for float16)."""
-        state = self.state()
         return {
             "type": self.name,
             "layers": [list(layer) for layer in self.layers],
-            "scales": None if state is None else digest_bytes(state),
+            "scales": None if self.scales is None else digest_bytes(self.scales.tobytes()),
         }
 
     def fields(self) -> list[pa.Field]:

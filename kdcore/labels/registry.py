@@ -1,10 +1,9 @@
 """From a spec, and what was learnt, to the codec that wrote a store."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kdcore.errors import StoreError
-from kdcore.identity import digest_bytes
 from kdcore.labels.codec import Codec
 from kdcore.labels.coder import CoderModel
 from kdcore.labels.dense import DenseCodec
@@ -33,16 +32,9 @@ def codec_from_spec(spec: Mapping[str, Any], state: bytes | None = None) -> Code
     if set(spec) != {"type", *_FIELDS[kind]}:
         raise StoreError(f"codec '{kind}' has exactly {list(_FIELDS[kind])}, the store says {dict(spec)}")
     _check_numbers(spec)
-    _check_state(spec, state)
-    if kind == "topk":
-        return _topk(spec)
-    if kind == "dense":
-        if spec["bits"] not in (8, 16):
-            raise StoreError(f"codec 'dense' has 8 or 16 bits a class, the store says {dict(spec)}")
-        return DenseCodec(spec["num_classes"], spec["bits"])
-    if kind == "feature":
-        return FeatureCodec.with_state(_layers(spec), state)
-    return _counts(spec, state)
+    codec = _BUILDERS[kind](spec, state)
+    _check_learnt(codec, spec, state)
+    return codec
 
 
 def _check_numbers(spec: Mapping[str, Any]) -> None:
@@ -51,17 +43,27 @@ def _check_numbers(spec: Mapping[str, Any]) -> None:
             raise StoreError(f"codec '{spec['type']}' takes a positive integer '{name}', the store says {dict(spec)}")
 
 
-def _check_state(spec: Mapping[str, Any], state: bytes | None) -> None:
-    wanted = spec.get(_LEARNT.get(spec["type"], ""))
-    found = None if state is None else digest_bytes(state)
-    if wanted != found:
+def _check_learnt(codec: Codec, spec: Mapping[str, Any], state: bytes | None) -> None:
+    name = _LEARNT.get(spec["type"], "")
+    wanted, found = spec.get(name), codec.spec().get(name)
+    if wanted != found or (state is not None and found is None):
         raise StoreError(
-            f"codec '{spec['type']}' was written with learnt tables {wanted}, the store holds {found}: files of "
-            "another store were copied here, or the manifest was altered"
+            f"codec '{spec['type']}' was written with learnt tables {wanted}, the store holds {found or 'others'}: "
+            "files of another store were copied here, or the manifest was altered"
         )
 
 
-def _topk(spec: Mapping[str, Any]) -> TopKCodec:
+def _dense(spec: Mapping[str, Any], _: bytes | None) -> DenseCodec:
+    if spec["bits"] not in (8, 16):
+        raise StoreError(f"codec 'dense' has 8 or 16 bits a class, the store says {dict(spec)}")
+    return DenseCodec(spec["num_classes"], spec["bits"])
+
+
+def _feature(spec: Mapping[str, Any], state: bytes | None) -> FeatureCodec:
+    return FeatureCodec.with_state(_layers(spec), state)
+
+
+def _topk(spec: Mapping[str, Any], _: bytes | None) -> TopKCodec:
     if spec["k"] > spec["num_classes"]:
         raise StoreError(f"codec 'topk' needs k <= num_classes, the store says {dict(spec)}")
     return TopKCodec(spec["k"], spec["num_classes"])
@@ -87,3 +89,12 @@ def _counts(spec: Mapping[str, Any], state: bytes | None) -> Codec:
             f"{dict(spec)}"
         )
     return (ThresholdCodec if spec["type"] == "threshold" else SampledCodec)(model, spec["seed"])
+
+
+_BUILDERS: dict[str, Callable[[Mapping[str, Any], bytes | None], Codec]] = {
+    "topk": _topk,
+    "dense": _dense,
+    "feature": _feature,
+    "threshold": _counts,
+    "sampled": _counts,
+}

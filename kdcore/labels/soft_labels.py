@@ -204,6 +204,8 @@ def concat(parts: Sequence[SoftLabels]) -> SoftLabels:
         return DenseLabels(torch.cat([part.log_probs for part in parts if isinstance(part, DenseLabels)]))
     if isinstance(parts[0], FeatureLabels):
         features = [part for part in parts if isinstance(part, FeatureLabels)]
+        if len({part.layers for part in features}) > 1:
+            raise LabelError(f"cannot join features of different layers: {sorted({part.layers for part in features})}")
         return FeatureLabels(torch.cat([part.features for part in features]), features[0].layers)
     if isinstance(parts[0], SparseLabels):
         return _concat_sparse([part for part in parts if isinstance(part, SparseLabels)])

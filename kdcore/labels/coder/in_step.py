@@ -118,7 +118,7 @@ def _one_label(
     count[said] = lanes.number(active[said], lanes.symbol(active[said], context)) + 1
     flagged = flag == 1
     parts = [(active[flagged], targets[flagged], count[flagged])]
-    _check((n <= min(model.draws, model.num_classes)) & (~flagged | (targets >= 0)))
+    _check((n <= min(model.draws, model.num_classes)) & (~flagged | _in_range(targets, model.num_classes)))
     left, rest = n - flag, model.draws - count * flag
     before = np.full(len(active), -1, np.int64)
     while (left > 0).any():
@@ -144,6 +144,10 @@ def _counts(model: "CoderModel", lanes: _Lanes, who: np.ndarray, left: np.ndarra
     count[said] = lanes.number(who[said], lanes.symbol(who[said], context)) + 1
     _check(count <= excess + 1)
     return count
+
+
+def _in_range(ids: np.ndarray, num_classes: int) -> np.ndarray:
+    return (ids >= 0) & (ids < num_classes)
 
 
 def _check(right: np.ndarray) -> None:

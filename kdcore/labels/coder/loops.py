@@ -118,7 +118,8 @@ def decode_blocks(  # noqa: ANN201
 
     `words` has one word more than the blocks use: the position never leaves its block, but the word there is read.
     """
-    num_classes = U64(ids_by_rank.shape[0])
+    classes = np.int64(ids_by_rank.shape[0])
+    num_classes = U64(classes)
     draws = U64(draws)
     unit = np.float32(1.0 / draws)
     target_context, target_cap, gaps_left, counts_left = U64(caps[0]), U64(caps[1]), U64(caps[2]), U64(caps[3])
@@ -157,7 +158,7 @@ def decode_blocks(  # noqa: ANN201
                 elif draws > n:
                     count, x, at = _value(x, words, at, end, target_context + min(size, target_cap), symbols, starts)
                     count += one
-                if target < 0 or count > draws - n + one:
+                if target < 0 or target >= classes or count > draws - n + one:
                     return bad
                 ids[out] = target
                 weights[out] = np.float32(count) * unit

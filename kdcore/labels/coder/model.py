@@ -14,9 +14,10 @@ from kdcore.labels.coder.buckets import bucket
 from kdcore.labels.coder.rans import SCALE_BITS
 from kdcore.labels.coder.symbols import PLAIN, Alphabet, Symbols, label_symbols
 
-__all__ = ["BLOCK_LABELS", "COARSE_BITS", "CoderModel"]
+__all__ = ["BLOCK_LABELS", "COARSE_BITS", "MAX_DRAWS", "CoderModel"]
 
 BLOCK_LABELS = 128
+MAX_DRAWS = 65_535  # counts are kept as uint16 until they are coded
 COARSE_BITS = 4
 _SCALE = 1 << SCALE_BITS
 # How many samples' worth the coarser tables weigh in a finer one: rare contexts lean on them.
@@ -32,6 +33,13 @@ class CoderModel:
     frequencies: np.ndarray
     bytes_per_label: float = float("nan")
     """What a label of the probe takes with these tables."""
+
+    def __eq__(self, other: object) -> bool:
+        """Of the same content."""
+        return isinstance(other, CoderModel) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
 
     @classmethod
     def learn(
@@ -113,45 +121,53 @@ class CoderModel:
         return frequencies, starts
 
     def to_bytes(self) -> bytes:
-        """The learnt part, compressed; a function of the content alone."""
-        tensors = {
+        """The learnt part, compressed."""
+        return zlib.compress(save(self._tensors()), 9)
+
+    def _tensors(self) -> dict[str, np.ndarray]:
+        return {
             "draws": np.array([self.draws], np.int64),
             "frequencies": np.ascontiguousarray(self.frequencies),
             "ids_by_rank": np.ascontiguousarray(self.ids_by_rank),
             "bytes_per_label": np.array([self.bytes_per_label], np.float64),
         }
-        return zlib.compress(save(tensors), 9)
 
     @classmethod
     def from_bytes(cls, state: bytes) -> "CoderModel":
         """What `to_bytes` wrote; StoreError when it is not that."""
         try:
             tensors = load(zlib.decompress(state))
-            size = float(tensors["bytes_per_label"][0])
-            model = cls(int(tensors["draws"][0]), tensors["ids_by_rank"], tensors["frequencies"], size)
-        except (zlib.error, SafetensorError, KeyError, IndexError, ValueError) as error:
+            draws, size = (
+                tensors[name].astype(kind).item() for name, kind in (("draws", "i8"), ("bytes_per_label", "f8"))
+            )
+            model = cls(draws, tensors["ids_by_rank"], tensors["frequencies"], size)
+        except (zlib.error, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise StoreError(f"the coder's tables in the manifest cannot be read ({error}): restore it") from error
         model._check()
         return model
 
     @cached_property
     def digest(self) -> str:
-        """Digest of `to_bytes`, which stands in the codec's spec."""
-        return digest_bytes(self.to_bytes())
+        """Digest of the tables, which stands in the codec's spec; not of `to_bytes`: libraries compress differently."""
+        return digest_bytes(b"".join(tensor.tobytes() for tensor in self._tensors().values()))
 
     def _check(self) -> None:
-        order, alphabet = self.ids_by_rank, self.alphabet
-        whole = order.dtype == np.int32 and np.array_equal(np.sort(order), np.arange(len(order)))
-        shape = (alphabet.num_contexts, max(alphabet.header_symbols, alphabet.gap_symbols, alphabet.count_symbols))
-        table = self.frequencies
-        if not whole or self.draws < 1 or table.shape != shape or table.dtype != np.uint16:
+        order, table = self.ids_by_rank, self.frequencies
+        whole = order.ndim == 1 and order.dtype == np.int32 and 1 <= self.draws <= MAX_DRAWS
+        whole = whole and len(order) > 0 and np.array_equal(np.sort(order), np.arange(len(order)))
+        if not whole or table.shape != _shape(self.alphabet) or table.dtype != np.uint16:
             raise StoreError("the coder's tables in the manifest do not fit together: it was altered; restore it")
-        if (table.sum(1, dtype=np.int64) != _SCALE).any():
+        if (table.sum(1, dtype=np.int64) != _SCALE).any() or ((table > 0) != _possible(self.alphabet)).any():
             raise StoreError("the coder's frequencies in the manifest do not sum to 4096: it was altered; restore it")
 
 
 def _uniform(alphabet: Alphabet) -> np.ndarray:
     return _quantised(np.zeros(_shape(alphabet)), alphabet)
+
+
+def _possible(alphabet: Alphabet) -> np.ndarray:
+    """Which symbols can occur in each context, bool [contexts, symbols]."""
+    return np.arange(_shape(alphabet)[1]) < alphabet.symbols_of()[:, None]
 
 
 def _shape(alphabet: Alphabet) -> tuple[int, int]:
@@ -180,7 +196,7 @@ def _frequencies(seen: Symbols, alphabet: Alphabet) -> np.ndarray:
 def _quantised(weights: np.ndarray, alphabet: Alphabet) -> np.ndarray:
     """Weights [contexts, symbols] as frequencies that sum to 2^12, at least one for every symbol that can occur."""
     sizes = alphabet.symbols_of()
-    possible = np.arange(weights.shape[1]) < sizes[:, None]
+    possible = _possible(alphabet)
     weights = np.where(possible, weights, 0.0)
     total = weights.sum(1, keepdims=True)
     share = np.where(total > 0, weights / np.where(total > 0, total, 1.0), possible / sizes[:, None])

@@ -22,7 +22,7 @@ def check_url(url: str) -> tuple[str, str]:
     match = _URL.fullmatch(url)
     if match is None:
         raise ConfigError(
-            "a store's URL is SCHEME://BUCKET/PREFIX, such as s3://bucket/labels, and nothing around it: set labels.path so"
+            "a store's URL is SCHEME://BUCKET/PREFIX, such as s3://bucket/labels, and no more: set labels.path so"
         )
     scheme, rest = match.groups()
     if "@" in rest or "?" in rest or "#" in rest or "://" in rest or "::" in rest:

@@ -1,12 +1,11 @@
 """What is checked of a store before anything in it is read: manifest against sizes, index against its digest."""
 
 from kdcore.errors import CorruptShard
-from kdcore.identity import new_hash
 from kdcore.labels import Codec
 from kdcore.store.index import Index, index_schema, load_index
 from kdcore.store.layout import DATA
 from kdcore.store.manifest import Manifest
-from kdcore.store.place import MappedFile, Place, altered, missing, wrong_size
+from kdcore.store.place import MappedFile, Place, missing, wrong_size
 
 __all__ = ["check_sizes", "open_index", "size_problems"]
 
@@ -39,9 +38,5 @@ def check_sizes(place: Place, manifest: Manifest) -> None:
 def open_index(place: Place, manifest: Manifest, codec: Codec) -> tuple[MappedFile, Index]:
     """The store's index, mapped, its digest compared; CorruptShard when it is not the manifest's."""
     file, where = manifest.index, place.where(manifest.index.file)
-    source = MappedFile(place.local_file(file.file, file.bytes, file.digest), file.bytes)
-    state = new_hash()
-    state.update(source.buffer)
-    if state.hexdigest() != file.digest:
-        raise altered(where, file.digest, state.hexdigest())
+    source = MappedFile(place.local_file(file.file, file.bytes, file.digest, verify=True), file.bytes)
     return source, load_index(source, index_schema(manifest.kind, codec), manifest.shards, manifest.kind, where)

@@ -171,10 +171,11 @@ class Place(ABC):
         """
 
     @abstractmethod
-    def local_file(self, name: str, size: int, digest: str) -> Path:
-        """A local file with these bytes: the file itself, or a verified copy in the cache.
+    def local_file(self, name: str, size: int, digest: str, verify: bool = False) -> Path:
+        """A local file with these bytes: the file itself, or a copy in the cache, whose digest is compared once.
 
-        CorruptShard when it is missing or of another size, or (where it is copied) when its digest differs.
+        CorruptShard when it is missing or of another size. `verify` compares the digest now: CorruptShard when it
+        differs; a copy that was damaged since is made anew.
         """
 
     @abstractmethod

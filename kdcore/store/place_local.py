@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kdcore.errors import CorruptShard, KDError, OutOfSpace, StoreError
-from kdcore.store.place import MappedFile, Place, missing, wrong_size
+from kdcore.identity import digest_file
+from kdcore.store.place import MappedFile, Place, altered, missing, wrong_size
 
 __all__ = ["LocalPlace", "fsync_dir", "out_of_space"]
 
@@ -189,13 +190,17 @@ class LocalPlace(Place):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 partial.unlink()
 
-    def local_file(self, name: str, size: int, digest: str) -> Path:
-        """The file itself; its digest is not read here."""
+    def local_file(self, name: str, size: int, digest: str, verify: bool = False) -> Path:
+        """The file itself."""
         found = self.size(name)
         if found is None:
             raise missing(self.where(name))
         if found != size:
             raise wrong_size(self.where(name), size, found)
+        if verify:
+            digest_found = _digest(self.path / name)
+            if digest_found != digest:
+                raise altered(self.where(name), digest, digest_found)
         return self.path / name
 
     def load(self, name: str, size: int) -> MappedFile:
@@ -208,6 +213,13 @@ class LocalPlace(Place):
     def unfinished_uploads(self, min_age_seconds: float, abort: bool) -> list[str]:
         """None: what was not finished is a hidden file here."""
         return []
+
+
+def _digest(path: Path) -> str:
+    try:
+        return digest_file(path)
+    except OSError as error:
+        raise CorruptShard(f"{path} cannot be read ({error}): restore it from a copy") from error
 
 
 def _sync(file: BinaryIO) -> None:

@@ -51,6 +51,9 @@ class RemotePlace(Place):
         self._fs = _filesystem(scheme)
         self._root = self._fs._strip_protocol(self.url)
         self._errors = _storage_errors()
+        if hasattr(self._fs, "retries"):
+            # The client below asks again too, and the two multiply: giving up on a dead storage would take minutes.
+            self._fs.retries = 2
 
     def __reduce__(self) -> tuple[type["RemotePlace"], tuple[str, str]]:
         return type(self), (self._scheme, self.url.removeprefix(f"{self._scheme}://"))
@@ -177,13 +180,13 @@ class RemotePlace(Place):
             if self.size(name) != file.loc:
                 raise
 
-    def local_file(self, name: str, size: int, digest: str) -> Path:
+    def local_file(self, name: str, size: int, digest: str, verify: bool = False) -> Path:
         """A verified copy in the cache, named by its digest; downloaded once, also when many processes ask at once."""
         if not re.fullmatch(r"[0-9a-f]{32}", digest):
             raise StoreError(f"a digest is 32 hexadecimal characters, {self.where(name)} is said to have {digest!r}")
         path = cache_directory() / "files" / digest[:2] / digest
         with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_size == size:
+            if path.stat().st_size == size and (not verify or digest_file(path) == digest):
                 return path
         partial = path.with_name(f".{digest}.{secrets.token_hex(8)}.partial")
         try:

@@ -1,5 +1,6 @@
 """Receipts of finished units: the first of a unit counts, and only while its shard is there."""
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -88,6 +89,7 @@ def from_json(kind: type[Record], value: Any, where: str) -> Record:
     return kind(**value)
 
 
+@functools.cache
 def _types(kind: Any) -> dict[str, Any]:
     return {field.name: field.type for field in fields(kind)}
 

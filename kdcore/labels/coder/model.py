@@ -137,11 +137,9 @@ class CoderModel:
         """What `to_bytes` wrote; StoreError when it is not that."""
         try:
             tensors = load(zlib.decompress(state))
-            draws, size = (
-                tensors[name].astype(kind).item() for name, kind in (("draws", "i8"), ("bytes_per_label", "f8"))
-            )
+            draws, size = int(tensors["draws"].item()), float(tensors["bytes_per_label"].item())
             model = cls(draws, tensors["ids_by_rank"], tensors["frequencies"], size)
-        except (zlib.error, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (zlib.error, SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise StoreError(f"the coder's tables in the manifest cannot be read ({error}): restore it") from error
         model._check()
         return model

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.common import say
 from kdcore.config.load import dump_recipe
@@ -15,9 +15,15 @@ from kdcore.config.recipe import Recipe
 from kdcore.config.training import TrainingConfig
 from kdcore.config.urls import is_url
 
+if TYPE_CHECKING:
+    from cluster.labelling.answers import ImageAnswers, TextAnswers
+    from kdcore.data.sources import Source
+    from kdcore.labels import Codec
+
 __all__ = ["Estimate", "estimate", "show"]
 
 _SAMPLES_READ = 8
+_LABELS_PROBED = 2048
 _ROW_BYTES = 100  # key, name, occurrences and list offsets of one row, about
 
 
@@ -87,14 +93,17 @@ def _cpu_share(processes: int) -> float:
 
 
 def _estimate_text(recipe: Recipe) -> Estimate:
+    from cluster.labelling.answers import TextAnswers
+    from cluster.labelling.replica import load_answers
     from kdcore.data.document import TextDocument
     from kdcore.data.sources import open_source
     from kdcore.data.tokenizer import encode_document, valid_vocabulary
-    from kdcore.labels.codec import make_codec
-    from kdcore.teachers.causal_lm import CausalLMTeacher
 
     assert isinstance(recipe.teacher, TeacherLMConfig)
-    source, teacher = open_source(recipe.data), CausalLMTeacher(recipe.teacher)
+    source = open_source(recipe.data)
+    answers = load_answers(recipe, source)
+    assert isinstance(answers, TextAnswers)
+    teacher = answers.teacher
     refs = source.list("train")
     probed = refs[:: max(1, len(refs) // _SAMPLES_READ)][:_SAMPLES_READ]
     documents = [sample for sample in map(source.read, probed) if isinstance(sample, TextDocument)]
@@ -107,7 +116,7 @@ def _estimate_text(recipe: Recipe) -> Estimate:
     speed = rows * len(window) / _seconds(lambda: teacher.window_logits([window] * rows))
     read_twice = context / (context - recipe.teacher.overlap)
     vocabulary = valid_vocabulary(teacher.tokenizer)
-    codec = make_codec(recipe.labels.codec, vocabulary)
+    codec = _learnt_codec(recipe, source, answers)
     per_label = codec.bytes_per_label() + (2 if vocabulary <= 65536 else 4) + 2  # the token, and its log-probability
     return Estimate(
         samples=len(refs),
@@ -116,6 +125,16 @@ def _estimate_text(recipe: Recipe) -> Estimate:
         label_seconds=labels * read_twice / speed / _cpu_share(recipe.cluster.replicas),
         train_seconds=_train_text(recipe, teacher.tokenizer, labels),
     )
+
+
+def _learnt_codec(recipe: Recipe, source: "Source", answers: "TextAnswers | ImageAnswers") -> "Codec":
+    """What the labelling job would learn, from fewer labels."""
+    from cluster.labelling.replica import probe_batches
+    from kdcore.labels.learn import learn_codec
+
+    settings = recipe.labels.model_copy(update={"probe_labels": min(recipe.labels.probe_labels, _LABELS_PROBED)})
+    batches = probe_batches(source, answers, recipe.model_copy(update={"labels": settings}))
+    return learn_codec(recipe.codec, answers.teacher.num_classes, batches, answers.layers(source)).codec
 
 
 def _train_text(recipe: Recipe, tokenizer: Any, labels: int) -> float:
@@ -147,7 +166,7 @@ def _estimate_images(recipe: Recipe) -> Estimate:
 
     from kdcore.data.document import ImageSample
     from kdcore.data.sources import open_source
-    from kdcore.labels.codec import make_codec
+    from kdcore.labels.learn import fixed_codec
     from kdcore.models.image import build_image_model
 
     source = open_source(recipe.data)
@@ -170,9 +189,20 @@ def _estimate_images(recipe: Recipe) -> Estimate:
     if recipe.training is not None and isinstance(recipe.student, ImageClassifierConfig):
         images = _images(recipe.training, len(refs)) * _arms(recipe.training)
         train += per_image(recipe.student, True) * images
-    per_label = make_codec(recipe.labels.codec, classes).bytes_per_label()
+    codec = fixed_codec(recipe.codec, classes)
+    per_label = codec.bytes_per_label() if codec is not None else _image_label_bytes(recipe, source)
     size = int(len(refs) * (per_label + _ROW_BYTES))
     return Estimate(len(refs), len(refs), size, label, train / _cpu_share(recipe.cluster.workers))
+
+
+def _image_label_bytes(recipe: Recipe, source: "Source") -> float:
+    """Bytes of a label whose codec is learnt; a teacher that is still to be trained says nothing yet: dense labels."""
+    from cluster.labelling.replica import load_answers
+
+    teacher = recipe.teacher
+    if isinstance(teacher, TeacherImageConfig) and teacher.fit is not None:
+        return 2.0 * (source.num_classes or 0)
+    return _learnt_codec(recipe, source, load_answers(recipe, source)).bytes_per_label()
 
 
 def _images(training: TrainingConfig, samples: int) -> float:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from cluster.connect import cluster_session
 from cluster.labelling.controller import Pool, run_units
 from cluster.labelling.pool import RayPool
+from cluster.labelling.probe import ProbeResult
 from cluster.labelling.replica import Replica
 from cluster.labelling.statistics import Statistics
 from cluster.paths import absolute_paths, with_fitted_teacher
@@ -26,6 +27,7 @@ from kdcore.store import (
     publish_manifest,
     publish_receipt,
     read_journal,
+    read_probe,
     read_receipts,
 )
 
@@ -83,6 +85,7 @@ class _Job:
         self.recipe, self.plan, self.on_note, self.make_pool = recipe, plan, on_note, make_pool
         self.path = recipe.store_path
         self.identity: dict[str, Any] | None = None
+        self.probe: ProbeResult | None = None
         self.statistics: Statistics | None = None
 
     def is_finished(self) -> bool:
@@ -129,9 +132,17 @@ class _Job:
         if self.identity is None:
             open_for_writing(self.path, wanted)
             self.identity = wanted
-            self.statistics = Statistics.of(self.path, wanted)
+            content = read_probe(self.path)
+            assert content is not None  # a replica publishes its probe before it answers
+            self.probe = ProbeResult(content)
+            self.statistics = self._statistics()
         else:
             compare_identity(self.identity, wanted, what="another replica of this job")
+
+    def _statistics(self) -> Statistics:
+        assert self.identity is not None
+        assert self.probe is not None
+        return Statistics(self.path, self.identity["kind"], self.probe.codec, self.identity["vocabulary"])
 
     def _whole_identity(self, answer: Mapping[str, Any]) -> dict[str, Any]:
         return {"format": _FORMAT, **answer, "input": self.plan.input_digest}
@@ -139,12 +150,14 @@ class _Job:
     def _finish(self, cut: Mapping[str, str], seconds: float) -> None:
         assert self.identity is not None
         receipts = read_journal(self.path, cut)
-        statistics = Statistics.of(self.path, self.identity)
+        assert self.probe is not None
+        statistics = self._statistics()
         for receipt in receipts:
             statistics.add(receipt)
         statistics.check()
-        extra = {"statistics": {**statistics.summary(), **self._totals(list(receipts)), "seconds": round(seconds, 1)}}
-        manifest = publish_manifest(self.path, self.identity, receipts, extra)
+        figures = {**statistics.summary(), **self._totals(list(receipts)), "seconds": round(seconds, 1)}
+        extra = {"statistics": figures, "fidelity": self.probe.fidelity}
+        manifest = publish_manifest(self.path, self.identity, receipts, extra, self.probe.codec.state())
         self.on_note(
             f"labels: {manifest.num_rows:,} samples, {manifest.num_labels:,} labels, {manifest.num_bytes:,} bytes "
             f"in {self.path}"

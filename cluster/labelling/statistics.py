@@ -1,7 +1,6 @@
 """What is measured of finished shards: how sure and how right the teacher is. Reads a bounded number of labels."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from kdcore.errors import LabelError
-from kdcore.labels import Codec, TopKLabels, codec_from_spec
+from kdcore.labels import Codec, RowView, best_class
 from kdcore.store import Receipt, store_schema
 from kdcore.store.shard import Shard, list_offsets, list_values
+from kdcore.store.views import column_views, row_view
 
 __all__ = ["Statistics"]
 
@@ -27,32 +27,28 @@ class Statistics:
     store: str
     kind: str
     codec: Codec
+    vocabulary: int
     labels: int = 0
     agreed: int = 0
     negative_log_likelihood: float = 0.0
-
-    @classmethod
-    def of(cls, store: str, identity: Mapping[str, Any]) -> "Statistics":
-        """No labels seen yet."""
-        return cls(store, identity["kind"], codec_from_spec(identity["codec"]))
 
     def add(self, receipt: Receipt) -> None:
         """Measure a shard, unless enough was measured; LabelError when the teacher knows less than nothing."""
         if self.labels >= _MEASURED_LABELS:
             return
-        for batch in Shard(self.store, receipt, store_schema(self.kind, self.codec)).batches:
+        for batch in Shard(self.store, receipt, store_schema(self.kind, self.codec, self.vocabulary)).batches:
             self._add_batch(batch)
         if self.labels >= _CANARY_LABELS:
             self.check()
 
     def check(self) -> None:
         """LabelError when the text is no likelier under the teacher than under a uniform guess."""
-        uniform = math.log(self.codec.num_classes)
+        uniform = math.log(self.vocabulary)
         if self.kind != "text" or not self.labels or self._nll() < uniform:
             return
         raise LabelError(
             f"the teacher's mean loss on its input must be below that of a uniform guess, {uniform:.2f} = "
-            f"log({self.codec.num_classes}), but it is {self._nll():.2f} over {self.labels:,} tokens: such labels "
+            f"log({self.vocabulary}), but it is {self._nll():.2f} over {self.labels:,} tokens: such labels "
             "teach nothing. Likely teacher.tokenizer is not this teacher's, or its weights were not trained or do not "
             "belong to its config. The finished units stay in the store; label with another teacher into another path"
         )
@@ -70,13 +66,20 @@ class Statistics:
 
     def _add_batch(self, batch: pa.RecordBatch) -> None:
         targets, known = _targets(batch)
-        columns = {field.name: _values(batch, field.name) for field in self.codec.fields()}
-        labels = self.codec.decode(columns, len(targets))
-        top = labels.ids[:, 0] if isinstance(labels, TopKLabels) else labels.log_probs.argmax(dim=1)
-        self.agreed += int((top.numpy() == targets)[known].sum())
+        if self.codec.num_classes:
+            views = self._views(batch)
+            labels = self.codec.decode(views, [0] * len(views), [view.num_labels for view in views])
+            self.agreed += int((best_class(labels).numpy() == targets)[known].sum())
         self.labels += int(known.sum())
         if self.kind == "text":
             self.negative_log_likelihood -= float(_values(batch, "token_log_probs").astype(np.float64).sum())
+
+    def _views(self, batch: pa.RecordBatch) -> list[RowView]:
+        columns, names = column_views(batch), [field.name for field in self.codec.fields()]
+        counts = np.ones(batch.num_rows, np.int64)
+        if self.kind == "text":
+            counts = np.maximum(np.diff(list_offsets(batch, "tokens")) - 1, 0)
+        return [row_view(columns, row, names, int(count)) for row, count in enumerate(counts)]
 
 
 def _values(batch: pa.RecordBatch, column: str) -> np.ndarray:

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from kdcore.config.base import Settings
 from kdcore.config.data import DataConfig, PythonStdlibData, TextData
-from kdcore.config.labels import LabelsConfig
+from kdcore.config.labels import CodecConfig, DenseConfig, LabelsConfig, ThresholdConfig
 from kdcore.config.models import ModelConfig, TeacherConfig
 from kdcore.config.training import TrainingConfig
 from kdcore.config.urls import check_url, is_url
@@ -66,6 +66,13 @@ class Recipe(Settings):
     def run_dir(self) -> Path:
         """The run directory, RUNS/NAME."""
         return Path(self.runs) / self.name
+
+    @property
+    def codec(self) -> CodecConfig:
+        """How labels are kept: as set, else `threshold` for text and `dense` for images."""
+        if self.labels.codec is not None:
+            return self.labels.codec
+        return ThresholdConfig() if isinstance(self.data, TextData | PythonStdlibData) else DenseConfig()
 
     @property
     def store_path(self) -> str:

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from kdcore.config.models import DType, TeacherLMConfig
 from kdcore.errors import ConfigError, TeacherError
+from kdcore.labels.feature import Layers
 from kdcore.models.causal_lm import load_pretrained_lm
 from kdcore.models.tokenizer import check_tokenizer, load_tokenizer
+from kdcore.taps import Taps
 from kdcore.teachers.base import DTYPES, model_identity, network_settings, pick_device
 
 if TYPE_CHECKING:
@@ -74,6 +76,32 @@ class CausalLMTeacher:
         device = self.model.device
         logits = self.model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
         return [logits[row, :length, : self._valid].float() for row, length in enumerate(lengths)]
+
+    def window_features(self, windows: Sequence[np.ndarray], layers: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
+        """Logits as in `window_logits`, and the features float32 [T, D] of the modules `layers`, side by side.
+
+        Raises ConfigError for a module that the model does not have, TeacherError for one without a row a token.
+        """
+        with Taps(self.model, layers) as taps:
+            logits = self.window_logits(windows)
+        found = []
+        for row, window in enumerate(logits):
+            parts = [self._per_token(taps.outputs[layer], layer, row, len(window)) for layer in layers]
+            found.append((window, torch.cat(parts, dim=1)))
+        return found
+
+    def feature_layers(self, layers: Sequence[str]) -> Layers:
+        """The width of each of `layers`, from a pass over one token."""
+        with Taps(self.model, layers) as taps:
+            self.window_logits([np.zeros(1, np.int64)])
+        return tuple((layer, self._per_token(taps.outputs[layer], layer, 0, 1).shape[1]) for layer in layers)
+
+    def _per_token(self, output: Tensor, layer: str, row: int, length: int) -> Tensor:
+        if output.ndim < 3 or output.shape[1] < length:
+            raise TeacherError(
+                f"labels.codec.layers needs outputs [batch, tokens, ...]; '{layer}' gives {list(output.shape)}"
+            )
+        return output[row, :length].reshape(length, -1).float()
 
     def _num_rows(self) -> int:
         rows = self.model.get_output_embeddings().weight.shape[0]  # pyright: ignore

@@ -1,5 +1,6 @@
 """An image classifier as a teacher: pixels in, logits out."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -7,8 +8,10 @@ from torch import Tensor
 
 from kdcore.config.models import DType, TeacherImageConfig
 from kdcore.errors import ConfigError, TeacherError
+from kdcore.labels.feature import Layers
 from kdcore.models.image import build_image_model, describe_network
 from kdcore.models.image_sources import LogitsOnly
+from kdcore.taps import Taps
 from kdcore.teachers.base import DTYPES, model_identity, network_settings, pick_device
 
 
@@ -51,6 +54,16 @@ class ImageTeacher:
             got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
             raise TeacherError(f"A classifier must return logits {wanted}, got {got}. Set teacher.source and kwargs.")
         return answer.float()
+
+    def features(self, pixels: Tensor, layers: Sequence[str]) -> Tensor:
+        """Features float32 [B, D] of the modules `layers`, flattened, side by side; ConfigError for an unknown one."""
+        with Taps(self.model, layers) as taps:
+            self.logits(pixels)
+        return torch.cat([taps.outputs[layer].float().reshape(len(pixels), -1) for layer in layers], dim=1)
+
+    def feature_layers(self, layers: Sequence[str], pixels: Tensor) -> Layers:
+        """The width of each of `layers`, from a pass over `pixels` [1, C, H, W]."""
+        return tuple((layer, self.features(pixels, [layer]).shape[1]) for layer in layers)
 
 
 def _check_trained(config: TeacherImageConfig) -> None:

@@ -1,0 +1,182 @@
+"""A teacher's answers as rows of a store: the samples of a unit in, labelled rows out, for texts and for images."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdcore.config.models import TeacherImageConfig, TeacherLMConfig
+from kdcore.data.document import ImageSample, SampleRef, TextDocument
+from kdcore.data.plan import PlannedSample, sample_key
+from kdcore.data.sources import Source
+from kdcore.data.tokenizer import encode_document
+from kdcore.data.windows import Window, windows
+from kdcore.labels import Codec, Encoded, check_logits, join, label_seeds
+from kdcore.labels.feature import Layers
+from kdcore.labels.learn import ProbeBatch
+from kdcore.store.schema import TOKEN_LOG_PROBS, ShardRow
+from kdcore.teachers.causal_lm import CausalLMTeacher
+from kdcore.teachers.image_classifier import ImageTeacher
+
+__all__ = ["ImageAnswers", "Samples", "TextAnswers", "token_bounded_batches"]
+
+Samples = Sequence[tuple[PlannedSample, TextDocument | ImageSample]]
+"""What there is to label: as planned, and as read."""
+
+
+@dataclass(frozen=True)
+class TextAnswers:
+    """Texts, in overlapping windows; with `layers`, features of those modules instead of distributions."""
+
+    teacher: CausalLMTeacher
+    config: TeacherLMConfig
+    feature_paths: Sequence[str]
+    seed: int
+
+    def numerics(self) -> dict[str, Any]:
+        """What changes the labels beyond the weights. How many windows share a forward pass is not in it, so that a job
+        that ran out of memory can go on with smaller batches.
+        """
+        return {"context": self.config.context, "overlap": self.config.overlap}
+
+    def layers(self, source: Source) -> Layers:
+        """The widths of the features."""
+        return self.teacher.feature_layers(self.feature_paths) if self.feature_paths else ()
+
+    def rows(self, unit: str, samples: Samples, codec: Codec) -> Iterator[ShardRow]:
+        """Labelled rows, in the order of the samples. LabelError names unit and document for outputs not finite."""
+        documents = [self._document(*planned, sample) for planned, sample in samples]
+        for document, window, logits, outputs in self._answers(unit, documents):
+            document.keep(codec, window, logits, outputs)
+        parts = [document.joined(codec, self._width(codec)) for document in documents]
+        packed = codec.pack([part[0] for part in parts], [document.tokens[1:] for document in documents])
+        for document, columns, (_, log_probs) in zip(documents, packed, parts, strict=True):
+            whole = {**columns, TOKEN_LOG_PROBS: log_probs}
+            yield ShardRow(document.key, document.name, document.occurrences, whole, tokens=document.tokens)
+
+    def probe(self, sample: TextDocument | ImageSample) -> Iterator[ProbeBatch]:
+        """The answers to one document, for a probe."""
+        document = self._document(SampleRef("", "", 0, 0), sample_key(sample), 1, sample)
+        for _, window, _, outputs in self._answers("the probe", [document]):
+            part = slice(window.first_label, window.last_label)
+            yield ProbeBatch(outputs.float().cpu(), document.tokens[1:][part], document.seeds[part])
+
+    def _document(
+        self, ref: SampleRef, key: bytes, occurrences: int, sample: TextDocument | ImageSample
+    ) -> "_Document":
+        assert isinstance(sample, TextDocument)
+        tokens = encode_document(self.teacher.tokenizer, sample.text)
+        return _Document(ref.name, key, occurrences, tokens, label_seeds(key, max(0, len(tokens) - 1), self.seed))
+
+    def _width(self, codec: Codec) -> int:
+        return codec.num_classes or sum(width for _, width in self.teacher.feature_layers(self.feature_paths))
+
+    def _answers(
+        self, unit: str, documents: Sequence["_Document"]
+    ) -> Iterator[tuple["_Document", Window, Tensor, Tensor]]:
+        """Logits, and what the codec encodes (logits or features), of every window's kept labels."""
+        work = [
+            (document, window)
+            for document in documents
+            for window in windows(len(document.tokens), self.config.context, self.config.overlap)
+        ]
+        for batch in token_bounded_batches([window.num_tokens for _, window in work], self.config.batch_tokens):
+            inputs = [work[index][0].tokens[work[index][1].start : work[index][1].stop] for index in batch]
+            if self.feature_paths:
+                found = self.teacher.window_features(inputs, self.feature_paths)
+            else:
+                found = [(logits, logits) for logits in self.teacher.window_logits(inputs)]
+            for index, (logits, outputs) in zip(batch, found, strict=True):
+                document, window = work[index]
+                kept = logits[window.kept]
+                check_logits(kept, f"{unit}, document '{document.name}', labels from {window.first_label}")
+                yield document, window, kept, outputs[window.kept]
+
+
+@dataclass(frozen=True)
+class ImageAnswers:
+    """Images, one label each; with `layers`, features of those modules instead of distributions."""
+
+    teacher: ImageTeacher
+    config: TeacherImageConfig
+    feature_paths: Sequence[str]
+    seed: int
+
+    def numerics(self) -> dict[str, Any]:
+        """Nothing beyond the weights."""
+        return {}
+
+    def layers(self, source: Source) -> Layers:
+        """The widths of the features, from a pass over one image of the source."""
+        if not self.feature_paths:
+            return ()
+        sample = source.read(source.list("train")[0])
+        assert isinstance(sample, ImageSample)
+        return self.teacher.feature_layers(self.feature_paths, torch.from_numpy(sample.pixels)[None])
+
+    def rows(self, unit: str, samples: Samples, codec: Codec) -> Iterator[ShardRow]:
+        """Labelled rows, in the order of the samples. LabelError names unit and image for outputs not finite."""
+        for start in range(0, len(samples), self.config.batch_size):
+            part = samples[start : start + self.config.batch_size]
+            images = [sample for _, sample in part if isinstance(sample, ImageSample)]
+            outputs = self._outputs(torch.from_numpy(np.stack([image.pixels for image in images])))
+            encoded: list[Encoded] = []
+            for ((ref, key, _), _), row in zip(part, outputs, strict=True):
+                if not self.feature_paths:
+                    check_logits(row[None], f"{unit}, image '{ref.name}'")
+                encoded.append(codec.encode(row[None], label_seeds(key, 1, self.seed)))
+            packed = codec.pack(encoded, [None] * len(encoded))
+            for ((ref, key, times), _), image, columns in zip(part, images, packed, strict=True):
+                yield ShardRow(key, ref.name, times, columns, target=image.target)
+
+    def probe(self, sample: TextDocument | ImageSample) -> Iterator[ProbeBatch]:
+        """The answer to one image, for a probe."""
+        assert isinstance(sample, ImageSample)
+        outputs = self._outputs(torch.from_numpy(sample.pixels)[None])
+        yield ProbeBatch(outputs.float().cpu(), None, label_seeds(sample_key(sample), 1, self.seed))
+
+    def _outputs(self, pixels: Tensor) -> Tensor:
+        paths = self.feature_paths
+        return self.teacher.features(pixels, paths) if paths else self.teacher.logits(pixels)
+
+
+@dataclass
+class _Document:
+    name: str
+    key: bytes
+    occurrences: int
+    tokens: np.ndarray
+    seeds: np.ndarray
+    parts: dict[int, tuple[Encoded, np.ndarray]] = field(default_factory=dict)
+
+    def keep(self, codec: Codec, window: Window, logits: Tensor, outputs: Tensor) -> None:
+        """Encode a window's labels, and the log-probability of each hard label."""
+        part = slice(window.first_label, window.last_label)
+        index = torch.from_numpy(self.tokens[1:][part]).to(logits.device)[:, None]
+        log_probs = (logits.gather(1, index) - logits.logsumexp(dim=1, keepdim=True)).squeeze(1)
+        self.parts[window.first_label] = codec.encode(outputs, self.seeds[part]), log_probs.half().cpu().numpy()
+
+    def joined(self, codec: Codec, width: int) -> tuple[Encoded, np.ndarray]:
+        """All labels in order; none for a document of one token, since nothing follows it."""
+        parts = [self.parts[first] for first in sorted(self.parts)]
+        if not parts:
+            return codec.encode(torch.empty(0, width), self.seeds[:0]), np.empty(0, np.float16)
+        return join([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def token_bounded_batches(lengths: Sequence[int], batch_tokens: int) -> Iterable[list[int]]:
+    """Positions of `lengths`, longest first, in batches whose padded size stays within `batch_tokens`.
+
+    A batch has at least one entry. The order is a function of the lengths alone, so that a unit's labels are too.
+    """
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda position: (-lengths[position], position)):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch

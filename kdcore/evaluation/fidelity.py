@@ -1,0 +1,147 @@
+"""What a codec loses: its labels against the whole distribution, on a probe of real rows."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdcore.labels import Codec, DenseLabels, FeatureLabels, RowView, SoftLabels, SparseLabels, TopKLabels
+from kdcore.labels.learn import ProbeBatch
+from kdcore.losses.cells import chunk_loss
+
+__all__ = ["column_bytes", "dense_weights", "fidelity"]
+
+_REPEATS = 4
+_PIECE_ELEMENTS = 1 << 23
+# The student whose gradient is compared: the teacher at this temperature, as a stand-in for one half way there.
+_STUDENT_TEMPERATURE = 2.0
+
+
+def fidelity(codec: Codec, probe: ProbeBatch) -> dict[str, Any]:
+    """Figures over the labels of `probe`, as JSON; means over labels unless said otherwise.
+
+    `entries`, `mass_kept` (the teacher's mass on the classes that a label names), `bias` (L1 distance of the mean label
+    from the mean distribution) beside `bias_by_chance` (what its variance alone would give), `variance` (sum over
+    classes, over repeated encodings), `squared_error`, `kl` (of label from teacher, nats), and for the gradient of a
+    student's logits `angle_degrees`, `norm_ratio` per label and of the sum over the probe. Features: error and
+    saturation instead. `bytes_per_label` by column, packed as one row.
+    """
+    count = len(probe.seeds)
+    found = {"labels": count, "bytes_per_label": column_bytes(codec, probe)}
+    if codec.num_classes == 0:
+        return {**found, **_of_features(codec, probe)}
+    sums = _Sums(codec.num_classes)
+    step = max(1, _PIECE_ELEMENTS // codec.num_classes)
+    for start in range(0, count, step):
+        part = slice(start, start + step)
+        targets = None if probe.targets is None else probe.targets[part]
+        sums.add(codec, ProbeBatch(probe.outputs[part].float(), targets, probe.seeds[part]))
+    return {**found, **sums.summary(count)}
+
+
+def column_bytes(codec: Codec, probe: ProbeBatch) -> dict[str, float]:
+    """Bytes a label of each column and of all of them (`total`), the labels of the probe packed as one row."""
+    columns = codec.pack([codec.encode(probe.outputs, probe.seeds)], [probe.targets])[0]
+    sizes = {name: values.nbytes / len(probe.seeds) for name, values in columns.items()}
+    return {**sizes, "total": sum(sizes.values())}
+
+
+def _decoded(codec: Codec, probe: ProbeBatch, repeat: int) -> SoftLabels:
+    """The labels as a reader gets them; another repeat draws anew."""
+    seeds = probe.seeds ^ np.uint64(repeat * 0x9E3779B97F4A7C15 & (2**64 - 1))
+    columns = codec.pack([codec.encode(probe.outputs, seeds)], [probe.targets])[0]
+    return codec.decode([RowView(columns, len(seeds), probe.targets)], [0], [len(seeds)])
+
+
+def dense_weights(labels: SoftLabels) -> Tensor:
+    """The weight of every class in each label, float32 [N, V]; a tail cell's mass is spread evenly."""
+    if isinstance(labels, DenseLabels):
+        return labels.log_probs.exp()
+    if isinstance(labels, SparseLabels):
+        weights = torch.zeros(labels.num_labels, labels.num_classes)
+        return weights.index_put_((labels.label_of_entry(), labels.ids), labels.weights, accumulate=True)
+    assert isinstance(labels, TopKLabels)
+    others = labels.num_classes - labels.ids.shape[1]
+    tail = labels.tail_log_prob.exp() / max(1, others)
+    weights = tail[:, None].expand(-1, labels.num_classes).clone()
+    return weights.scatter_(1, labels.ids, labels.log_probs.exp())
+
+
+def _support(labels: SoftLabels) -> Tensor:
+    """Whether each class is named in each label, bool [N, V]."""
+    if isinstance(labels, TopKLabels):
+        named = torch.zeros(labels.num_labels, labels.num_classes, dtype=torch.bool)
+        return named.scatter_(1, labels.ids, True)
+    return dense_weights(labels) > 0
+
+
+class _Sums:
+    def __init__(self, num_classes: int) -> None:
+        self.values: dict[str, float] = {}
+        self.mean_error, self.class_variance = np.zeros(num_classes), np.zeros(num_classes)
+        self.gradients = torch.zeros(2, num_classes, dtype=torch.float64)
+
+    def _count(self, **values: Tensor) -> None:
+        for name, value in values.items():
+            self.values[name] = self.values.get(name, 0.0) + float(value.double().sum())
+
+    def add(self, codec: Codec, probe: ProbeBatch) -> None:
+        """A piece of the probe."""
+        teacher = probe.outputs.softmax(1)
+        labels = [_decoded(codec, probe, repeat) for repeat in range(_REPEATS)]
+        weights = [dense_weights(label) for label in labels]
+        mean = torch.stack(weights).mean(0)
+        spread = torch.stack([(weight - mean).square() for weight in weights]).sum(0) / (_REPEATS - 1)
+        first, named = weights[0], _support(labels[0])
+        ratio = torch.where(first > 0, (first / teacher.clamp(min=1e-30)).log(), torch.zeros_like(first))
+        self._count(
+            entries=named.sum(1),
+            mass_kept=torch.where(named, teacher, torch.zeros_like(teacher)).sum(1),
+            variance=spread.sum(1),
+            squared_error=(first - teacher).square().sum(1),
+            kl=(first * ratio).sum(1),
+        )
+        self.mean_error += (mean - teacher).sum(0, dtype=torch.float64).numpy()
+        self.class_variance += (spread / _REPEATS).sum(0, dtype=torch.float64).numpy()
+        self._compare_gradients(probe, labels[0], teacher)
+
+    def _compare_gradients(self, probe: ProbeBatch, labels: SoftLabels, teacher: Tensor) -> None:
+        student = probe.outputs / _STUDENT_TEMPERATURE
+        true, ours = (_gradient(student, label) for label in (DenseLabels(teacher.log()), labels))
+        norms = true.norm(dim=1), ours.norm(dim=1)
+        cosine = (true * ours).sum(1) / (norms[0] * norms[1]).clamp(min=1e-30)
+        self._count(
+            angle_degrees=torch.rad2deg(cosine.clamp(-1, 1).acos()), norm_ratio=norms[1] / norms[0].clamp(min=1e-30)
+        )
+        self.gradients += torch.stack([true, ours]).sum(1, dtype=torch.float64)
+
+    def summary(self, count: int) -> dict[str, Any]:
+        """Means, and the figures of the whole batch."""
+        true, ours = self.gradients
+        cosine = float((true @ ours) / (true.norm() * ours.norm()).clamp(min=1e-30))
+        chance = np.sqrt(self.class_variance * 2 / math.pi).sum() / count
+        return {
+            **{name: value / count for name, value in self.values.items()},
+            "bias": float(np.abs(self.mean_error).sum() / count),
+            "bias_by_chance": float(chance),
+            "batch_angle_degrees": math.degrees(math.acos(max(-1.0, min(1.0, cosine)))),
+            "batch_norm_ratio": float(ours.norm() / true.norm().clamp(min=1e-30)),
+        }
+
+
+def _gradient(student: Tensor, labels: SoftLabels) -> Tensor:
+    """d loss / d logits [N, V] of the loss that a student minimises on these labels."""
+    targets = torch.zeros(len(student), dtype=torch.int64)
+    _, gradient = chunk_loss(student.clone(), labels, targets, None, 0.0, grad=True)
+    assert gradient is not None
+    return gradient
+
+
+def _of_features(codec: Codec, probe: ProbeBatch) -> dict[str, float]:
+    labels = _decoded(codec, probe, 0)
+    assert isinstance(labels, FeatureLabels)
+    wanted = probe.outputs.float()
+    error = (labels.features - wanted).square().sum() / wanted.square().sum().clamp(min=1e-30)
+    return {"relative_error": float(error.sqrt())}

@@ -14,6 +14,7 @@ from kdcore.losses.cells import chunk_loss
 __all__ = ["column_bytes", "dense_weights", "fidelity"]
 
 _REPEATS = 4
+_MEASURED_LABELS = 4096
 _PIECE_ELEMENTS = 1 << 23
 # The student whose gradient is compared: the teacher at this temperature, as a stand-in for one half way there.
 _STUDENT_TEMPERATURE = 2.0
@@ -28,8 +29,10 @@ def fidelity(codec: Codec, probe: ProbeBatch) -> dict[str, Any]:
     student's logits `angle_degrees`, `norm_ratio` per label and of the sum over the probe. Features: error and
     saturation instead. `bytes_per_label` by column, packed as one row.
     """
+    found: dict[str, Any] = {"bytes_per_label": column_bytes(codec, probe)}
+    probe = probe.every(-(-len(probe.seeds) // _MEASURED_LABELS))
     count = len(probe.seeds)
-    found = {"labels": count, "bytes_per_label": column_bytes(codec, probe)}
+    found["labels"] = count
     if codec.num_classes == 0:
         return {**found, **_of_features(codec, probe)}
     sums = _Sums(codec.num_classes)

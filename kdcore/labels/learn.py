@@ -38,6 +38,12 @@ class ProbeBatch:
     targets: np.ndarray | None
     seeds: np.ndarray
 
+    def every(self, step: int, start: int = 0) -> "ProbeBatch":
+        """One label in `step`."""
+        part = slice(start, None, step)
+        targets = None if self.targets is None else self.targets[part]
+        return ProbeBatch(self.outputs[part], targets, self.seeds[part])
+
 
 @dataclass(frozen=True)
 class Learnt:
@@ -56,9 +62,7 @@ def fixed_codec(config: CodecConfig, num_classes: int) -> Codec | None:
     return None
 
 
-def learn_codec(
-    config: CodecConfig, num_classes: int, batches: Iterable[ProbeBatch], layers: Layers = ()
-) -> Learnt:
+def learn_codec(config: CodecConfig, num_classes: int, batches: Iterable[ProbeBatch], layers: Layers = ()) -> Learnt:
     """The codec of a setting for teachers of `num_classes` classes (features: of these `layers`).
 
     Runs through `batches` once. LabelError when they are empty or not finite.
@@ -167,12 +171,10 @@ def _draws_within(budget: float, num_classes: int, kept: ProbeBatch) -> int:
 
 
 def _bytes_at(draws: int, num_classes: int, kept: ProbeBatch) -> float:
-    half = min(len(kept.seeds), _SEARCHED_LABELS) // 2 or 1
-    sizes = [slice(0, half), slice(half, 2 * half)] if len(kept.seeds) > 1 else [slice(0, 1)] * 2
-    first, second = (_Seen(num_classes, draws, ThresholdCodec) for _ in sizes)
-    for seen, part in zip((first, second), sizes, strict=True):
-        targets = None if kept.targets is None else kept.targets[part]
-        seen.add(ProbeBatch(kept.outputs[part], targets, kept.seeds[part]))
-    model = first.learn()
-    drawn, targets = join(second.parts), np.concatenate(second.targets)
+    step = max(1, len(kept.seeds) // _SEARCHED_LABELS)
+    seen = [_Seen(num_classes, draws, ThresholdCodec) for _ in range(2)]
+    for start, half in zip((0, step), seen, strict=True):
+        half.add(kept.every(2 * step, start) if len(kept.seeds) > step else kept)
+    model = seen[0].learn()
+    drawn, targets = join(seen[1].parts), np.concatenate(seen[1].targets)
     return model.cost(model.symbols(drawn["ids"], drawn["counts"], drawn["entries"], targets))

@@ -20,7 +20,7 @@ def dataset_card(manifest: Mapping[str, Any]) -> str:
         "teacher weights": teacher.get("weights"),
         "teacher dtype": teacher.get("dtype"),
         "tokenizer": identity.get("tokenizer"),
-        "codec": ", ".join(f"{key} {value}" for key, value in codec.items()),
+        "codec": ", ".join(f"{key} {value}" for key, value in codec.items() if not isinstance(value, dict | list)),
         "numerics": ", ".join(f"{key} {value}" for key, value in (identity.get("numerics") or {}).items()) or None,
         "input": identity.get("input"),
         "rows": f"{manifest['rows']:,}",
@@ -64,6 +64,6 @@ import datasets
 rows = datasets.load_dataset("THIS_FOLDER", split="train")   # raw columns, for a look
 ```
 
-`manifest.json` proves that the store is complete, with a digest of every shard. List columns are flat:
-label `j` of a row takes the values from `j * width` to `(j + 1) * width`.
+`manifest.json` proves that the store is complete, with a digest of every shard. What the columns of a codec hold is
+in the format's description (FORMAT.md of kdcore); `store.labels` decodes them.
 """

@@ -113,7 +113,7 @@ def manifest_text(value: Mapping[str, Any]) -> bytes:
         return json.dumps(item, sort_keys=True, ensure_ascii=False, allow_nan=False)
 
     def of(name: str, item: Any) -> str:
-        if name == "shards":
+        if name == "shards" and isinstance(item, list):
             return "[\n  " + ",\n  ".join(map(compact, item)) + "\n ]" if item else "[]"
         return compact(item)
 
@@ -131,7 +131,8 @@ def load_manifest(store: Location) -> Manifest:
     place = open_place(store)
     where = place.where(MANIFEST)
     try:
-        value = json.loads(place.read(MANIFEST))
+        content = place.read(MANIFEST)
+        value = json.loads(content)
     except FileNotFoundError as error:
         raise IncompleteStore(
             f"{place} has no {MANIFEST}: it was never finished, or it is not a label store. Run `kd precompute` "
@@ -140,17 +141,21 @@ def load_manifest(store: Location) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise CorruptShard(f"{where} cannot be read ({error}): restore it from a copy, or label anew") from error
     check_format(value, where)
-    digest = value.pop("digest", None)
-    if digest != _digest(value, where):
-        raise CorruptShard(f"{where} does not match its own digest: it was altered; restore it from a copy")
+    _check_digest(value, content, where)
     return _parse(value, where)
 
 
-def _digest(value: Any, where: str) -> str:
+def _check_digest(value: dict[str, Any], content: bytes, where: str) -> None:
+    """CorruptShard unless the manifest is, to the byte, what its writer wrote; takes the digest out of `value`."""
     try:
-        return digest_json(value)
-    except ValueError as error:  # NaN, or half a surrogate pair
+        # JSON has several ways to write one value, and the digest is of the value.
+        as_written = manifest_text(value) == content
+        same = value.pop("digest", None) == digest_json(value)
+    except (ValueError, TypeError) as error:  # NaN, or half a surrogate pair
         raise CorruptShard(f"{where} cannot be digested ({error}): it was altered; restore it from a copy") from error
+    if not (same and as_written):
+        what = "its own digest" if not same else "the form that it is written in"
+        raise CorruptShard(f"{where} does not match {what}: it was altered; restore it from a copy")
 
 
 def _parse(value: dict[str, Any], where: str) -> Manifest:

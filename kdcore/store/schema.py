@@ -75,7 +75,13 @@ def image_schema(codec: Codec) -> pa.Schema:
 def store_schema(kind: str, codec: Codec, vocabulary: int | None = None) -> pa.Schema:
     """The schema of either kind; `vocabulary` of a text store is the codec's class count unless given."""
     if kind == "text":
-        return text_schema(codec, codec.num_classes if vocabulary is None else vocabulary)
+        bound = codec.num_classes if vocabulary is None else vocabulary
+        if bound < 1:
+            raise StoreError(
+                f"codec '{codec.name}' does not say how many token ids there are: give the vocabulary (in a store, as "
+                f"`vocabulary` of its identity)"
+            )
+        return text_schema(codec, bound)
     if kind == "image":
         return image_schema(codec)
     raise StoreError(f"a store holds 'text' or 'image' labels, got kind {kind!r}")

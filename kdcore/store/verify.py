@@ -25,7 +25,7 @@ from kdcore.store.writer import Receipt, read_identity
 __all__ = ["VerifyReport", "check_digest", "check_digests", "verify_store"]
 
 Progress = Callable[[int, int], None]
-_PIECE_VALUES = 1 << 22
+_PIECE_VALUES = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -202,22 +202,23 @@ def _decode_all(shard: Shard, codec: Codec) -> None:
 
 
 def _pieces(shard: Shard, codec: Codec) -> Iterator[list[tuple[RowView, int, int]]]:
-    """All labels of a shard, as slices of rows, few enough at a time to be decoded in bounded memory."""
+    """All labels of a shard, as slices of rows, few enough values at a time to be decoded in bounded memory."""
     names = [entry.name for entry in codec.fields()]
-    most = max(1, _PIECE_VALUES // max(1, codec.num_classes))
     piece: list[tuple[RowView, int, int]] = []
-    room = most
+    room = _PIECE_VALUES
     for batch in shard.batches:
         columns = column_views(batch)
         for row, num_labels in enumerate(_labels_per_row(batch)):
             view = row_view(columns, row, names, num_labels)
-            for start in range(0, max(1, num_labels), most):
-                stop = min(start + most, num_labels)
-                if piece and room < stop - start:
+            weight = 1 + sum(values.size for values in view.columns.values()) // max(1, num_labels)
+            step = max(1, _PIECE_VALUES // weight)
+            for start in range(0, max(1, num_labels), step):
+                stop = min(start + step, num_labels)
+                if piece and room < (stop - start) * weight:
                     yield piece
-                    piece, room = [], most
+                    piece, room = [], _PIECE_VALUES
                 piece.append((view, start, stop))
-                room -= stop - start
+                room -= (stop - start) * weight
     if piece:
         yield piece
 

@@ -2,17 +2,29 @@
 
 import json
 import os
+import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from store_fixtures import CLASSES, codec_of, identity_of, make_store, rows_of, write_unit
 
 from kdcore.errors import CorruptShard, IdentityMismatch, KDError, StoreError
-from kdcore.identity import digest_json
+from kdcore.identity import digest_bytes, digest_json
 from kdcore.labels import DenseCodec, TopKCodec
-from kdcore.store import open_for_writing, open_store, store_schema, verify_store
+from kdcore.store import (
+    open_for_writing,
+    open_store,
+    publish_manifest,
+    publish_probe,
+    read_probe,
+    store_schema,
+    verify_store,
+)
 from kdcore.store.index import read_part
+from kdcore.store.manifest import manifest_text
 from kdcore.store.shard import Shard
 from kdcore.store.verify import check_digest
 from kdcore.store.writer import Receipt
@@ -33,7 +45,7 @@ def _edit_manifest(path: Path, change, seal: bool = True) -> None:
     if seal:
         value.pop("digest", None)
         value["digest"] = digest_json(value)
-    (path / "manifest.json").write_text(json.dumps(value))
+    (path / "manifest.json").write_bytes(manifest_text(value))
 
 
 def _small(tmp_path: Path) -> tuple[Path, Receipt, bytes]:
@@ -187,12 +199,280 @@ def test_an_identity_file_that_disagrees_is_reported(path):
         lambda value: value["shards"][0].update(labels="many"),
         lambda value: value["shards"][0].update(more=1),
         lambda value: value["shards"].insert(0, 7),
+        lambda value: value["shards"].clear(),
+        lambda value: value.update(shards=[], rows=0, labels=0, bytes=0),
+        lambda value: value.update(rows=value["rows"] + 1),
+        lambda value: value.update(index=None),
+        lambda value: value["index"].update(file="index-zz.arrow"),
+        lambda value: value["index"].update(bytes=1),
+        lambda value: value["index"].update(digest="00" * 16),
+        lambda value: value.update(columns={"ids": -1}),
+        lambda value: value.update(codec_state="%%%"),
+        lambda value: value.update(codec_state="AAAA"),
+        lambda value: value.pop("created"),
+        lambda value: value.update(more=1),
+        lambda value: value["identity"].update(vocabulary="many"),
+        lambda value: (value["shards"][0].update(rows=5), value.update(rows=value["rows"] + 1)),
+        lambda value: (value["shards"][0].update(labels=99), value.update(labels=sum(_labels(value)))),
     ],
 )
 def test_malformed_manifests_are_refused(path, change):
     _edit_manifest(path, change)
     with pytest.raises(StoreError):
         open_store(path)
+
+
+def _labels(value: dict) -> list[int]:
+    return [shard["labels"] for shard in value["shards"]]
+
+
+def test_format_1_is_refused_with_one_clear_line(path):
+    _edit_manifest(path, lambda value: value.update(format=1))
+    with pytest.raises(CorruptShard, match="format 1, which was never released") as caught:
+        open_store(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x.arrow", "data/x.arrow", "index-00.arrow/../x", "index-..arrow"])
+def test_an_index_elsewhere_is_refused(path, name):
+    _edit_manifest(path, lambda value: value["index"].update(file=name))
+    with pytest.raises(CorruptShard, match="refused"):
+        open_store(path)
+
+
+def test_a_linked_index_is_refused(path, tmp_path):
+    index = _index(path)
+    index.rename(tmp_path / "elsewhere")
+    index.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CorruptShard, match="symbolic link"):
+        open_store(path)
+
+
+def _index(path: Path) -> Path:
+    return next(path.glob("index-*.arrow"))
+
+
+def test_truncated_and_flipped_indexes_are_refused(path):
+    content = _index(path).read_bytes()
+    for size in range(len(content)):
+        _index(path).write_bytes(content[:size])
+        with pytest.raises(CorruptShard, match="must have"):
+            open_store(path)
+    for position in range(0, len(content), 7):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << (position % 8)
+        _index(path).write_bytes(damaged)
+        with pytest.raises(CorruptShard, match="altered"):
+            open_store(path)
+    assert "altered" in verify_store(path).problems[0]
+    _index(path).unlink()
+    with pytest.raises(CorruptShard, match="missing"):
+        open_store(path)
+
+
+def _reseal_index(path: Path, change) -> None:
+    """An index that is right by its digest, with a column changed."""
+    file = _index(path)
+    table = pa.ipc.open_file(file.read_bytes()).read_all()
+    columns = {name: table.column(name).to_pylist() for name in table.column_names}
+    change(columns)
+    batch = pa.record_batch([pa.array(columns[entry.name], entry.type) for entry in table.schema], schema=table.schema)
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_batch(batch)
+    size, digest = file.stat().st_size, digest_bytes(file.read_bytes())
+    _edit_manifest(path, lambda value: value["index"].update(bytes=size, digest=digest))
+
+
+def _swap(values: list) -> None:
+    values[0], values[1] = values[1], values[0]
+
+
+@pytest.mark.parametrize("column", ["key", "occurrences", "length", "shard", "batch", "row"])
+def test_an_index_that_contradicts_its_shards_is_refused(path, column):
+    def change(columns):
+        if column in ("shard", "batch"):
+            columns[column][0] = 1
+        elif column == "occurrences":
+            columns[column][0] = 9
+        else:
+            _swap(columns[column])
+
+    _reseal_index(path, change)
+    problems = verify_store(path, full=False).problems
+    assert problems, column
+    with pytest.raises(CorruptShard):
+        open_store(path).labels(1)
+
+
+def test_swapped_shards_are_named(path, tmp_path):
+    # Rows of one size, so that nothing but their content tells two shards apart.
+    store = tmp_path / "even"
+    open_for_writing(store, identity_of())
+    receipts = [
+        write_unit(store, unit, rows=[replace(row, key=_key(unit, n)) for n, row in enumerate(rows_of(0))])
+        for unit in range(2)
+    ]
+    publish_manifest(store, identity_of(), receipts)
+    first, second = (store / receipt.shard for receipt in receipts)
+    assert first.stat().st_size == second.stat().st_size
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+    for full in (True, False):
+        problems = verify_store(store, full).problems
+        assert len(problems) == 2
+        assert all("swapped or doubled" in problem for problem in problems)
+        assert first.name in problems[0]
+        assert second.name in problems[0]
+    with pytest.raises(CorruptShard, match="swapped"):
+        open_store(store).labels(1)
+    with pytest.raises(CorruptShard, match="altered"):
+        open_store(store, verify="full")
+
+
+def _key(unit: int, number: int) -> bytes:
+    return bytes([unit, number]) * 8
+
+
+def test_doubled_shards_and_units_are_named(path):
+    def shard_twice(value):
+        value["shards"][1].update(shard=value["shards"][0]["shard"])
+
+    _edit_manifest(path, shard_twice)
+    with pytest.raises(CorruptShard, match=r"every shard may be in .* once, but 'data/unit-000000"):
+        open_store(path)
+
+
+def test_a_unit_twice_in_a_manifest_is_named(path):
+    _edit_manifest(path, lambda value: value["shards"][1].update(unit=value["shards"][0]["unit"]))
+    with pytest.raises(CorruptShard, match=r"every unit may be in .* once, but 'unit-000000'"):
+        open_store(path)
+
+
+def test_missing_extra_and_doubled_rows_have_their_own_messages(path):
+    assert verify_store(path).notes == []
+    shutil.copy(_shards(path)[0], path / "data" / "unit-000000-9-stray.arrow")
+    report = verify_store(path)
+    assert report.ok
+    assert "not in the manifest" in report.notes[0]
+    assert "unit-000000-9-stray" in report.notes[0]
+    _shards(path)[0].unlink()
+    assert "missing" in verify_store(path).problems[0]
+
+
+def test_a_shard_cut_or_written_to_under_a_reader_is_an_error_not_a_signal(path):
+    store = open_store(path)
+    store.labels(1)
+    shard = _shards(path)[0]
+    content = shard.read_bytes()
+    with open(shard, "r+b") as file:
+        file.write(bytes(len(content)))
+    os.utime(shard, ns=(1, 1))
+    with pytest.raises(CorruptShard, match="written to while"):
+        store.labels(1)
+    os.truncate(shard, 0)
+    with pytest.raises(CorruptShard, match="must have"):
+        store.labels(1)
+    with pytest.raises(CorruptShard, match="must have"):
+        store.name(1)
+    store = open_store(make_store(path.parent / "other"))
+    os.truncate(_index(path.parent / "other"), 0)
+    with pytest.raises(CorruptShard, match="must have"):
+        store.labels(1)
+    with pytest.raises(CorruptShard, match="must have"):
+        store.occurrences()
+
+
+class _Trap:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    "name", [b"arrow.py_extension_type", b"ray.data.arrow_tensor", b"ray.data.arrow_pickled_object"]
+)
+@pytest.mark.parametrize("where", ["field", "schema"])
+def test_an_extension_type_with_a_pickle_runs_nothing_and_is_refused(path, tmp_path, name, where):
+    trap = tmp_path / "trapped"
+    payload = pickle.dumps(_Trap(trap))
+    receipt = open_store(path).manifest.shards[0]
+    table = pa.ipc.open_file((path / receipt.shard).read_bytes()).read_all()
+    extension = {b"ARROW:extension:name": name, b"ARROW:extension:metadata": payload}
+    schema = table.schema
+    if where == "field":
+        place = schema.get_field_index("name")
+        schema = schema.set(place, schema.field(place).with_metadata(extension))
+    else:
+        schema = schema.with_metadata({**schema.metadata, **extension, b"pickle": payload})
+    with pa.OSFile(str(path / receipt.shard), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        writer.write_table(pa.table(table.columns, schema=schema))
+    content = (path / receipt.shard).read_bytes()
+
+    def reseal(value):
+        value["bytes"] += len(content) - value["shards"][0]["bytes"]
+        value["shards"][0].update(bytes=len(content), digest=digest_bytes(content))
+
+    _edit_manifest(path, reseal)
+    assert payload in content
+    with pytest.raises(CorruptShard, match="metadata of their own"):
+        open_store(path, verify="full").labels(1)
+    assert receipt.shard in verify_store(path).problems[0]
+    assert not trap.exists()
+    pickle.loads(payload)  # noqa: S301 - the trap does work
+    assert trap.exists()
+
+
+def test_an_edited_probe_is_refused(tmp_path):
+    content = bytes(range(200))
+    assert publish_probe(tmp_path, content) == content
+    assert publish_probe(tmp_path, b"another") == content
+    file = tmp_path / "probe.json"
+    whole = file.read_bytes()
+    for position in range(0, len(whole), 3):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1
+        file.write_bytes(damaged)
+        with pytest.raises(StoreError, match=r"probe\.json"):
+            read_probe(tmp_path)
+    for size in range(len(whole)):
+        file.write_bytes(whole[:size])
+        with pytest.raises(StoreError, match="altered"):
+            read_probe(tmp_path)
+    file.unlink()
+    assert read_probe(tmp_path) is None
+
+
+def test_full_verification_refuses_every_flipped_bit_of_a_store(path):
+    """Any bit of any file that the manifest names, and of the manifest."""
+    refused = 0
+    for file in [*_shards(path), _index(path), path / "manifest.json"]:
+        content = file.read_bytes()
+        for position in range(0, len(content), 97):
+            damaged = bytearray(content)
+            damaged[position] ^= 1 << (position % 8)
+            file.write_bytes(damaged)
+            with pytest.raises(StoreError):
+                open_store(path, verify="full")
+            refused += 1
+        file.write_bytes(content)
+    assert refused > 100
+    assert verify_store(path).ok
+
+
+def test_a_manifest_that_says_the_same_in_other_words_is_refused(path):
+    file = path / "manifest.json"
+    text = file.read_text()
+    for other in (text + "\n", text.replace(": ", ":", 1), text.replace("1.5", "1.50"), text.replace("1.5", "15e-1")):
+        assert other != text
+        assert json.loads(other) == json.loads(text)
+        file.write_text(other)
+        with pytest.raises(CorruptShard, match="form that it is written in"):
+            open_store(path)
 
 
 def test_truncated_manifests_are_refused(path):

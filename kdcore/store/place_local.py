@@ -34,9 +34,10 @@ def out_of_space(error: OSError, path: Path, needed: int) -> KDError:
     """OutOfSpace when the disk is full (or the quota spent), else a StoreError with the system's reason."""
     if error.errno not in _NO_ROOM:
         return StoreError(f"cannot write {path}: {error}")
-    free = shutil.disk_usage(path.parent).free
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    free = shutil.disk_usage(folder).free
     return OutOfSpace(
-        f"the disk is full: {path} needed at least {needed:,} bytes, {path.parent} has {free:,} free. What was "
+        f"the disk is full: {path} needed at least {needed:,} bytes, {folder} has {free:,} free. What was "
         f"published stays; free some space, or set labels.path (or runs, or KDCORE_CACHE) to another disk, and start "
         f"again"
     )

@@ -185,11 +185,10 @@ class RemotePlace(Place):
         if not re.fullmatch(r"[0-9a-f]{32}", digest):
             raise StoreError(f"a digest is 32 hexadecimal characters, {self.where(name)} is said to have {digest!r}")
         path = cache_directory() / "files" / digest[:2] / digest
-        with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_size == size and (not verify or digest_file(path) == digest):
-                return path
         partial = path.with_name(f".{digest}.{secrets.token_hex(8)}.partial")
         try:
+            if path.exists() and path.stat().st_size == size and (not verify or digest_file(path) == digest):
+                return path
             path.parent.mkdir(parents=True, exist_ok=True)
             self._download(name, size, digest, partial)
             os.replace(partial, path)

@@ -89,9 +89,9 @@ def test_a_finished_run_does_nothing(tmp_path: Path, repo: Path) -> None:
     assert "All is said." in output
     assert "IMPORTED []" in output
     assert sorted(run_dir.rglob("*")) == before
-    changed, _ = kd(repo, "distill", "configs/quickstart-text.yaml", f"runs={tmp_path}", "labels.codec.k=9")
+    changed, _ = kd(repo, "distill", "configs/quickstart-text.yaml", f"runs={tmp_path}", "labels.codec.budget_bytes=9")
     assert "RunMismatch" in changed
-    assert "labels.codec.k: 8 in the run, 9 now" in changed
+    assert "labels.codec.budget_bytes: 12.0 in the run, 9.0 now" in changed
 
 
 @pytest.mark.parametrize(("error", "code"), [("ConfigError", 2), ("UnitFailed", 3)])

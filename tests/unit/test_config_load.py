@@ -68,7 +68,14 @@ def test_an_unknown_key_is_answered_with_the_nearest(override: str, expected: st
     [
         ("training.batch_size=many", ["'training.batch_size' is 'many'", "integer"]),
         ("training.batch_size=0", ["'training.batch_size' is 0", "greater than or equal to 1"]),
-        ("labels.codec.type=top", ["'labels.codec.type' is 'top'", "valid types: topk, dense", "nearest: 'topk'"]),
+        (
+            "labels.codec.type=top",
+            [
+                "'labels.codec.type' is 'top'",
+                "valid types: threshold, sampled, topk, dense, feature",
+                "nearest: 'topk'",
+            ],
+        ),
         ("training.engine={zero_stage: 1}", ["'training.engine' needs a `type`: one of torch, deepspeed"]),
         ("training.engine={type: deepspeed, zero_stage: 4}", ["'training.engine.zero_stage' is 4"]),
         ("training.epochs=1", ["training: give exactly one of `steps` and `epochs`"]),

@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from kdcore.config import TrainingConfig
 from kdcore.data.sources import open_source
 from kdcore.data.tokenizer import load_tokenizer
 from kdcore.errors import MissingLabels, TokenizerMismatch
-from kdcore.labels.soft_labels import DenseLabels, TopKLabels
+from kdcore.labels.soft_labels import DenseLabels, SparseLabels
 from kdcore.store.reader import open_store
 from kdcore.training.batches import StepPlan
 from kdcore.training.image_samples import image_samples
@@ -36,6 +37,14 @@ def test_every_world_and_micro_batch_size_deals_out_the_same_step(world, micro):
         assert sorted(np.concatenate(dealt)) == sorted(StepPlan.of(config, 1, seed=3).step_indices(step, 19))
 
 
+def entries_of(labels) -> list[tuple[tuple[int, float], ...]]:
+    """Classes and weights of each label, sorted."""
+    assert isinstance(labels, SparseLabels)
+    ends = labels.offsets.tolist()
+    entries = list(zip(labels.ids.tolist(), labels.weights.tolist(), strict=True))
+    return [tuple(sorted(entries[start:stop])) for start, stop in itertools.pairwise(ends)]
+
+
 def test_an_epoch_has_every_label_of_every_occurrence_once_with_its_own_tokens(root):
     recipe = text_recipe(root, "epoch", teacher=True)
     samples = text_samples(recipe, load_tokenizer(TOKENIZER), uses_labels=True, sequence_length=32)
@@ -44,16 +53,14 @@ def test_an_epoch_has_every_label_of_every_occurrence_once_with_its_own_tokens(r
     wanted = []
     for row, times in enumerate(store.occurrences()):
         tokens, labels = store.tokens(row), store.labels(row)
-        assert isinstance(labels, TopKLabels)
-        wanted += int(times) * list(zip(tokens[:-1], tokens[1:], map(tuple, labels.ids.tolist()), strict=True))
+        wanted += int(times) * list(zip(tokens[:-1], tokens[1:], entries_of(labels), strict=True))
     seen = []
     for start in range(0, len(samples), 4):
         indices = np.arange(start, min(start + 4, len(samples)))
         batch = samples.batch(indices)
-        assert isinstance(batch.labels, TopKLabels)
         inputs = batch.input_ids.flatten()[batch.positions]
         assert len(inputs) == samples.tokens(indices)
-        seen += list(zip(inputs.tolist(), batch.targets.tolist(), map(tuple, batch.labels.ids.tolist()), strict=True))
+        seen += list(zip(inputs.tolist(), batch.targets.tolist(), entries_of(batch.labels), strict=True))
     assert sorted(seen) == sorted(wanted)
 
 

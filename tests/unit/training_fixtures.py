@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from kdcore.config import Recipe
@@ -12,7 +13,8 @@ from kdcore.data.plan import plan_units
 from kdcore.data.sources import open_source
 from kdcore.data.tokenizer import encode_document, load_tokenizer, valid_vocabulary
 from kdcore.identity import digest_tokenizer
-from kdcore.labels import make_codec
+from kdcore.labels import label_seeds
+from kdcore.labels.learn import ProbeBatch, learn_codec
 from kdcore.store import (
     ShardRow,
     batches_from_rows,
@@ -64,7 +66,7 @@ def text_recipe(root: Path, name: str, teacher: bool = False, **training: Any) -
             "runs": str(root / "runs"),
             "data": {"type": "text", "path": str(root / "corpus" / "*.txt"), "heldout_fraction": 0.0},
             "teacher": {"type": "causal_lm", "path": TOKENIZER} if teacher else None,
-            "labels": {"path": str(root / "labels"), "codec": {"type": "topk", "k": 4}, "unit_bytes": 2000},
+            "labels": {"path": str(root / "labels"), "codec": {"type": "threshold", "draws": 8}, "unit_bytes": 2000},
             "student": {"type": "causal_lm", "architecture": architecture, "tokenizer": TOKENIZER},
             "training": settings,
         }
@@ -93,31 +95,52 @@ def write_labels(recipe: Recipe) -> None:
     source = open_source(recipe.data)
     tokenizer = load_tokenizer(TOKENIZER) if source.kind == "text" else None
     classes = valid_vocabulary(tokenizer) if tokenizer is not None else int(source.num_classes or 0)
-    codec = make_codec(recipe.labels.codec, classes)
     plan = plan_units(source, "train", recipe.labels.unit_bytes)
+    planned = [sample for unit in plan.units for sample in unit.samples]
+    answers = {key: _answer(source.read(ref), key, classes, tokenizer) for ref, key, _ in planned}
+    probe = [
+        ProbeBatch(logits, _hard(tokens), label_seeds(key, len(logits))) for key, (tokens, logits) in answers.items()
+    ]
+    codec = learn_codec(recipe.codec, classes, probe).codec
     digest = None if tokenizer is None else digest_tokenizer(tokenizer)
     identity = {"format": 1, "kind": source.kind, "teacher": {}, "tokenizer": digest, "codec": codec.spec()}
-    identity = {**identity, "numerics": {}, "input": plan.input_digest, "versions": {}}
+    identity = {**identity, "vocabulary": classes, "numerics": {}, "input": plan.input_digest, "versions": {}}
     store, schema = recipe.store_path, store_schema(source.kind, codec)
     open_for_writing(store, identity)
     for unit in plan.units:
-        rows = [_row(source.read(ref), key, times, codec, classes, tokenizer) for ref, key, times in unit.samples]
+        rows = [_row(source.read(ref), key, times, codec, answers[key]) for ref, key, times in unit.samples]
         batches = batches_from_rows(schema, rows)
         publish_receipt(store, write_shard(store, unit.id, 0, schema, batches, unit_digest=unit.digest))
-    publish_manifest(store, identity, read_journal(store, {unit.id: unit.digest for unit in plan.units}), {})
+    receipts = read_journal(store, {unit.id: unit.digest for unit in plan.units})
+    publish_manifest(store, identity, receipts, {}, codec.state())
 
 
-def _row(sample: Any, key: bytes, times: int, codec: Any, classes: int, tokenizer: Any) -> ShardRow:
+Answer = tuple[np.ndarray | None, torch.Tensor]
+"""Tokens of a text, and the logits of its labels."""
+
+
+def _hard(tokens: np.ndarray | None) -> np.ndarray | None:
+    return None if tokens is None else tokens[1:]
+
+
+def _answer(sample: Any, key: bytes, classes: int, tokenizer: Any) -> Answer:
     generator = torch.Generator().manual_seed(int.from_bytes(key[:4], "little"))
     if isinstance(sample, ImageSample):
         logits = torch.randn(1, classes, generator=generator)
         logits[0, sample.target or 0] += 3
-        return ShardRow(key, sample.name, times, codec.encode(logits), target=sample.target)
+        return None, logits
     assert isinstance(sample, TextDocument)
     tokens = encode_document(tokenizer, sample.text)
     logits = torch.randn(len(tokens) - 1, classes, generator=generator)
     hard = torch.from_numpy(tokens[1:])[:, None]
-    logits.scatter_add_(1, hard, torch.full(hard.shape, 8.0))
-    log_probs = logits.log_softmax(-1).gather(1, hard).squeeze(1)
-    columns = codec.encode(logits) | {"token_log_probs": log_probs.numpy().astype("float16")}
+    return tokens, logits.scatter_add_(1, hard, torch.full(hard.shape, 8.0))
+
+
+def _row(sample: Any, key: bytes, times: int, codec: Any, answer: Answer) -> ShardRow:
+    tokens, logits = answer
+    columns = codec.pack([codec.encode(logits, label_seeds(key, len(logits)))], [_hard(tokens)])[0]
+    if tokens is None:
+        return ShardRow(key, sample.name, times, columns, target=sample.target)
+    log_probs = logits.log_softmax(-1).gather(1, torch.from_numpy(tokens[1:])[:, None]).squeeze(1)
+    columns["token_log_probs"] = log_probs.numpy().astype("float16")
     return ShardRow(key, sample.name, times, columns, tokens=tokens)

@@ -1,6 +1,6 @@
 """Labels to words and back, a block of 128 labels at a time."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,7 @@ Decoded = tuple[np.ndarray, np.ndarray, np.ndarray]
 """ids int64 [E], weights float32 [E], entries of each label int64 [N]."""
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """Some blocks of words: arrays over blocks, int64 [B]; `skip` labels are passed over, `take` are wanted."""
 
     first_word: np.ndarray
@@ -32,7 +31,7 @@ class Block:
 
     def part(self, index: slice) -> "Block":
         """Some of the blocks."""
-        return Block(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+        return Block(*(column[index] for column in self))
 
 
 def encode(
@@ -86,15 +85,40 @@ def _decode(model: CoderModel, words: np.ndarray, blocks: Block, targets: np.nda
     room = int((blocks.skip + blocks.take).sum()) * min(model.draws, model.num_classes)
     ids, weights = np.empty(room, np.int64), np.empty(room, np.float32)
     entries = np.empty(num_labels, np.int64)
-    caps = (model.alphabet.target, Alphabet.TARGET_BUCKETS - 1, Alphabet.GAPS_LEFT, Alphabet.COUNTS_LEFT + 1)
     found = fast.decode_blocks(
-        np.append(words, np.uint16(0)), blocks.first_word, blocks.num_words, blocks.num_labels, blocks.skip,
-        blocks.take, targets, model.draws, model.ids_by_rank, model.gap_contexts, model.count_contexts,
-        np.array(caps), model.symbols_by_slot, model.starts, ids, weights, entries,
-    )  # fmt: skip
+        np.append(words, np.uint16(0)), blocks, targets, model.draws, _tables(model), ids, weights, entries
+    )
     if found < 0:
         raise damaged(int(-1 - found))
     return ids[:found], weights[:found], entries
+
+
+class _Tables(NamedTuple):
+    """What the loops need of a model."""
+
+    ids_by_rank: np.ndarray
+    symbols: np.ndarray
+    starts: np.ndarray
+    gap_contexts: np.ndarray
+    count_contexts: np.ndarray
+    target_context: int
+    target_cap: int
+    gaps_left: int
+    counts_left: int
+
+
+def _tables(model: CoderModel) -> _Tables:
+    return _Tables(
+        model.ids_by_rank,
+        model.symbols_by_slot,
+        model.starts,
+        model.gap_contexts,
+        model.count_contexts,
+        model.alphabet.target,
+        Alphabet.TARGET_BUCKETS - 1,
+        Alphabet.GAPS_LEFT,
+        Alphabet.COUNTS_LEFT + 1,
+    )
 
 
 def damaged(block: int) -> LabelError:

@@ -12,6 +12,8 @@ from kdcore.labels.coder.model import COARSE_BITS
 __all__ = ["decode_blocks", "encode_blocks"]
 
 _jit = numba.njit(cache=True, nogil=True)
+# Inlined before types are known: a call that hands on a tuple of arrays copies all of them.
+_inline = numba.njit(cache=True, nogil=True, inline="always")
 U64 = np.uint64
 
 
@@ -94,107 +96,106 @@ def _value(x, words, at, end, context, symbols, starts):  # noqa: ANN001, ANN202
     return ((U64(4) + (symbol & U64(3))) << shift) + rest, x, at
 
 
-@_jit
-def decode_blocks(  # noqa: ANN201
-    words,  # noqa: ANN001
-    first_word,  # noqa: ANN001
-    num_words,  # noqa: ANN001
-    num_labels,  # noqa: ANN001
-    skip,  # noqa: ANN001
-    take,  # noqa: ANN001
-    targets,  # noqa: ANN001
-    draws,  # noqa: ANN001
-    ids_by_rank,  # noqa: ANN001
-    gap_context,  # noqa: ANN001
-    count_context,  # noqa: ANN001
-    caps,  # noqa: ANN001
-    symbols,  # noqa: ANN001
-    starts,  # noqa: ANN001
-    ids,  # noqa: ANN001
-    weights,  # noqa: ANN001
-    entries,  # noqa: ANN001
-):
-    """Labels skip[b] .. skip[b] + take[b] - 1 of each block; returns how many entries, or -1 - b for a damaged block.
+@_inline
+def _header(x, words, at, end, tables):  # noqa: ANN001, ANN202
+    """How many classes a label has, whether the hard label is among them, the bucket of the number, state, position."""
+    header, x, at = _symbol(x, words, at, end, U64(0), tables.symbols, tables.starts)
+    size = header >> U64(1)
+    n = size
+    if size >= U64(8):
+        shift = (size >> U64(2)) - U64(1)
+        rest, x, at = _plain(x, words, at, end, shift)
+        n = ((U64(4) + (size & U64(3))) << shift) + rest
+    return n + U64(1), header & U64(1), size, x, at
 
-    `words` has one word more than the blocks use: the position never leaves its block, but the word there is read.
+
+@_inline
+def _target(x, words, at, end, n, size, draws, tables):  # noqa: ANN001, ANN202
+    """The count of the hard label, state, position; more than it can be for a damaged one."""
+    if n == U64(1):
+        return draws, x, at
+    if draws == n:
+        return U64(1), x, at
+    context = U64(tables.target_context) + min(size, U64(tables.target_cap))
+    count, x, at = _value(x, words, at, end, context, tables.symbols, tables.starts)
+    return count + U64(1), x, at
+
+
+@_inline
+def _others(x, words, at, end, left, left_sum, tables, ids, weights, unit, out):  # noqa: ANN001, ANN202
+    """All classes but the hard label: whether they are right, next place, state, position."""
+    one = U64(1)
+    gaps_left, counts_left = U64(tables.gaps_left), U64(tables.counts_left)
+    place = U64(0)  # the next free rank
+    while left > U64(0):
+        context = U64(tables.gap_contexts[place]) + min(left, gaps_left)
+        gap, x, at = _value(x, words, at, end, context, tables.symbols, tables.starts)
+        rank = place + gap
+        if rank >= U64(tables.ids_by_rank.shape[0]):
+            return False, out, x, at
+        place = rank + one
+        count = one
+        if left == one:
+            count = left_sum
+        elif left_sum > left:
+            context = U64(tables.count_contexts[left_sum - left]) + min(left, counts_left)
+            count, x, at = _value(x, words, at, end, context, tables.symbols, tables.starts)
+            count += one
+            if count > left_sum - left + one:
+                return False, out, x, at
+        left_sum -= count
+        ids[out] = tables.ids_by_rank[rank]
+        weights[out] = np.float32(count) * unit
+        out += one
+        left -= one
+    return left_sum == U64(0), out, x, at
+
+
+@_jit
+def decode_blocks(words, blocks, targets, draws, tables, ids, weights, entries):  # noqa: ANN001, ANN201
+    """The wanted labels of each block; returns how many entries, or -1 - b for a damaged block b.
+
+    `blocks` and `tables` are named tuples, see `blocks.py`. `words` has one word more than the blocks use: the position
+    never leaves its block, but the word there is read.
     """
-    classes = np.int64(ids_by_rank.shape[0])
-    num_classes = U64(classes)
+    classes = np.int64(tables.ids_by_rank.shape[0])
     draws = U64(draws)
     unit = np.float32(1.0 / draws)
-    target_context, target_cap, gaps_left, counts_left = U64(caps[0]), U64(caps[1]), U64(caps[2]), U64(caps[3])
     one = U64(1)
-    out = U64(0)
-    label_out = U64(0)
-    label_in = U64(0)
-    for block in range(U64(first_word.shape[0])):
+    out, label_out, label_in = U64(0), U64(0), U64(0)
+    for block in range(U64(blocks.first_word.shape[0])):
         bad = -1 - np.int64(block)
-        if num_words[block] < 2:
+        if blocks.num_words[block] < 2:
             return bad
-        at = U64(first_word[block])
-        end = at + U64(num_words[block])
+        at = U64(blocks.first_word[block])
+        end = at + U64(blocks.num_words[block])
         x = (U64(words[at]) << U64(16)) | U64(words[at + one])
         at += U64(2)
-        first, stop = U64(skip[block]), U64(skip[block] + take[block])
+        first, stop = U64(blocks.skip[block]), U64(blocks.skip[block] + blocks.take[block])
         for number in range(stop):
             begin = out
-            header, x, at = _symbol(x, words, at, end, U64(0), symbols, starts)
-            flag = header & one
-            size = header >> one
-            n = size
-            if size >= U64(8):
-                shift = (size >> U64(2)) - one
-                rest, x, at = _plain(x, words, at, end, shift)
-                n = ((U64(4) + (size & U64(3))) << shift) + rest
-            n += one
-            left_sum = draws
-            if n > draws or n > num_classes:
+            n, flag, size, x, at = _header(x, words, at, end, tables)
+            if n > draws or n > U64(classes):
                 return bad
+            left_sum = draws
             if flag:
                 target = targets[label_in + number]
-                count = one
-                if n == one:
-                    count = draws
-                elif draws > n:
-                    count, x, at = _value(x, words, at, end, target_context + min(size, target_cap), symbols, starts)
-                    count += one
+                count, x, at = _target(x, words, at, end, n, size, draws, tables)
                 if target < 0 or target >= classes or count > draws - n + one:
                     return bad
                 ids[out] = target
                 weights[out] = np.float32(count) * unit
                 out += one
                 left_sum -= count
-            place = U64(0)  # the next free rank
-            left = n - flag
-            while left > U64(0):
-                context = U64(gap_context[place]) + min(left, gaps_left)
-                gap, x, at = _value(x, words, at, end, context, symbols, starts)
-                rank = place + gap
-                if rank >= num_classes:
-                    return bad
-                place = rank + one
-                count = one
-                if left == one:
-                    count = left_sum
-                elif left_sum > left:
-                    context = U64(count_context[left_sum - left]) + min(left, counts_left)
-                    count, x, at = _value(x, words, at, end, context, symbols, starts)
-                    count += one
-                    if count > left_sum - left + one:
-                        return bad
-                left_sum -= count
-                ids[out] = ids_by_rank[rank]
-                weights[out] = np.float32(count) * unit
-                out += one
-                left -= one
-            if left_sum != U64(0):
+            right, out, x, at = _others(x, words, at, end, n - flag, left_sum, tables, ids, weights, unit, out)
+            if not right:
                 return bad
             if number >= first:
                 entries[label_out] = out - begin
                 label_out += one
             else:
                 out = begin
-        if stop == U64(num_labels[block]) and (x != U64(65536) or at != end):
+        if stop == U64(blocks.num_labels[block]) and (x != U64(65536) or at != end):
             return bad
-        label_in += U64(num_labels[block])
+        label_in += U64(blocks.num_labels[block])
     return np.int64(out)

@@ -1,7 +1,6 @@
 """A place that holds a store: what the store needs of a file system or an object store, and no more."""
 
 import contextlib
-import mmap
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -72,13 +71,20 @@ class MappedFile:
         try:
             self._modified = os.fstat(self._descriptor).st_mtime_ns
             self.check()
-            # An empty file cannot be mapped.
-            mapped = mmap.mmap(self._descriptor, size, access=mmap.ACCESS_READ) if size else b""
+            self.buffer = self._map() if size else pa.py_buffer(b"")  # an empty file cannot be mapped
         except BaseException:
             os.close(self._descriptor)
             self._descriptor = -1
             raise
-        self.buffer = pa.py_buffer(mapped)
+
+    def _map(self) -> pa.Buffer:
+        """The mapping lives as long as its buffers and holds no descriptor: a batch may look into many shards."""
+        with pa.memory_map(str(self.path)) as file:
+            buffer = file.read_buffer(self.size)
+        ours, named = os.fstat(self._descriptor), os.stat(self.path)
+        if buffer.size != self.size or (ours.st_dev, ours.st_ino) != (named.st_dev, named.st_ino):
+            raise CorruptShard(f"{self.path} was replaced while it was opened: start again")
+        return buffer
 
     def __del__(self) -> None:
         if getattr(self, "_descriptor", -1) >= 0:

@@ -1,5 +1,6 @@
 """Open a finished store and read soft labels from it, by row or by key, without copying shards into memory."""
 
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -24,8 +25,8 @@ from kdcore.store.views import Columns, column_views, row_view
 __all__ = ["LabelStore", "Verify", "open_store"]
 
 Verify = Literal["quick", "full"]
-# Mapped shards kept open at once; each costs two file descriptors.
-_OPEN_SHARDS = 192
+# Mapped shards kept open at once; each costs one file descriptor.
+_OPEN_SHARDS = 256
 Indices = Sequence[int] | np.ndarray
 """Integers, one per slice."""
 
@@ -60,6 +61,7 @@ class LabelStore:
         self.codec: Codec = manifest.make_codec()
         self._schema = manifest.schema(self.codec)
         self._open: OrderedDict[int, tuple[Shard, list[Columns]]] = OrderedDict()
+        self._lock = threading.Lock()
         self._index_file, self._rows = open_index(place, manifest, self.codec)
 
     @property
@@ -223,13 +225,14 @@ class LabelStore:
     def _opened(self, row: int) -> tuple[Shard, list[Columns]]:
         """The row's shard, mapped, with views of its columns; the shards used last stay open."""
         number = int(self._index.shard[row])
-        if number not in self._open:
-            shard = self._checked(number)
-            self._open[number] = shard, [column_views(batch) for batch in shard.batches]
-            if len(self._open) > _OPEN_SHARDS:
-                self._open.popitem(last=False)
-        self._open.move_to_end(number)
-        found = self._open[number]
+        with self._lock:  # threads may read one store
+            found = self._open.get(number)
+            if found is None:
+                shard = self._checked(number)
+                found = self._open[number] = shard, [column_views(batch) for batch in shard.batches]
+                if len(self._open) > _OPEN_SHARDS:
+                    self._open.popitem(last=False)
+            self._open.move_to_end(number)
         found[0].source.check()
         return found
 

@@ -250,3 +250,27 @@ def test_threads_answer_in_order_and_stop_at_the_first_error(threads):
     answers = iter(in_order(lambda number: -number, range(100), threads))
     assert all(left > right for left, right in pairwise(answers))
     assert len(begun) < 100
+
+
+def test_a_batch_over_many_shards_needs_few_descriptors(tmp_path, monkeypatch):
+    import os
+
+    import kdcore.store.reader as reader
+
+    monkeypatch.setattr(reader, "_OPEN_SHARDS", 1)
+    store = open_store(make_store(tmp_path / "s"))
+    before = len(os.listdir("/proc/self/fd"))
+    views = [store.row_view(row) for row in range(12)]
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    assert store.codec.decode(views[5:6], [0], [1]).ids.equal(labels_of(ROWS[5]).ids[:1])
+    assert views[11].columns["ids"].tolist() == ROWS[11].columns["ids"].tolist()
+
+
+def test_threads_read_one_store(tmp_path, monkeypatch):
+    import kdcore.store.reader as reader
+
+    monkeypatch.setattr(reader, "_OPEN_SHARDS", 1)
+    store = open_store(make_store(tmp_path / "s"))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda number: store.labels(number % 12).ids, range(400)))
+    assert all(ids.equal(labels_of(ROWS[number % 12]).ids) for number, ids in enumerate(found))

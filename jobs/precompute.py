@@ -14,13 +14,19 @@ def precompute(
     recipe: RecipeFile,
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost; write nothing.")] = False,
+    budget_bytes: Annotated[
+        float | None, typer.Option("--budget-bytes", help="Codec threshold with about so many bytes a label.")
+    ] = None,
 ) -> None:
     """Label the data with the teacher; a finished store is left as it is, a killed run continues."""
     from jobs import stages
     from kdcore.config.load import load_recipe, require
     from kdcore.runs import begin_run
 
-    checked = load_recipe(recipe, overrides or ())
+    settings = list(overrides or ())
+    if budget_bytes is not None:
+        settings.append(f"labels.codec={{type: threshold, budget_bytes: {budget_bytes}}}")
+    checked = load_recipe(recipe, settings)
     require(checked, "teacher")
     if dry_run:
         from jobs.dryrun import show

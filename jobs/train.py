@@ -14,10 +14,12 @@ def train(recipe: RecipeFile, overrides: Overrides = None) -> None:
     from kdcore.config.load import load_recipe, require
     from kdcore.errors import IncompleteStore
     from kdcore.runs import begin_run
-    from kdcore.store.manifest import is_finished
 
     checked = load_recipe(recipe, overrides or ())
     require(checked, "student", "training")
+    # After the recipe was checked: a typo is answered before torch is imported.
+    from kdcore.store.manifest import is_finished
+
     if checked.teacher is not None and not is_finished(checked.store_path):
         raise IncompleteStore(
             f"training reads a finished label store, and '{checked.store_path}' is none: "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kdcore.config.models import TeacherImageConfig, TeacherLMConfig
-from kdcore.data.document import ImageSample, SampleRef, TextDocument
+from kdcore.data.document import ImageSample, TextDocument
 from kdcore.data.plan import PlannedSample, sample_key
 from kdcore.data.sources import Source
 from kdcore.data.tokenizer import encode_document
@@ -48,7 +48,7 @@ class TextAnswers:
 
     def rows(self, unit: str, samples: Samples, codec: Codec) -> Iterator[ShardRow]:
         """Labelled rows, in the order of the samples. LabelError names unit and document for outputs not finite."""
-        documents = [self._document(*planned, sample) for planned, sample in samples]
+        documents = [self._document(ref.name, key, times, sample) for (ref, key, times), sample in samples]
         for document, window, logits, outputs in self._answers(unit, documents):
             document.keep(codec, window, logits, outputs)
         parts = [document.joined(codec, self._width(codec)) for document in documents]
@@ -57,19 +57,17 @@ class TextAnswers:
             whole = {**columns, TOKEN_LOG_PROBS: log_probs}
             yield ShardRow(document.key, document.name, document.occurrences, whole, tokens=document.tokens)
 
-    def probe(self, sample: TextDocument | ImageSample) -> Iterator[ProbeBatch]:
+    def probe(self, name: str, sample: TextDocument | ImageSample) -> Iterator[ProbeBatch]:
         """The answers to one document, for a probe."""
-        document = self._document(SampleRef("", "", 0, 0), sample_key(sample), 1, sample)
+        document = self._document(name, sample_key(sample), 1, sample)
         for _, window, _, outputs in self._answers("the probe", [document]):
             part = slice(window.first_label, window.last_label)
             yield ProbeBatch(outputs.float().cpu(), document.tokens[1:][part], document.seeds[part])
 
-    def _document(
-        self, ref: SampleRef, key: bytes, occurrences: int, sample: TextDocument | ImageSample
-    ) -> "_Document":
+    def _document(self, name: str, key: bytes, occurrences: int, sample: TextDocument | ImageSample) -> "_Document":
         assert isinstance(sample, TextDocument)
         tokens = encode_document(self.teacher.tokenizer, sample.text)
-        return _Document(ref.name, key, occurrences, tokens, label_seeds(key, max(0, len(tokens) - 1), self.seed))
+        return _Document(name, key, occurrences, tokens, label_seeds(key, max(0, len(tokens) - 1), self.seed))
 
     def _width(self, codec: Codec) -> int:
         return codec.num_classes or sum(width for _, width in self.teacher.feature_layers(self.feature_paths))
@@ -132,10 +130,12 @@ class ImageAnswers:
             for ((ref, key, times), _), image, columns in zip(part, images, packed, strict=True):
                 yield ShardRow(key, ref.name, times, columns, target=image.target)
 
-    def probe(self, sample: TextDocument | ImageSample) -> Iterator[ProbeBatch]:
+    def probe(self, name: str, sample: TextDocument | ImageSample) -> Iterator[ProbeBatch]:
         """The answer to one image, for a probe."""
         assert isinstance(sample, ImageSample)
         outputs = self._outputs(torch.from_numpy(sample.pixels)[None])
+        if not self.feature_paths:
+            check_logits(outputs, f"the probe, image '{name}'")
         yield ProbeBatch(outputs.float().cpu(), None, label_seeds(sample_key(sample), 1, self.seed))
 
     def _outputs(self, pixels: Tensor) -> Tensor:

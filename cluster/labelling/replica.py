@@ -13,7 +13,7 @@ from kdcore.config.models import TeacherLMConfig
 from kdcore.data.document import ImageSample, SampleRef, TextDocument
 from kdcore.data.plan import WorkUnit, sample_key
 from kdcore.data.sources import Source, open_source
-from kdcore.errors import ConfigError, DataError, UnreadableDocument
+from kdcore.errors import ConfigError, DataError, LabelError, UnreadableDocument
 from kdcore.identity import digest_tokenizer, package_versions
 from kdcore.labels import Codec
 from kdcore.labels.learn import ProbeBatch
@@ -94,15 +94,23 @@ def load_answers(recipe: Recipe, source: Source) -> "TextAnswers | ImageAnswers"
 
 @torch.inference_mode()
 def probe_batches(source: Source, teacher: "TextAnswers | ImageAnswers", recipe: Recipe) -> Iterator[ProbeBatch]:
-    """Up to labels.probe_labels labels of the training split, in an order that mixes the documents."""
-    left = recipe.labels.probe_labels
+    """Up to labels.probe_labels labels of the training split, in an order that mixes the documents.
+
+    Samples that cannot be read or labelled are left out: they are refused, or skipped, by name with their unit. Raises
+    the LabelError of the last one when there is no other.
+    """
+    left, failure = recipe.labels.probe_labels, None
     for ref in spread(source.list("train")):
         try:
-            sample = source.read(ref)
-        except UnreadableDocument:  # named, skipped or refused when its unit is labelled
+            batches = list(teacher.probe(ref.name, source.read(ref)))
+        except UnreadableDocument:
             continue
-        for batch in teacher.probe(sample):
-            yield batch
-            left -= len(batch.seeds)
+        except LabelError as error:
+            failure = error
+            continue
+        yield from batches
+        left -= sum(len(batch.seeds) for batch in batches)
         if left <= 0:
             return
+    if failure is not None and left == recipe.labels.probe_labels:
+        raise failure

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from tiny_teacher import recipe, write_documents, write_teacher
 
+from cluster.labelling.answers import token_bounded_batches
 from cluster.labelling.pool import InProcessPool
-from cluster.labelling.replica import Replica, token_bounded_batches
+from cluster.labelling.replica import Replica
 from cluster.labelling.run import label_store
 from kdcore.config.recipe import Recipe
 from kdcore.errors import IdentityMismatch, KDError, LabelError, OutOfSpace, ResourceError, UnreadableDocument
+from kdcore.evaluation.fidelity import dense_weights
 from kdcore.store import open_store, verify_store
 
 pytest.importorskip("transformers")
@@ -35,7 +37,7 @@ def in_process(recipe: Recipe, replicas: int) -> Iterator[InProcessPool]:
 
 
 def label(folder: Path, name: str, pool: Any = in_process, **changes: Any) -> Path:
-    return label_store(Recipe.model_validate(recipe(folder, name, **changes)), lambda note: None, pool)
+    return Path(label_store(Recipe.model_validate(recipe(folder, name, **changes)), lambda note: None, pool))
 
 
 def content(path: Path) -> dict[bytes, tuple[Any, ...]]:
@@ -44,8 +46,8 @@ def content(path: Path) -> dict[bytes, tuple[Any, ...]]:
     keys = store.keys()
     rows = {}
     for row in range(store.num_rows):
-        labels = store.labels(row, 0, int(store.num_tokens_per_row()[row]) - 1)
-        arrays = (store.tokens(row), labels.ids.numpy(), labels.log_probs.numpy(), labels.tail_log_prob.numpy())
+        columns = store.row_view(row).columns
+        arrays = (store.tokens(row), store.token_log_probs(row), *(columns[name] for name in sorted(columns)))
         rows[np.asarray(keys[row]).tobytes()] = tuple(array.tobytes() for array in arrays)
     return rows
 
@@ -72,8 +74,65 @@ def test_labels_are_the_teachers_own(folder: Path) -> None:
     assert store.num_rows == 11  # two documents are the same
 
 
-def test_the_number_of_replicas_changes_nothing(folder: Path) -> None:
-    assert content(label(folder, "one", cluster={"replicas": 1})) == content(label(folder, "two"))
+CODECS = {
+    "topk": {"type": "topk", "k": 4},
+    "dense": {"type": "dense", "bits": 8},
+    "threshold": {"type": "threshold", "budget_bytes": 6},
+    "sampled": {"type": "sampled", "draws": 20},
+    "feature": {"type": "feature", "layers": ["model.layers.0", "model.norm"], "dtype": "int8"},
+}
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_the_number_of_replicas_changes_nothing(folder: Path, codec: str) -> None:
+    labels = {"unit_bytes": 600, "codec": CODECS[codec]}
+    one = label(folder, f"one-{codec}", cluster={"replicas": 1}, labels=labels)
+    assert content(one) == content(label(folder, f"two-{codec}", labels=labels))
+    assert verify_store(one).ok
+    fidelity = open_store(one).manifest.extra["fidelity"]
+    assert fidelity["labels"] > 100
+    assert fidelity["bytes_per_label"]["total"] > 0
+
+
+def test_unbiased_labels_are_the_teacher_in_the_mean(folder: Path) -> None:
+    """Over the labels of a store, the mean weight of a class is its mean probability within six standard errors."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    labels = {"unit_bytes": 600, "codec": {"type": "threshold", "draws": 8}}
+    teacher = recipe(folder, "mean")["teacher"] | {"context": 128}
+    store = open_store(label(folder, "mean", labels=labels, teacher=teacher))
+    model = AutoModelForCausalLM.from_pretrained(folder / "teacher").eval()
+    wanted, found = [], []
+    for row in range(store.num_rows):
+        tokens = torch.tensor(np.array(store.tokens(row)))
+        with torch.no_grad():
+            wanted.append(model(input_ids=tokens[None]).logits[0, :-1].softmax(-1)[:, : store.num_classes])
+        found.append(dense_weights(store.labels(row)))
+    probabilities, weights = torch.cat(wanted), torch.cat(found)
+    part = (probabilities * 8) % 1
+    error = (part * (1 - part) / 64).sum(0).sqrt() / len(probabilities)
+    assert ((weights.mean(0) - probabilities.mean(0)).abs() <= 6 * error + 1e-4).all()
+
+
+def test_features_are_the_teachers_own(folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    labels = {"unit_bytes": 600, "codec": {**CODECS["feature"], "dtype": "float16"}}
+    teacher = recipe(folder, "hidden")["teacher"] | {"context": 128}
+    store = open_store(label(folder, "hidden", labels=labels, teacher=teacher))
+    model = AutoModelForCausalLM.from_pretrained(folder / "teacher").eval()
+    tokens = torch.tensor(np.array(store.tokens(0)))
+    with torch.no_grad():
+        wanted = model(input_ids=tokens[None], output_hidden_states=True).hidden_states[-1][0, :-1]
+    torch.testing.assert_close(store.labels(0).layer("model.norm"), wanted, atol=2e-3, rtol=2e-3)
+
+
+def test_another_budget_than_the_store_was_begun_with_is_refused(folder: Path) -> None:
+    label(folder, "budget", labels={"codec": {"type": "threshold", "budget_bytes": 6}})
+    with pytest.raises(IdentityMismatch, match="budget_bytes"):
+        label(folder, "budget", labels={"codec": {"type": "threshold", "budget_bytes": 7}})
 
 
 def test_a_finished_store_is_returned_and_another_identity_refused(folder: Path) -> None:
@@ -110,8 +169,27 @@ def test_a_teacher_of_nan_is_named_with_unit_and_document(folder: Path, tmp_path
     weights["model.norm.weight"].fill_(float("nan"))
     save_file(weights, tmp_path / "teacher/model.safetensors", metadata={"format": "pt"})
     teacher = recipe(folder, "x")["teacher"] | {"path": str(tmp_path / "teacher")}
-    with pytest.raises(LabelError, match=r"unit-000000, document 'doc.*txt'"):
+    with pytest.raises(LabelError, match=r"the probe, document 'doc.*txt'"):
         label(folder, "nan", teacher=teacher)
+
+
+def test_a_document_that_makes_the_teacher_nan_is_named_with_its_unit(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoTokenizer
+
+    shutil.copytree(folder / "teacher", tmp_path / "teacher")
+    write_documents(tmp_path / "docs", 6)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "teacher")
+    usual = {token for file in (tmp_path / "docs").iterdir() for token in tokenizer.encode(file.read_text())}
+    (tmp_path / "docs/strange.txt").write_text("tac gdo nalr")
+    strange = next(token for token in tokenizer.encode("tac gdo nalr") if token not in usual)
+    weights = load_file(tmp_path / "teacher/model.safetensors")
+    weights["model.embed_tokens.weight"][strange] = float("nan")
+    save_file(weights, tmp_path / "teacher/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(LabelError, match=r"unit-00000\d, document 'strange.txt'"):
+        label(tmp_path, "one-nan")
 
 
 def test_an_unreadable_document_stops_or_is_counted(folder: Path, tmp_path: Path) -> None:
@@ -127,13 +205,13 @@ def test_an_unreadable_document_stops_or_is_counted(folder: Path, tmp_path: Path
 
 
 def test_a_full_disk_says_so_and_the_job_goes_on_later(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kdcore.store import writer
+    from kdcore.store import place_local
 
     def full(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(writer.os, "rename", full)
+        patch.setattr(place_local.os, "rename", full)
         with pytest.raises(OutOfSpace):
             label(folder, "full")
     assert content(label(folder, "full")) == content(label(folder, "not-full"))

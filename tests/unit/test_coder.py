@@ -237,6 +237,59 @@ def test_hard_labels_of_another_number_are_refused():
             codec.decode([RowView(columns, 20, targets)], [0], [20])
 
 
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("ids", [3, 5, 60]),
+        ("ids", [3, -1, 9]),
+        ("ids", [3, 5]),
+        ("counts", [4, 5, 8]),
+        ("counts", [9, 0, 9]),
+        ("counts", [4, 5]),
+        ("entries", [1, 2]),
+        ("entries", [3, 0]),
+        ("entries", [2, 1, 1]),
+    ],
+)
+def test_what_is_no_label_is_not_coded(name, values, fast, monkeypatch):
+    if not fast:
+        without_numba(monkeypatch)
+    codec = codec_of("threshold", 9, 60)
+    right = {
+        "ids": np.array([3, 5, 9], np.int32),
+        "counts": np.array([4, 5, 9], np.uint16),
+        "entries": np.array([2, 1]),
+    }
+    _check(codec, codec.decode(packed(codec, [right], [None], [2]), [0], [2]), right)
+    wrong = {**right, name: np.array(values, right[name].dtype)}
+    with pytest.raises(LabelError, match="9 draws each, of classes below 60"):
+        codec.pack([wrong], [None])
+
+
+def test_a_class_that_is_twice_in_a_label_is_not_coded():
+    codec = codec_of("threshold", 9, 60)
+    twice = {"ids": np.array([3, 3], np.int32), "counts": np.array([4, 5], np.uint16), "entries": np.array([2])}
+    for targets in (None, np.array([5])):
+        with pytest.raises(LabelError, match="twice"):
+            codec.pack([twice], [targets])
+
+
+@pytest.mark.parametrize(("draws", "classes"), [(1, 1), (3, 40), (60, 4000), (65_535, 300), (50, 1 << 20)])
+def test_both_routes_make_the_same_pieces(draws, classes):
+    """Labels of one class to as many as there can be; compiled pieces are numpy's, before any word is written."""
+    rng = np.random.default_rng(draws)
+    labels = random_labels(rng, 200, draws, classes, np.unique(rng.integers(0, classes, 4000)))
+    targets = _targets(rng, labels, classes, "own")
+    model = model_of(labels, draws, classes, targets)
+    arrays = (model, labels["ids"], labels["counts"], labels["entries"], targets)
+    fast = blocks._pieces(*arrays)
+    with pytest.MonkeyPatch.context() as patch:
+        without_numba(patch)
+        for mine, other in zip(fast, blocks._pieces(*arrays), strict=True):
+            np.testing.assert_array_equal(mine, other)
+
+
 def test_without_numba_numpy_takes_over(monkeypatch):
     """The import of the loops fails as it does where numba is missing; words and labels are the same."""
     codec = codec_of("threshold", 9, 60)

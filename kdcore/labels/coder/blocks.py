@@ -15,6 +15,8 @@ __all__ = ["Block", "Decoded", "decode", "encode"]
 
 # Room for this many entries is made at a time.
 _ROOM = 1 << 25
+# Symbols and runs of plain bits of a label's header with its hard label, or of one class.
+_MOST_PIECES = 7
 
 Decoded = tuple[np.ndarray, np.ndarray, np.ndarray]
 """ids int64 [E], weights float32 [E], entries of each label int64 [N]."""
@@ -44,13 +46,43 @@ def encode(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Words uint16 [W] and words of each block int32 [B], for rows of `num_labels` int64 [R] labels.
 
-    A row begins a new block; each of its blocks but the last has 128 labels.
+    A row begins a new block; each of its blocks but the last has 128 labels. LabelError when these are no labels.
     """
-    symbols = model.symbols(ids, counts, entries, targets)
+    _check(model, ids, counts, entries)
+    frequencies, starts, per_label = _pieces(model, ids, counts, entries, targets)
     sizes = [_block_sizes(int(count)) for count in num_labels]
     labels = np.concatenate([np.empty(0, np.int64), *sizes])
-    per_block = np.diff(np.concatenate([[0], np.cumsum(symbols.per_label)])[np.concatenate([[0], np.cumsum(labels)])])
-    return encode_blocks(*model.pieces(symbols), per_block)
+    per_block = np.diff(np.concatenate([[0], np.cumsum(per_label)])[np.concatenate([[0], np.cumsum(labels)])])
+    return encode_blocks(frequencies, starts, per_block)
+
+
+def _check(model: CoderModel, ids: np.ndarray, counts: np.ndarray, entries: np.ndarray) -> None:
+    right = bool((entries > 0).all()) and entries.sum() == len(ids) == len(counts)
+    if right and len(ids):
+        right = ids.min() >= 0 and ids.max() < model.num_classes and counts.min() > 0
+        sums = np.add.reduceat(counts, np.cumsum(entries) - entries, dtype=np.int64)
+        right = right and bool((sums == model.draws).all())
+    if not right:
+        raise LabelError(f"labels to code are {model.draws} draws each, of classes below {model.num_classes}")
+
+
+def _pieces(
+    model: CoderModel, ids: np.ndarray, counts: np.ndarray, entries: np.ndarray, targets: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Frequency and start of every symbol [S], and how many each label has [N]."""
+    fast = compiled()
+    if fast is None or not len(entries):
+        symbols = model.symbols(ids, counts, entries, targets)
+        return *model.pieces(symbols), symbols.per_label
+    hard = np.full(len(entries), -1) if targets is None else targets
+    frequencies, starts = (np.empty(_MOST_PIECES * (len(entries) + len(ids)), np.uint16) for _ in range(2))
+    per_label = np.empty(len(entries), np.int64)
+    found = fast.label_pieces(
+        ids, counts, entries, hard, model.ranks, model.draws, _tables(model), frequencies, starts, per_label
+    )
+    if found < 0:
+        raise LabelError("a label to code has a class twice")
+    return frequencies[:found], starts[:found], per_label
 
 
 def _block_sizes(num_labels: int) -> np.ndarray:

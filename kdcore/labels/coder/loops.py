@@ -7,9 +7,10 @@ everywhere: numba lets a signed index count from the end, and tests for it each 
 import numba
 import numpy as np
 
+from kdcore.labels.coder.loops_write import label_pieces
 from kdcore.labels.coder.model import COARSE_BITS
 
-__all__ = ["decode_blocks", "encode_blocks"]
+__all__ = ["decode_blocks", "encode_blocks", "label_pieces"]
 
 _jit = numba.njit(cache=True, nogil=True)
 # Inlined before types are known: a call that hands on a tuple of arrays copies all of them.

@@ -74,10 +74,6 @@ class Codec(Protocol):
         """Labels starts[i] .. stops[i] - 1 of rows[i], one row after the other. LabelError when they are damaged."""
         ...
 
-    def values_per_label(self) -> int:
-        """Values of a decoded label, at most: what decoding needs room for."""
-        ...
-
     def bytes_per_label(self) -> float:
         """Bytes of the columns for one label; an estimate where labels differ in size."""
         ...

@@ -74,10 +74,6 @@ class CountsCodec(ABC):
         """Two lists a row."""
         return [pa.field("codes", pa.list_(pa.uint16())), pa.field("block_words", pa.list_(pa.int32()))]
 
-    def values_per_label(self) -> int:
-        """As many classes as there are draws, or all."""
-        return min(self.draws, self.num_classes)
-
     def bytes_per_label(self) -> float:
         """What a label of the probe took, as its tables tell."""
         return self.model.bytes_per_label

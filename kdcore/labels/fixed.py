@@ -23,10 +23,6 @@ class FixedWidth(ABC):
     def decode_columns(self, columns: Mapping[str, np.ndarray], num_labels: int) -> SoftLabels:
         """Labels of flat columns of `num_labels` labels."""
 
-    def values_per_label(self) -> int:
-        """Values of the widest column."""
-        return max(self.widths().values())
-
     def state(self) -> bytes | None:
         """Nothing is learnt."""
         return None

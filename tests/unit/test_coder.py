@@ -1,5 +1,9 @@
 """The entropy coder: what is packed comes back, by either route, whole or in part."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -296,7 +300,7 @@ def test_without_numba_numpy_takes_over(monkeypatch):
     labels = random_labels(np.random.default_rng(0), 200, 9, 60)
     assert compiled.compiled() is not None
     row = packed(codec, [labels], [None], [200])[0]
-    monkeypatch.setitem(__import__("sys").modules, "kdcore.labels.coder.loops", None)
+    monkeypatch.setitem(sys.modules, "kdcore.labels.coder.loops", None)
     monkeypatch.delattr("kdcore.labels.coder.loops")
     compiled.compiled.cache_clear()
     try:
@@ -500,14 +504,16 @@ print(refused, served)
 """
 
 
-def test_ten_thousand_corruptions_never_crash_the_compiled_route(repo):
-    """In a process of its own: a read outside of an array would end it by a signal, or give ids that are no classes."""
-    import subprocess
-    import sys
-
+@pytest.mark.parametrize("checked", ["0", "1"])
+def test_ten_thousand_corruptions_never_crash_the_compiled_route(repo, tmp_path, checked):
+    """In a process of its own: a read outside of an array could end it by a signal. The second time, compiled anew with
+    checks of every index, it would end it for sure.
+    """
+    caches = {"NUMBA_CACHE_DIR": str(tmp_path)} if checked == "1" else {}
     run = subprocess.run(
         [sys.executable, "-c", CORRUPTIONS, str(repo / "tests" / "unit")],
         cwd=repo,
+        env={**os.environ, "NUMBA_BOUNDSCHECK": checked, **caches},
         capture_output=True,
         text=True,
         timeout=240,

@@ -232,7 +232,7 @@ def test_draws_are_those_of_a_plain_cumulative_sum(rows, classes, draws, seed, s
 
 
 @pytest.mark.parametrize("classes", [1, 5, 127, 128, 129, 640, 5000])
-@pytest.mark.parametrize("point", [0.0, 1 - 2.0**-53])
+@pytest.mark.parametrize("point", [0.0, 1 - 2.0**-53, 1.0])  # (u + D - 1) / D can be rounded to 1
 @pytest.mark.parametrize("logits", [lambda v: torch.zeros(v), lambda v: torch.linspace(-90, 0, v), _zipf])
 def test_the_ends_of_the_line_fall_on_classes_that_exist(classes, point, logits):
     """A point at either end of the line belongs to the first or the last class that has any mass."""

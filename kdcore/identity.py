@@ -21,12 +21,14 @@ __all__ = [
     "digest_bytes",
     "digest_file",
     "digest_json",
+    "digest_samples",
     "digest_state",
     "digest_tokenizer",
     "new_hash",
     "package_versions",
     "sample_key_array",
     "sample_key_text",
+    "sample_key_tokens",
 ]
 
 KEY_BYTES = 16
@@ -71,6 +73,24 @@ def sample_key_array(array: np.ndarray) -> bytes:
     state.update(f"array\0{array.dtype.str}\0{array.shape}\0".encode())
     state.update(array.tobytes())
     return state.digest()
+
+
+def sample_key_tokens(tokens: np.ndarray) -> bytes:
+    """The key (16 bytes) of a document of which only the token ids are known: that of the ids as an int64 array."""
+    return sample_key_array(np.ascontiguousarray(tokens, np.int64))
+
+
+def digest_samples(samples: Iterable[tuple[bytes, int]]) -> str:
+    """Digest of samples by key and number of occurrences, in the order given: of a unit, or (sorted) of an input.
+
+    It is the digest of `[["KEY IN HEX", OCCURRENCES], ...]` as JSON, fed piece by piece.
+    """
+    state = new_hash()
+    state.update(b"[")
+    for number, (key, occurrences) in enumerate(samples):
+        state.update(f'{", " if number else ""}["{key.hex()}", {occurrences:d}]'.encode())
+    state.update(b"]")
+    return state.hexdigest()
 
 
 def digest_state(state: Mapping[str, Tensor]) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Literal
 
 from kdcore.data.document import ImageSample, SampleRef, Split, TextDocument
 from kdcore.data.sources import Source
 from kdcore.errors import ConfigError, DataError, UnreadableDocument
-from kdcore.identity import digest_bytes, sample_key_array, sample_key_text
+from kdcore.identity import digest_samples, sample_key_array, sample_key_text
 
 PlannedSample = tuple[SampleRef, bytes, int]
 """A reference, the sample's 16-byte key, and how often the sample occurs in the data."""
@@ -109,5 +108,4 @@ def _unit(number: int, samples: list[PlannedSample]) -> WorkUnit:
 
 
 def _content_digest(samples: list[PlannedSample]) -> str:
-    content = [[key.hex(), times] for _, key, times in samples]
-    return digest_bytes(json.dumps(content).encode())
+    return digest_samples((key, times) for _, key, times in samples)

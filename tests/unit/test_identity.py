@@ -1,5 +1,7 @@
 """Digests change with everything that matters and with nothing else."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -10,11 +12,13 @@ from kdcore.identity import (
     digest_bytes,
     digest_file,
     digest_json,
+    digest_samples,
     digest_state,
     digest_tokenizer,
     package_versions,
     sample_key_array,
     sample_key_text,
+    sample_key_tokens,
 )
 
 
@@ -120,3 +124,16 @@ def test_tokenizer_digest_is_not_moved_by_use():
     before = digest_tokenizer(tokenizer)
     tokenizer(["a", "a b"], padding=True, truncation=True, max_length=4)
     assert digest_tokenizer(tokenizer) == before
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_samples_are_digested_as_json(count):
+    samples = [(bytes([number]) * 16, number + 1) for number in range(count)]
+    text = json.dumps([[key.hex(), times] for key, times in samples])
+    assert digest_samples(samples) == digest_bytes(text.encode())
+
+
+def test_tokens_have_a_key_of_their_own_whatever_their_dtype():
+    tokens = np.array([1, 2, 70_000])
+    assert sample_key_tokens(tokens) == sample_key_tokens(tokens.astype(np.uint64)) == sample_key_array(tokens)
+    assert sample_key_tokens(tokens) != sample_key_tokens(tokens[:2])

@@ -20,7 +20,7 @@ from kdcore.store.parallel import in_order
 from kdcore.store.places import Location, Place, open_place
 from kdcore.store.schema import store_schema
 from kdcore.store.shard import Shard
-from kdcore.store.writer import HashingSink, Receipt
+from kdcore.store.writer import HashingSink, Receipt, read_identity
 
 __all__ = ["publish_manifest"]
 
@@ -34,11 +34,16 @@ def publish_manifest(
 ) -> Manifest:
     """Finish a store: open every shard, refuse a key that two rows share, write index, card, and last the manifest.
 
-    Of two jobs that finish the same store, the first one's manifest counts and is returned.
+    Of two jobs that finish the same store, the first one's manifest counts and is returned. Its identity is that of
+    identity.json; when this job runs other package versions, `extra` says so as `finished_with`.
     """
     place = open_place(store)
+    begun = read_identity(place)
+    compare_identity(begun, identity, what=f"the label store {place}")
+    if begun.get("versions") != identity.get("versions"):
+        extra = {**(extra or {}), "finished_with": identity.get("versions")}
     # Through JSON, so that what is digested is what is read back.
-    plain = json.loads(json.dumps({"identity": identity, "extra": extra or {}}, allow_nan=False))
+    plain = json.loads(json.dumps({"identity": begun, "extra": extra or {}}, allow_nan=False))
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     name = f"index-{secrets.token_hex(8)}.arrow"
     draft = Manifest(

@@ -12,7 +12,7 @@ from kdcore.identity import differences, new_hash
 from kdcore.labels import Codec, RowView
 from kdcore.store.index import Index, ShardPart, read_part
 from kdcore.store.keys import KeyTable
-from kdcore.store.layout import DATA, check_shard
+from kdcore.store.layout import DATA, IDENTITY, check_shard
 from kdcore.store.manifest import Manifest, load_manifest
 from kdcore.store.opening import open_index
 from kdcore.store.parallel import in_order
@@ -20,7 +20,7 @@ from kdcore.store.place import Place, Source, altered
 from kdcore.store.places import Location, open_place
 from kdcore.store.shard import Shard, list_offsets
 from kdcore.store.views import column_views, row_view
-from kdcore.store.writer import Receipt, read_identity
+from kdcore.store.writer import Receipt, identity_text, read_identity
 
 __all__ = ["VerifyReport", "check_digest", "check_digests", "verify_store"]
 
@@ -118,10 +118,13 @@ def verify_store(
 
 def _identity_problems(place: Place, manifest: Manifest) -> list[str]:
     try:
-        found = differences(read_identity(place), manifest.identity, ("versions",))
+        found = differences(read_identity(place), manifest.identity)
+        as_written = place.read(IDENTITY) == identity_text(manifest.identity)
     except KDError as error:
         return [str(error)]
-    return [f"identity.json and the manifest differ at {name}: {old!r}, {new!r}" for name, old, new in found]
+    if not (found or as_written):
+        return [f"{place.where(IDENTITY)} is not in the form that it is written in: it was altered"]
+    return [f"{IDENTITY} and the manifest differ at {name}: {old!r}, {new!r}" for name, old, new in found]
 
 
 def _index_of(place: Place, manifest: Manifest, codec: Codec, problems: list[str]) -> Index | None:

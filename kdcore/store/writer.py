@@ -16,7 +16,15 @@ from kdcore.store.place import Sink
 from kdcore.store.places import Location, Place, open_place
 from kdcore.store.schema import count_labels
 
-__all__ = ["HashingSink", "Receipt", "open_for_writing", "prepare_store", "read_identity", "write_shard"]
+__all__ = [
+    "HashingSink",
+    "Receipt",
+    "identity_text",
+    "open_for_writing",
+    "prepare_store",
+    "read_identity",
+    "write_shard",
+]
 
 _ATTEMPT = re.compile(r"[A-Za-z0-9_-]+")
 _OURS = frozenset({MANIFEST, IDENTITY, CARD, PROBE, DATA, JOURNAL})
@@ -51,7 +59,7 @@ def prepare_store(store: Location) -> Place:
 def open_for_writing(store: Location, identity: Mapping[str, Any]) -> Place:
     """Create the store or continue it; IdentityMismatch when it is of another identity, StoreError if not a store."""
     place = prepare_store(store)
-    content = json.dumps(identity, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+    content = identity_text(identity)
     if not place.put_if_absent(IDENTITY, content):
         compare_identity(read_identity(place), identity, what=f"the label store {place}")
     elif place.trusts_nobody and place.put_if_absent(IDENTITY, content):
@@ -60,6 +68,11 @@ def open_for_writing(store: Location, identity: Mapping[str, Any]) -> Place:
             f"(If-None-Match), so two jobs could mix their labels. Set labels.path to a storage that heeds them"
         )
     return place
+
+
+def identity_text(identity: Mapping[str, Any]) -> bytes:
+    """The text of identity.json: one identity has one text, so that no bit of it can change unseen."""
+    return json.dumps(identity, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
 
 
 def read_identity(store: Location) -> dict[str, Any]:

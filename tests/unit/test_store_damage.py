@@ -183,6 +183,21 @@ def test_an_identity_file_that_disagrees_is_reported(path):
     assert "teacher.weights" in verify_store(path).problems[0]
 
 
+def test_no_bit_of_identity_json_changes_unseen(tmp_path):
+    identity = identity_of(numerics={"epsilon": 1e-06})
+    open_for_writing(tmp_path, identity)
+    publish_manifest(tmp_path, identity, [write_unit(tmp_path, 0)])
+    assert verify_store(tmp_path).ok
+    file = tmp_path / "identity.json"
+    content = file.read_bytes()
+    for bit in [*range(0, 8 * len(content), 5), 8 * content.index(b"e-06") + 5]:  # the last one says E-06
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << (bit % 8)
+        file.write_bytes(damaged)
+        assert any("identity.json" in problem for problem in verify_store(tmp_path, full=False).problems), bit
+    assert b"1E-06" in damaged
+
+
 @pytest.mark.parametrize(
     "change",
     [

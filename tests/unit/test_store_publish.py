@@ -158,6 +158,22 @@ def test_the_first_manifest_wins(tmp_path):
     assert _leftovers(store) == []
 
 
+def test_a_store_finished_under_other_versions_says_both(store):
+    for unit in range(3):
+        publish_receipt(store, write_unit(store, unit))
+    manifest = publish_manifest(store, identity_of(versions={"torch": "9"}), read_journal(store, UNITS), {"a": 1})
+    assert manifest.identity == identity_of()
+    assert manifest.extra == {"a": 1, "finished_with": {"torch": "9"}}
+    assert verify_store(store).ok
+
+
+def test_what_was_begun_is_not_finished_as_another(store):
+    for unit in range(3):
+        publish_receipt(store, write_unit(store, unit))
+    with pytest.raises(IdentityMismatch, match="input"):
+        publish_manifest(store, identity_of(input="other"), read_journal(store, UNITS))
+
+
 def test_an_empty_unit_is_a_shard_without_rows(store):
     publish_receipt(store, write_unit(store, 0, rows=[]))
     manifest = _finish(store)

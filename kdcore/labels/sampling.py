@@ -47,8 +47,7 @@ def draw_counts(logits: Tensor, points: np.ndarray) -> dict[str, np.ndarray]:
     `logits` [N, V] float, `points` float64 [N, D] in [0, 1), rising in each row. Returns the classes hit, `ids`
     int32 [E], rising in each label, their `counts` uint16 [E], and `entries` int64 [N], classes hit of each label.
     """
-    work = max(logits.shape[1], min(points.shape[1] * _BLOCK, 2 * logits.shape[1]))
-    rows = [_hit(logits[part].float(), points[part]) for part in row_chunks(logits.shape[0], work)]
+    rows = [_hit(logits[part].float(), points[part]) for part in row_chunks(*logits.shape)]
     hit = np.concatenate([np.empty((0, points.shape[1]), np.int32), *rows])
     first = np.ones(hit.shape, bool)
     first[:, 1:] = hit[:, 1:] != hit[:, :-1]
@@ -61,7 +60,7 @@ def _hit(logits: Tensor, points: np.ndarray) -> np.ndarray:
     """The class that each point falls on, int32 [n, D]."""
     masses = (logits - logits.amax(1, keepdim=True)).exp_()
     where = torch.from_numpy(points).to(logits.device)
-    if points.shape[1] * _BLOCK >= 2 * logits.shape[1]:  # so many points that every block would be hit anyway
+    if points.shape[1] * _BLOCK >= logits.shape[1]:  # so many points that a sum over all classes is cheaper
         ends = masses.double().cumsum(1)
         hit = torch.searchsorted(ends, _below(where * ends[:, -1:], ends[:, -1:]), right=True)
     else:

@@ -44,7 +44,7 @@ def _masked(classes: int) -> torch.Tensor:
 CASES = {
     "zipf": (_zipf(2048), 50),
     "zipf, in blocks": (_zipf(2048), 12),
-    "zipf, V not a multiple of the block": (_zipf(5003, 1.3), 50),
+    "zipf, V not a multiple of the block": (_zipf(5003, 1.3), 39),
     "sure of one": (torch.cat([torch.tensor([9.0]), _zipf(700)]), 50),
     "one-hot": (_one_hot(300, float("-inf")), 50),
     "one-hot, in blocks": (_one_hot(3000, -300.0), 9),
@@ -54,7 +54,7 @@ CASES = {
     "two points": (torch.tensor([0.3, 0.7]).log(), 7),
     "one draw": (_zipf(257), 1),
     "masked classes": (_masked(400), 30),
-    "masked classes, in blocks": (_masked(3000), 30),
+    "masked classes, in blocks": (_masked(3000), 20),
     "V = 1": (torch.zeros(1), 5),
     "V = 2": (torch.tensor([0.0, 2.0]), 50),
 }

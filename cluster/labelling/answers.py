@@ -21,7 +21,7 @@ from kdcore.store.schema import TOKEN_LOG_PROBS, ShardRow
 from kdcore.teachers.causal_lm import CausalLMTeacher
 from kdcore.teachers.image_classifier import ImageTeacher
 
-__all__ = ["ImageAnswers", "Samples", "TextAnswers", "token_bounded_batches"]
+__all__ = ["Document", "ImageAnswers", "Samples", "TextAnswers", "token_bounded_batches"]
 
 Samples = Sequence[tuple[PlannedSample, TextDocument | ImageSample]]
 """What there is to label: as planned, and as read."""
@@ -64,17 +64,17 @@ class TextAnswers:
             part = slice(window.first_label, window.last_label)
             yield ProbeBatch(outputs.float().cpu(), document.tokens[1:][part], document.seeds[part])
 
-    def _document(self, name: str, key: bytes, occurrences: int, sample: TextDocument | ImageSample) -> "_Document":
+    def _document(self, name: str, key: bytes, occurrences: int, sample: TextDocument | ImageSample) -> "Document":
         assert isinstance(sample, TextDocument)
         tokens = encode_document(self.teacher.tokenizer, sample.text)
-        return _Document(name, key, occurrences, tokens, label_seeds(key, max(0, len(tokens) - 1), self.seed))
+        return Document(name, key, occurrences, tokens, label_seeds(key, max(0, len(tokens) - 1), self.seed))
 
     def _width(self, codec: Codec) -> int:
         return codec.num_classes or sum(width for _, width in self.teacher.feature_layers(self.feature_paths))
 
     def _answers(
-        self, unit: str, documents: Sequence["_Document"]
-    ) -> Iterator[tuple["_Document", Window, Tensor, Tensor]]:
+        self, unit: str, documents: Sequence["Document"]
+    ) -> Iterator[tuple["Document", Window, Tensor, Tensor]]:
         """Logits, and what the codec encodes (logits or features), of every window's kept labels."""
         work = [
             (document, window)
@@ -144,7 +144,9 @@ class ImageAnswers:
 
 
 @dataclass
-class _Document:
+class Document:
+    """A text being labelled: `parts` holds what is kept of each window, by its first label."""
+
     name: str
     key: bytes
     occurrences: int

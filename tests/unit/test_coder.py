@@ -312,6 +312,21 @@ def test_without_numba_numpy_takes_over(monkeypatch):
         compiled.compiled.cache_clear()
 
 
+def test_without_a_folder_for_its_cache_numba_compiles_anyway(repo):
+    """As with packages that only root can write, and no home."""
+    code = "from kdcore.labels.coder.compiled import compiled; print(compiled().label_pieces._cache.__class__.__name__)"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=repo,
+        env={**os.environ, "NUMBA_CACHE_LOCATOR_CLASSES": "IPythonCacheLocator"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.stdout.strip() == "NullCache", run.stderr
+
+
 # --- the parts ---
 
 

@@ -4,17 +4,17 @@ Without branches where a state takes in a word: whether it does is a coin toss t
 everywhere: numba lets a signed index count from the end, and tests for it each time.
 """
 
-import numba
 import numpy as np
 
+from kdcore.labels.coder.jit import jit
 from kdcore.labels.coder.loops_write import label_pieces
 from kdcore.labels.coder.model import COARSE_BITS
 
 __all__ = ["decode_blocks", "encode_blocks", "label_pieces"]
 
-_jit = numba.njit(cache=True, nogil=True)
+_jit = jit()
 # Inlined before types are known: a call that hands on a tuple of arrays copies all of them.
-_inline = numba.njit(cache=True, nogil=True, inline="always")
+_inline = jit(inline="always")
 U64 = np.uint64
 
 

@@ -3,12 +3,13 @@
 Unsigned for the reasons given in `loops.py`.
 """
 
-import numba
 import numpy as np
+
+from kdcore.labels.coder.jit import jit
 
 __all__ = ["label_pieces"]
 
-_jit = numba.njit(cache=True, nogil=True)
+_jit = jit()
 U64 = np.uint64
 
 

@@ -74,15 +74,19 @@ class LocalPlace(Place):
             raise StoreError(f"{self.path} must be a directory: {error}; set labels.path elsewhere") from error
 
     def read(self, name: str) -> bytes:
-        """All bytes of a file."""
+        """All bytes of a plain file."""
+        path = self.path / name
         try:
-            return (self.path / name).read_bytes()
+            self._refuse_link(path, path.lstat())
+            return path.read_bytes()
+        except CorruptShard:
+            raise
         except NotADirectoryError as error:
             raise FileNotFoundError(str(error)) from error
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise StoreError(f"cannot read {self.path / name}: {error}; restore it from a copy") from error
+            raise StoreError(f"cannot read {path}: {error}; restore it from a copy") from error
 
     def size(self, name: str) -> int | None:
         """Bytes of a plain file."""
@@ -98,7 +102,7 @@ class LocalPlace(Place):
 
     def _refuse_link(self, path: Path, found: os.stat_result) -> None:
         if stat.S_ISLNK(found.st_mode) or (path.parent != self.path and path.parent.is_symlink()):
-            raise CorruptShard(f"shards must be files, but {path} goes through a symbolic link: refused")
+            raise CorruptShard(f"a store has plain files, but {path} goes through a symbolic link: refused")
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Bytes of plain files; symbolic links are not among them."""
@@ -112,7 +116,7 @@ class LocalPlace(Place):
     def _scan(self, folder: str) -> list[tuple[str, os.stat_result]]:
         path = self.path / folder if folder else self.path
         if folder and path.is_symlink():
-            raise CorruptShard(f"shards must be files, but {path} is a symbolic link: refused")
+            raise CorruptShard(f"a store has plain files, but {path} is a symbolic link: refused")
         prefix = f"{folder}/" if folder else ""
         found: list[tuple[str, os.stat_result]] = []
         try:

@@ -1,35 +1,53 @@
 """Label stores: layout, writer, journal, reader, verifier, over directories and buckets. FORMAT.md has the bytes."""
 
+from kdcore.store.compact import compact_store
+from kdcore.store.derive import Derived
+from kdcore.store.distillkit import DistillKitConfig
+from kdcore.store.distillkit_import import import_distillkit
+from kdcore.store.export import ExportReport, export_store
+from kdcore.store.export_tables import ExportSettings
 from kdcore.store.garbage import collect_garbage
 from kdcore.store.journal import publish_receipt, read_journal, read_receipts
 from kdcore.store.manifest import Manifest, is_finished, load_manifest
+from kdcore.store.merge import merge_stores
 from kdcore.store.places import Location, Place, open_place
 from kdcore.store.probe import publish_probe, read_probe
 from kdcore.store.publish import publish_manifest
+from kdcore.store.ranked import Ranked, ranked
 from kdcore.store.reader import LabelStore, open_store
 from kdcore.store.schema import ShardRow, batches_from_rows, image_schema, store_schema, text_schema, token_dtype
 from kdcore.store.verify import VerifyReport, verify_store
 from kdcore.store.writer import Receipt, open_for_writing, write_shard
 
 __all__ = [
+    "Derived",
+    "DistillKitConfig",
+    "ExportReport",
+    "ExportSettings",
     "LabelStore",
     "Location",
     "Manifest",
     "Place",
+    "Ranked",
     "Receipt",
     "ShardRow",
     "VerifyReport",
     "batches_from_rows",
     "collect_garbage",
+    "compact_store",
+    "export_store",
     "image_schema",
+    "import_distillkit",
     "is_finished",
     "load_manifest",
+    "merge_stores",
     "open_for_writing",
     "open_place",
     "open_store",
     "publish_manifest",
     "publish_probe",
     "publish_receipt",
+    "ranked",
     "read_journal",
     "read_probe",
     "read_receipts",

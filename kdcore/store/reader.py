@@ -108,6 +108,10 @@ class LabelStore:
         keys[:] = [raw[start : start + 16] for start in range(0, len(raw), 16)]
         return keys
 
+    def key(self, row: int) -> bytes:
+        """The key (16 bytes) of a row."""
+        return self._index.keys[row].tobytes()
+
     def occurrences(self) -> np.ndarray:
         """How often each row's sample occurs in the input, int64 [rows]."""
         return self._index.occurrences.astype(np.int64)

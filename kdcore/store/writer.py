@@ -89,6 +89,14 @@ def read_identity(store: Location) -> dict[str, Any]:
     return value
 
 
+def shard_name(unit: str, attempt: str | int) -> str:
+    """A name for a shard that no other attempt has; StoreError when unit or attempt are no part of a file name."""
+    if not _ATTEMPT.fullmatch(str(attempt)):
+        raise StoreError(f"an attempt is letters, digits, '-' and '_', got {attempt!r}")
+    # Two jobs may both be at attempt 1 of a unit, hence the token.
+    return f"{DATA}/{check_unit(unit)}-{attempt}-{secrets.token_hex(4)}.arrow"
+
+
 def write_shard(
     store: Location,
     unit: str,
@@ -102,10 +110,7 @@ def write_shard(
 
     Nobody reads the shard until its receipt is published. OutOfSpace when the disk is full; nothing partial stays.
     """
-    if not _ATTEMPT.fullmatch(str(attempt)):
-        raise StoreError(f"an attempt is letters, digits, '-' and '_', got {attempt!r}")
-    # Two jobs may both be at attempt 1 of a unit, hence the token.
-    name = f"{DATA}/{check_unit(unit)}-{attempt}-{secrets.token_hex(4)}.arrow"
+    name = shard_name(unit, attempt)
     with open_place(store).writer(name) as file:
         sink = HashingSink(file)
         rows, labels = _write_batches(sink, schema, batches)

@@ -14,7 +14,9 @@ from kdcore.data.plan import PlannedSample, sample_key
 from kdcore.data.sources import Source
 from kdcore.data.tokenizer import encode_document
 from kdcore.data.windows import Window, windows
+from kdcore.errors import LabelError
 from kdcore.labels import Codec, Encoded, check_logits, join, label_seeds
+from kdcore.labels.counts import CountsCodec
 from kdcore.labels.feature import Layers
 from kdcore.labels.learn import ProbeBatch
 from kdcore.store.schema import TOKEN_LOG_PROBS, ShardRow
@@ -49,8 +51,12 @@ class TextAnswers:
     def rows(self, unit: str, samples: Samples, codec: Codec) -> Iterator[ShardRow]:
         """Labelled rows, in the order of the samples. LabelError names unit and document for outputs not finite."""
         documents = [self._document(ref.name, key, times, sample) for (ref, key, times), sample in samples]
-        for document, window, logits, outputs in self._answers(unit, documents):
-            document.keep(codec, window, logits, outputs)
+        for document, window, logits, outputs in self._answers(documents):
+            try:
+                document.keep(codec, window, logits, outputs)
+            except LabelError as error:
+                where = f"{unit}, document '{document.name}', labels from {window.first_label}"
+                raise LabelError(f"{where}: {error}") from error
         parts = [document.joined(codec, self._width(codec)) for document in documents]
         packed = codec.pack([part[0] for part in parts], [document.tokens[1:] for document in documents])
         for document, columns, (_, log_probs) in zip(documents, packed, parts, strict=True):
@@ -60,7 +66,8 @@ class TextAnswers:
     def probe(self, name: str, sample: TextDocument | ImageSample) -> Iterator[ProbeBatch]:
         """The answers to one document, for a probe."""
         document = self._document(name, sample_key(sample), 1, sample)
-        for _, window, _, outputs in self._answers("the probe", [document]):
+        for _, window, logits, outputs in self._answers([document]):
+            check_logits(logits, f"the probe, document '{name}'")
             part = slice(window.first_label, window.last_label)
             yield ProbeBatch(outputs.float().cpu(), document.tokens[1:][part], document.seeds[part])
 
@@ -72,9 +79,7 @@ class TextAnswers:
     def _width(self, codec: Codec) -> int:
         return codec.num_classes or sum(width for _, width in self.teacher.feature_layers(self.feature_paths))
 
-    def _answers(
-        self, unit: str, documents: Sequence["Document"]
-    ) -> Iterator[tuple["Document", Window, Tensor, Tensor]]:
+    def _answers(self, documents: Sequence["Document"]) -> Iterator[tuple["Document", Window, Tensor, Tensor]]:
         """Logits, and what the codec encodes (logits or features), of every window's kept labels."""
         work = [
             (document, window)
@@ -89,9 +94,7 @@ class TextAnswers:
                 found = [(logits, logits) for logits in self.teacher.window_logits(inputs)]
             for index, (logits, outputs) in zip(batch, found, strict=True):
                 document, window = work[index]
-                kept = logits[window.kept]
-                check_logits(kept, f"{unit}, document '{document.name}', labels from {window.first_label}")
-                yield document, window, kept, outputs[window.kept]
+                yield document, window, logits[window.kept], outputs[window.kept]
 
 
 @dataclass(frozen=True)
@@ -157,9 +160,15 @@ class Document:
     def keep(self, codec: Codec, window: Window, logits: Tensor, outputs: Tensor) -> None:
         """Encode a window's labels, and the log-probability of each hard label."""
         part = slice(window.first_label, window.last_label)
+        if isinstance(codec, CountsCodec):
+            encoded, normalisers = codec.draw(outputs, self.seeds[part])
+        else:
+            encoded = codec.encode(outputs, self.seeds[part])
+            check_logits(logits, "the window")
+            normalisers = logits.float().logsumexp(dim=1).cpu().numpy()
         index = torch.from_numpy(self.tokens[1:][part]).to(logits.device)[:, None]
-        log_probs = (logits.gather(1, index) - logits.logsumexp(dim=1, keepdim=True)).squeeze(1)
-        self.parts[window.first_label] = codec.encode(outputs, self.seeds[part]), log_probs.half().cpu().numpy()
+        hard = logits.gather(1, index).squeeze(1).double().cpu().numpy()
+        self.parts[window.first_label] = encoded, (hard - normalisers).astype(np.float16)
 
     def joined(self, codec: Codec, width: int) -> tuple[Encoded, np.ndarray]:
         """All labels in order; none for a document of one token, since nothing follows it."""

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from kdcore.errors import LabelError
 
-__all__ = ["check_logits", "check_outputs", "renormalise", "row_chunks"]
+__all__ = ["check_logits", "check_maxima", "check_outputs", "check_shape", "renormalise", "row_chunks"]
 
 # The cells are rounded to float16: each log-probability l moves by at most |l| / 2048, so the sum of a row moves by at
 # most entropy / 2048 (below 0.006 at 150,000 classes). More than this is damage, not rounding.
@@ -19,7 +19,11 @@ def check_logits(logits: Tensor, what: str) -> None:
         raise LabelError(f"logits of {what} must be floats [N, V], got {logits.dtype} {list(logits.shape)}")
     if logits.numel() == 0:
         return
-    row_max = logits.amax(dim=1)  # NaN and +inf both surface in the maximum, and so does a row of -inf
+    check_maxima(logits.amax(dim=1), what)
+
+
+def check_maxima(row_max: Tensor, what: str) -> None:
+    """Refuse logits by the largest of each row [N]: NaN and +inf both surface there, and so does a row of -inf."""
     bad = ~torch.isfinite(row_max)
     if bool(bad.any()):
         first = int(bad.nonzero()[0, 0])
@@ -34,9 +38,16 @@ def check_logits(logits: Tensor, what: str) -> None:
 
 def check_outputs(outputs: Tensor, num_classes: int, codec: str) -> None:
     """Refuse outputs that are not finite logits [N, num_classes]."""
+    check_shape(outputs, num_classes, codec)
+    check_logits(outputs, "the batch to encode")
+
+
+def check_shape(outputs: Tensor, num_classes: int, codec: str) -> None:
+    """Refuse outputs that are not logits [N, num_classes]."""
     if outputs.ndim == 2 and outputs.shape[1] != num_classes:
         raise LabelError(f"codec '{codec}' was made for {num_classes} classes, the logits have {outputs.shape[1]}")
-    check_logits(outputs, "the batch to encode")
+    if outputs.ndim != 2 or not outputs.is_floating_point():
+        raise LabelError(f"logits must be floats [N, V], got {outputs.dtype} {list(outputs.shape)}")
 
 
 def renormalise(cells: Tensor, max_log_sum: float = _MAX_LOG_SUM) -> Tensor:
@@ -54,7 +65,7 @@ def renormalise(cells: Tensor, max_log_sum: float = _MAX_LOG_SUM) -> Tensor:
     return cells - log_sum
 
 
-def row_chunks(num_rows: int, num_classes: int) -> list[slice]:
-    """Slices of rows whose [rows, V] work space stays small."""
-    step = max(1, _CHUNK_ELEMENTS // max(1, num_classes))
+def row_chunks(num_rows: int, num_classes: int, elements: int = _CHUNK_ELEMENTS) -> list[slice]:
+    """Slices of rows whose [rows, V] work space stays within `elements`."""
+    step = max(1, elements // max(1, num_classes))
     return [slice(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]

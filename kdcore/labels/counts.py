@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kdcore.errors import LabelError
-from kdcore.labels.checks import check_outputs
+from kdcore.labels.checks import check_shape
 from kdcore.labels.codec import Encoded, RowView, join
 from kdcore.labels.coder import BLOCK_LABELS, MAX_DRAWS, Block, CoderModel, decode, encode
 from kdcore.labels.sampling import draw_counts
@@ -80,7 +80,11 @@ class CountsCodec(ABC):
 
     def encode(self, outputs: Tensor, seeds: np.ndarray) -> Encoded:
         """Logits [N, V] into drawn classes with counts; `seeds` uint64 [N] decide the draws."""
-        check_outputs(outputs, self.num_classes, self.name)
+        return self.draw(outputs, seeds)[0]
+
+    def draw(self, outputs: Tensor, seeds: np.ndarray) -> tuple[Encoded, np.ndarray]:
+        """What `encode` gives, and the log-sum-exp of each row of logits, float64 [N], which costs nothing more."""
+        check_shape(outputs, self.num_classes, self.name)
         return draw_counts(outputs, self.points(seeds, self.draws))
 
     def pack(self, rows: Sequence[Encoded], targets: Sequence[np.ndarray | None]) -> list[dict[str, np.ndarray]]:

@@ -133,7 +133,7 @@ class _Seen:
         """Draw the labels of a batch."""
         for rows in row_chunks(*batch.outputs.shape):
             self.mass += batch.outputs[rows].float().softmax(1).sum(0, dtype=torch.float64).cpu().numpy()
-        self.parts.append(draw_counts(batch.outputs, self.make.points(batch.seeds, self.draws)))
+        self.parts.append(draw_counts(batch.outputs, self.make.points(batch.seeds, self.draws))[0])
         self.targets.append(np.full(len(batch.seeds), -1) if batch.targets is None else batch.targets)
 
     def learn(self) -> CoderModel:

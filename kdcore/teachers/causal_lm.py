@@ -61,7 +61,7 @@ class CausalLMTeacher:
 
     @torch.inference_mode()
     def window_logits(self, windows: Sequence[np.ndarray]) -> list[Tensor]:
-        """Logits float32 [T, valid vocabulary] of each window of token ids [T], in one forward pass.
+        """Logits [T, valid vocabulary], in the dtype of the teacher, of each window of token ids [T]; one forward pass.
 
         Windows are padded on the right; with causal attention no padding reaches a real token.
         """
@@ -75,7 +75,7 @@ class CausalLMTeacher:
             mask[row, : lengths[row]] = 1
         device = self.model.device
         logits = self.model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
-        return [logits[row, :length, : self._valid].float() for row, length in enumerate(lengths)]
+        return [logits[row, :length, : self._valid] for row, length in enumerate(lengths)]
 
     def window_features(self, windows: Sequence[np.ndarray], layers: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
         """Logits as in `window_logits`, and the features float32 [T, D] of the modules `layers`, side by side.

@@ -3,7 +3,7 @@
 `bytes_ratio_at_rs50_variance`: bytes of `threshold` at the variance of 50 random draws, over 3 bytes for each class
 that those draws hit; the larger of the real teachers' ratios. `bytes_per_token_128k`: bytes of `threshold` a label on
 128,256 classes, at the variance of 50 draws, where these hit 12 classes (36 bytes). Tables are learnt on other
-documents than the ones measured. `--picture PNG` draws bytes against variance and against the angle of the batch's gradient.
+documents than the ones measured. `--picture PNG` draws bytes against error and against the batch's gradient.
 """
 
 import argparse

@@ -218,7 +218,8 @@ def test_draws_are_those_of_a_plain_cumulative_sum(rows, classes, draws, seed, s
     if masked and classes > 1:
         logits[:, classes // 2 :] = float("-inf")
     points = SampledCodec.points(label_seeds(KEY, rows, seed), draws)
-    found = draw_counts(logits, points)
+    found, normalisers = draw_counts(logits, points)
+    np.testing.assert_allclose(normalisers, logits.double().logsumexp(1).numpy(), rtol=1e-6)
     assert {name: values.dtype for name, values in found.items()} == {"ids": "i4", "counts": "u2", "entries": "i8"}
     ends = torch.softmax(logits.double(), 1).cumsum(1).numpy()
     hit = np.repeat(found["ids"], found["counts"]).reshape(rows, draws)
@@ -239,7 +240,7 @@ def test_the_ends_of_the_line_fall_on_classes_that_exist(classes, point, logits)
     row = torch.full((classes + 300,), float("-inf"))
     row[150 : 150 + classes] = logits(classes)
     for draws in (1, 2, 4000):
-        found = draw_counts(row[None], np.full((1, draws), point))
+        found, _ = draw_counts(row[None], np.full((1, draws), point))
         assert found["counts"].tolist() == [draws]
         assert 150 <= found["ids"][0] < 150 + classes
         assert found["ids"][0] == (150 if point == 0 else 149 + classes)

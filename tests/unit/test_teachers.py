@@ -100,9 +100,9 @@ def test_identity_follows_content_not_place(folder, tmp_path):
     assert teacher_of(rope).identity()["weights"] == identity["weights"]
 
 
-def test_half_precision_still_answers_in_float32(folder):
+def test_half_precision_answers_in_half_precision(folder):
     logits = teacher_of(save_teacher(folder), dtype="bfloat16").window_logits([random_tokens(9)])[0]
-    assert logits.dtype == torch.float32
+    assert logits.dtype == torch.bfloat16  # codecs widen a few rows at a time
     assert torch.isfinite(logits).all()
 
 

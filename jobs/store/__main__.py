@@ -1,0 +1,5 @@
+"""`python -m jobs.store`."""
+
+from jobs.store import app
+
+app()

@@ -13,6 +13,10 @@ from kdcore.store.writer import Receipt
 
 __all__ = ["Shard", "check_batch", "key_words", "list_offsets", "list_values", "open_batches"]
 
+# An Arrow file ends with its footer, which holds the schema, the footer's length in 4 bytes, and "ARROW1".
+_END = 10
+_EXTENSION = b"ARROW:extension:"
+
 
 class Shard:
     """A shard's batches. Opening checks its size, footer, schema, counts, offsets and texts; not its digest.
@@ -55,6 +59,7 @@ def open_batches(buffer: pa.Buffer, schema: pa.Schema, where: str) -> list[pa.Re
 
     IdentityMismatch when its metadata says something else than the manifest, CorruptShard for damage.
     """
+    _refuse_extensions(buffer, where)
     try:
         reader = pa.ipc.open_file(pa.BufferReader(buffer))
         _check_schema(reader.schema, schema, where)
@@ -68,6 +73,21 @@ def open_batches(buffer: pa.Buffer, schema: pa.Schema, where: str) -> list[pa.Re
     for batch in batches:
         check_batch(batch, where)
     return batches
+
+
+def _refuse_extensions(buffer: pa.Buffer, where: str) -> None:
+    """CorruptShard when the footer declares an extension type.
+
+    Before Arrow reads the schema: what other packages of this process have registered (Ray, datasets) would be run on
+    the parameters of the type, and some of these were pickles once.
+    """
+    end = max(0, buffer.size - _END)
+    length = int.from_bytes(buffer.slice(end).to_pybytes()[:4], "little")
+    if _EXTENSION in buffer.slice(max(0, end - length)).to_pybytes():
+        raise CorruptShard(
+            f"{where} declares an extension type, of which a store has none: its columns and their values have no "
+            f"metadata of their own, since what reads it may run code; restore it from a copy"
+        )
 
 
 def _check_schema(found: pa.Schema, wanted: pa.Schema, where: str) -> None:

@@ -168,8 +168,8 @@ def _cut_and_zeroed(tally: Tally, plan: Plan) -> None:
     tally.run("truncations", tries.cuts(contents, [tries.IDENTITY], every), reported, look_once)
     tally.run("truncations_sealed", tries.cuts_with_right_size(contents, some, every), refused, look_once)
     tally.run("truncations_under_a_reader", tries.cuts(contents, some, 8 * every), refused, look_while_open)
-    tally.run("zeroed_tails", tries.zeroed_tails(contents, plan.read, 4 * every), refused)
-    tally.run("zeroed_tails", tries.zeroed_tails(contents, [tries.IDENTITY], 4 * every), reported)
+    tally.run("zeroed_tails", tries.zeroed_tails(contents, plan.read, 4 * every), refused, look_once)
+    tally.run("zeroed_tails", tries.zeroed_tails(contents, [tries.IDENTITY], 4 * every), reported, look_once)
 
 
 def _flipped(tally: Tally, plan: Plan) -> None:
@@ -204,7 +204,7 @@ def _pickles(tally: Tally, plan: Plan) -> None:
     trap = plan.outside.parent / "trapped"
     damages = tries.pickles(plan.contents, [plan.shards[0], plan.index], trap)
     tally.run("pickles", damages, refused)
-    if plan.every == 1:
+    if plan.every == 1:  # Ray takes a while to import
         tally.run("pickles_beside_ray", damages, refused, with_ray_types)
     if trap.exists():
         tally.uncaught.append("pickles: one of them was loaded")

@@ -15,6 +15,7 @@ from kdcore.errors import CorruptShard, IdentityMismatch, KDError, StoreError
 from kdcore.identity import digest_bytes, digest_json
 from kdcore.labels import DenseCodec, TopKCodec
 from kdcore.store import (
+    load_manifest,
     open_for_writing,
     open_store,
     publish_manifest,
@@ -440,6 +441,43 @@ def test_an_extension_type_with_a_pickle_runs_nothing_and_is_refused(path, tmp_p
     assert not trap.exists()
     pickle.loads(payload)  # noqa: S301 - the trap does work
     assert trap.exists()
+
+
+def test_no_registered_extension_type_is_asked_to_read_a_shard(path):
+    """Other packages register types with Arrow, for the whole process; they would read what the file says of them."""
+    asked = []
+
+    class Curious(pa.ExtensionType):
+        def __init__(self):
+            super().__init__(pa.int32(), "kdcore.test.curious")
+
+        def __arrow_ext_serialize__(self):
+            return b""
+
+        @classmethod
+        def __arrow_ext_deserialize__(cls, storage_type, serialized):
+            asked.append(serialized)
+            return cls()
+
+    shard = _shards(path)[0]
+    table = pa.ipc.open_file(shard.read_bytes()).read_all()
+    extension = {b"ARROW:extension:name": b"kdcore.test.curious", b"ARROW:extension:metadata": b"x"}
+    place = table.schema.get_field_index("occurrences")
+    schema = table.schema.set(place, table.schema.field(place).with_metadata(extension))
+    with pa.OSFile(str(shard), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        writer.write_table(pa.table(table.columns, schema=schema))
+    content = shard.read_bytes()
+    receipt = Receipt(**{**vars(load_manifest(path).shards[0]), "bytes": len(content), "digest": digest_bytes(content)})
+    pa.register_extension_type(Curious())
+    try:
+        assert pa.ipc.open_file(content).schema.field("occurrences").type == Curious()
+        assert asked
+        asked.clear()
+        with pytest.raises(CorruptShard, match="extension type"):
+            _open_shard(path, receipt)
+        assert asked == []
+    finally:
+        pa.unregister_extension_type("kdcore.test.curious")
 
 
 def test_an_edited_probe_is_refused(tmp_path):

@@ -1,0 +1,324 @@
+"""`kd store merge`, `compact` and `gc`: stores made of stores, by the ordinary commit protocol."""
+
+import contextlib
+import itertools
+import os
+import time
+from pathlib import Path
+
+import pytest
+from store_tools_fixtures import NAMES, codec_named, identity_of, make_codec_store, row_named
+from test_store_kill import _die_at
+from typer.testing import CliRunner
+
+from jobs.store import app
+from kdcore.errors import CorruptShard, IdentityMismatch, IncompleteStore, StoreError
+from kdcore.store import (
+    collect_garbage,
+    compact_store,
+    load_manifest,
+    merge_stores,
+    open_for_writing,
+    open_store,
+    read_probe,
+    verify_store,
+)
+from kdcore.store.derive import joined
+
+A = [{"alpha": 1, "beta beta": 2}, {"gamma": 1, "d": 1}]
+B = [{"delta": 3, "epsilon": 1}, {"beta beta": 1, "zeta": 1}, {"gamma": 4}]
+UNION = {"alpha": 1, "beta beta": 3, "gamma": 5, "d": 1, "delta": 3, "epsilon": 1, "zeta": 1}
+KINDS = [(name, kind) for name in NAMES for kind in ("text", "image") if name != "feature8" or kind == "text"]
+
+
+def kd(*arguments: object) -> tuple[int, str]:
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return done.exit_code, " ".join(done.output.split())
+
+
+def rows_of(path: Path | str) -> dict[str, tuple]:
+    """All that a store says of each sample."""
+    store = open_store(path, verify="full")
+    found = {}
+    for row in range(store.num_rows):
+        columns = {name: (values.dtype, values.tobytes()) for name, values in store.row_view(row).columns.items()}
+        tokens = store.tokens(row).tolist() if store.kind == "text" else int(store.targets()[row])
+        path_of = store.token_log_probs(row).tolist() if store.kind == "text" else None
+        found[store.name(row)] = (int(store.occurrences()[row]), store.key(row), tokens, path_of, columns)
+    return found
+
+
+@pytest.fixture
+def url(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDCORE_CACHE", str(tmp_path / "cache"))
+    return f"memory://{tmp_path.name}/stores"
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS)
+def test_a_merged_store_is_the_store_of_all_inputs(tmp_path, name, kind):
+    codec = codec_named(name)
+    a = make_codec_store(tmp_path / "a", name, A, kind, codec)
+    b = make_codec_store(tmp_path / "b", name, B, kind, codec, extra={})
+    code, output = kd("merge", tmp_path / "m", a, b)
+    assert code == 0, output
+    assert "7 rows" in output
+    together = make_codec_store(tmp_path / "all", name, [UNION], kind, codec)
+    assert rows_of(tmp_path / "m") == rows_of(together)
+    merged, wanted = load_manifest(tmp_path / "m"), load_manifest(together)
+    assert merged.identity == wanted.identity  # the input's digest too: a plan over all inputs finds it finished
+    assert merged.codec_state == codec.state()
+    assert verify_store(tmp_path / "m").ok
+    assert read_probe(tmp_path / "m") == read_probe(a)
+    # Names in the order of the sources, each where it was first.
+    store = open_store(tmp_path / "m")
+    assert [store.name(row) for row in range(7)] == ["alpha", "beta beta", "gamma", "d", "delta", "epsilon", "zeta"]
+
+
+def test_untouched_shards_are_copied_byte_for_byte(tmp_path):
+    a, b = make_codec_store(tmp_path / "a", "topk", A), make_codec_store(tmp_path / "b", "topk", B)
+    merge_stores(tmp_path / "m", [a, b])
+    there = {receipt.digest for store in (a, b) for receipt in load_manifest(store).shards}
+    merged = load_manifest(tmp_path / "m")
+    same = [receipt.digest in there for receipt in merged.shards]
+    # a's two shards and b's second change their occurrences or lose a row; b's third loses all of its rows.
+    assert same == [False, False, True, False]
+    assert [receipt.unit for receipt in merged.shards] == [f"unit-{n:06d}" for n in range(4)]
+
+
+def test_a_merged_store_says_where_its_figures_are_from(tmp_path):
+    a = make_codec_store(tmp_path / "a", "topk", A, extra={"statistics": {"nll": 2.5}})
+    b = make_codec_store(tmp_path / "b", "topk", B)
+    extra = merge_stores(tmp_path / "m", [a, b]).manifest.extra
+    assert extra["fidelity"]["entries"] == 4.5
+    sources = extra["derived"]["sources"]
+    assert [source["manifest"] for source in sources] == [load_manifest(s).to_json()["digest"] for s in (a, b)]
+    assert sources[0]["extra"] == {"statistics": {"nll": 2.5}}
+    assert str(tmp_path) not in (tmp_path / "m" / "manifest.json").read_text()
+    code, output = kd("info", tmp_path / "m")
+    assert code == 0
+    assert "made from" in output
+
+
+def test_merging_is_done_once(tmp_path):
+    a, b = make_codec_store(tmp_path / "a", "topk", A), make_codec_store(tmp_path / "b", "topk", B)
+    assert not merge_stores(tmp_path / "m", [a, b]).was_there
+    before = (tmp_path / "m" / "manifest.json").stat().st_mtime_ns
+    code, output = kd("merge", tmp_path / "m", a, b)
+    assert code == 0
+    assert "nothing to do" in output
+    assert (tmp_path / "m" / "manifest.json").stat().st_mtime_ns == before
+    c = make_codec_store(tmp_path / "c", "topk", [{"eta": 1}])
+    with pytest.raises(IdentityMismatch, match="input"):
+        merge_stores(tmp_path / "m", [a, b, c])
+    with pytest.raises(StoreError, match="not made so"):
+        compact_store(make_codec_store(tmp_path / "all", "topk", [UNION]), tmp_path / "m", 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"teacher": {"path": "models/x", "weights": "bb"}}, ("teacher.weights", "'aa'", "'bb'")),
+        ({"tokenizer": "u"}, ("tokenizer", "'t'", "'u'")),
+        ({"numerics": {"context": 64}}, ("numerics.context", "128", "64")),
+    ],
+)
+def test_other_identities_are_refused_with_both_values(tmp_path, change, named):
+    a, b = make_codec_store(tmp_path / "a", "topk", A), make_codec_store(tmp_path / "b", "topk", B, **change)
+    code, output = kd("merge", tmp_path / "m", a, b)
+    assert code == 2
+    for word in named:
+        assert word in output
+    assert not (tmp_path / "m").exists()
+
+
+def test_other_tables_of_a_codec_are_refused(tmp_path):
+    from labels_fixtures import codec_of
+
+    a = make_codec_store(tmp_path / "a", "threshold", A)
+    other = codec_of("threshold", 12, 40, num_labels=80)
+    b = make_codec_store(tmp_path / "b", "threshold", B, codec=other)
+    with pytest.raises(IdentityMismatch, match=r"codec.coder(.|\n)*probe.json"):
+        merge_stores(tmp_path / "m", [a, b])
+
+
+def test_versions_may_differ_and_a_store_comes_once(tmp_path):
+    a = make_codec_store(tmp_path / "a", "topk", A)
+    b = make_codec_store(tmp_path / "b", "topk", B, versions={"torch": "3"})
+    assert merge_stores(tmp_path / "m", [a, b]).manifest.identity["versions"] == {"torch": "2"}
+    with pytest.raises(StoreError, match="once"):
+        merge_stores(tmp_path / "n", [a, b, a])
+    with pytest.raises(StoreError, match="two"):
+        merge_stores(tmp_path / "n", [a])
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_one_key_for_two_samples_is_refused(tmp_path, kind, monkeypatch):
+    a = make_codec_store(tmp_path / "a", "topk", A, kind)
+    import store_tools_fixtures as fixtures
+
+    def lie(codec, text, kind, occurrences=1):
+        row = row_named(codec, text if text != "alpha" or kind == "image" else "bravo", kind, occurrences, target=5)
+        return (
+            row
+            if text != "alpha"
+            else type(row)(fixtures.sample_key_text("alpha"), row.name, 1, row.columns, row.tokens, row.target)
+        )
+
+    monkeypatch.setattr(fixtures, "row_named", lie)
+    b = make_codec_store(tmp_path / "b", "topk", [{"alpha": 1}], kind)
+    with pytest.raises(StoreError, match="two samples"):
+        merge_stores(tmp_path / "m", [a, b])
+    assert not (tmp_path / "m").exists()
+
+
+def test_damage_in_a_source_is_named_and_nothing_is_finished(tmp_path):
+    a, b = make_codec_store(tmp_path / "a", "topk", A), make_codec_store(tmp_path / "b", "topk", B)
+    for target, make in (("m", lambda out: merge_stores(out, [a, b])), ("c", lambda out: compact_store(b, out, 1))):
+        shard = sorted((b / "data").iterdir())[0]
+        content = bytearray(shard.read_bytes())
+        content[len(content) // 2] ^= 1
+        shard.write_bytes(content)
+        with pytest.raises(CorruptShard, match=shard.name):
+            make(tmp_path / target)
+        with pytest.raises(IncompleteStore):
+            open_store(tmp_path / target)
+        content[len(content) // 2] ^= 1
+        shard.write_bytes(content)
+        assert not make(tmp_path / target).was_there  # and it goes on from there
+        assert verify_store(tmp_path / target).ok
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_compacted_store_has_the_same_rows_in_the_same_order(tmp_path, name):
+    units = [{f"{'x' * (1 + n)}{n}": 1 + n % 3, f"y{n}": 1} for n in range(7)]
+    store = make_codec_store(tmp_path / "s", name, units)
+    sizes = [receipt.bytes for receipt in load_manifest(store).shards]
+    code, output = kd("compact", store, tmp_path / "c", "--shard-bytes", f"{sum(sizes[:3])}")
+    assert code == 0, output
+    before, after = load_manifest(store), load_manifest(tmp_path / "c")
+    assert len(after.shards) < len(before.shards)
+    assert after.identity == before.identity
+    assert rows_of(store) == rows_of(tmp_path / "c")
+    old, new = open_store(store), open_store(tmp_path / "c")
+    assert list(old.keys()) == list(new.keys())
+    assert verify_store(tmp_path / "c").ok
+    assert {name: value for name, value in after.extra.items() if name != "derived"} == before.extra
+    assert kd("compact", store, tmp_path / "c", "--shard-bytes", f"{sum(sizes[:3])}")[1].count("nothing to do") == 1
+    with pytest.raises(StoreError, match="not made so"):
+        compact_store(store, tmp_path / "c", 1)
+
+
+def test_a_large_shard_is_copied_as_it_is(tmp_path):
+    store = make_codec_store(tmp_path / "s", "topk", A)
+    compact_store(store, tmp_path / "c", 1)
+    digests = [[receipt.digest for receipt in load_manifest(path).shards] for path in (store, tmp_path / "c")]
+    assert digests[0] == digests[1]
+
+
+def test_compaction_refuses_what_cannot_be(tmp_path):
+    store = make_codec_store(tmp_path / "s", "topk", A)
+    for out, size in ((store, "1MB"), (tmp_path / "c", "0")):
+        assert kd("compact", store, out, "--shard-bytes", size)[0] == 2
+    assert kd("compact", store, tmp_path / "c", "--shard-bytes", "many")[0] == 2
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.tex").write_text("x")
+    for arguments in (("compact", store, tmp_path / "foreign"), ("merge", tmp_path / "foreign", store, store)):
+        assert kd(*arguments)[0] == 2
+    assert kd("compact", tmp_path / "nothing", tmp_path / "c")[0] == 2
+    assert sorted(path.name for path in (tmp_path / "foreign").iterdir()) == ["thesis.tex"]
+
+
+def test_another_size_of_shards_does_not_continue_a_begun_store(tmp_path):
+    store = make_codec_store(tmp_path / "s", "topk", [{f"u{n}": 1} for n in range(6)])
+    compact_store(store, tmp_path / "c", 1)
+    (tmp_path / "c" / "manifest.json").unlink()
+    with pytest.raises(StoreError, match="another size"):
+        compact_store(store, tmp_path / "c", 1 << 30)
+    assert not compact_store(store, tmp_path / "c", 1).was_there
+
+
+def test_batches_are_joined_and_none_is_lost(tmp_path):
+    store = make_codec_store(tmp_path / "s", "threshold", [{f"u{'v' * n}": 1} for n in range(6)])
+    compact_store(store, tmp_path / "c", 1 << 30)
+    opened = open_store(tmp_path / "c")
+    batches = opened._opened(0)[0].batches
+    assert [batch.num_rows for batch in batches] == [6]
+    parts = list(joined(iter([*batches, *batches, *batches]), batches[0].nbytes * 2))
+    assert [part.num_rows for part in parts] == [12, 6]
+
+
+@pytest.mark.parametrize("tool", ["merge", "compact"])
+def test_a_killed_run_continues(tmp_path, tool):
+    """Killed before every step that makes something durable; the next run finishes what an undisturbed one makes."""
+    a, b = make_codec_store(tmp_path / "a", "threshold", A), make_codec_store(tmp_path / "b", "threshold", B)
+    make = {"merge": lambda out: merge_stores(out, [a, b]), "compact": lambda out: compact_store(b, out, 5000)}[tool]
+    make(tmp_path / "whole")
+    wanted = rows_of(tmp_path / "whole")
+    for step in itertools.count():
+        out = tmp_path / f"out{step}"
+        child = os.fork()
+        if child == 0:
+            try:
+                _die_at(step, step % 2 == 1, tmp_path / "log")
+                make(out)
+            finally:
+                os._exit(0)
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
+            break
+        with contextlib.suppress(IncompleteStore):
+            assert rows_of(out) == wanted
+        make(out)
+        assert rows_of(out) == wanted
+        collect_garbage(out, 0)
+        assert verify_store(out).ok
+        assert not verify_store(out).notes
+    assert step > 15
+
+
+def test_everything_works_on_urls(url, tmp_path):
+    a, b = make_codec_store(f"{url}/a", "threshold", A), make_codec_store(tmp_path / "b", "threshold", B)
+    assert kd("merge", f"{url}/m", a, b)[0] == 0
+    assert kd("compact", f"{url}/m", f"{url}/c")[0] == 0
+    merge_stores(tmp_path / "m", [a, b])
+    assert rows_of(f"{url}/m") == rows_of(f"{url}/c") == rows_of(tmp_path / "m")
+    for tool in ("info", "verify", "sample", "gc"):
+        code, output = kd(tool, f"{url}/c")
+        assert code == 0, output
+
+
+def test_gc_removes_exactly_the_orphans(tmp_path):
+    store = make_codec_store(tmp_path / "s", "topk", A)
+    kept = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    orphans = [store / "data" / "unit-000000-9-abcd.arrow", store / "data" / ".x.arrow.partial", store / ".m.tmp"]
+    young = store / "data" / "unit-000001-9-abcd.arrow"
+    foreign = store / "data" / "notes.txt"
+    for path in [*orphans, young, foreign]:
+        path.write_bytes(b"12345")
+    for path in [*kept, *orphans, foreign]:
+        os.utime(path, (time.time() - 2 * 86_400,) * 2)
+    code, output = kd("gc", store, "--dry-run")
+    assert code == 0
+    assert "3 orphans, 15 bytes: nothing was removed" in output
+    assert all(path.exists() for path in orphans)
+    code, output = kd("gc", store)
+    assert "3 orphans, 15 bytes: removed" in output
+    assert {path for path in store.rglob("*") if path.is_file()} == {*kept, young, foreign}
+    assert kd("gc", store, "--min-age", "0")[1].endswith("1 orphans, 5 bytes: removed")
+    assert {path for path in store.rglob("*") if path.is_file()} == {*kept, foreign}
+    assert all(path.read_bytes() == content for path, content in kept.items())
+    assert kd("gc", tmp_path)[0] == 2
+    assert kd("gc", store, "--min-age", "soon")[0] == 2
+
+
+def test_a_begun_store_keeps_what_its_receipts_name(tmp_path):
+    codec = codec_named("topk")
+    open_for_writing(tmp_path, identity_of(codec, "text", {}))
+    from kdcore.store import batches_from_rows, publish_receipt, store_schema, write_shard
+
+    schema = store_schema("text", codec, 40)
+    receipts = []
+    for attempt in range(2):
+        rows = batches_from_rows(schema, [row_named(codec, "alpha", "text")])
+        receipts.append(write_shard(tmp_path, "unit-000000", attempt, schema, rows, unit_digest="d"))
+    publish_receipt(tmp_path, receipts[0])
+    assert collect_garbage(tmp_path, 0) == [receipts[1].shard]

@@ -39,3 +39,14 @@ def content(path: Location) -> dict[bytes, tuple[Any, ...]]:
         )  # fmt: skip
     assert len(rows) == store.num_rows
     return rows
+
+
+def orphans(store: Path) -> set[str]:
+    """Files that a finished store does not need, found without asking the collector."""
+    manifest = open_store(store).manifest
+    needed = {manifest.index.file, *(receipt.shard for receipt in manifest.shards)}
+    needed |= {f"journal/{receipt.unit}.json" for receipt in manifest.shards}
+    needed |= {"manifest.json", "identity.json", "README.md", "probe.json"}
+    files = {str(file.relative_to(store)) for file in store.rglob("*") if file.is_file()}
+    assert needed <= files
+    return files - needed

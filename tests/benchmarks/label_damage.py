@@ -13,8 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +26,12 @@ from cluster.labelling.replica import Replica
 from cluster.labelling.run import label_store
 from kdcore.config import Recipe
 from tests import tiny_teacher
-from tests.benchmarks import damage_tries as tries
-from tests.benchmarks.damage_children import Bench, Damage, Files, Found, Look, look, look_once, look_while_open
+from tests.benchmarks import damage_files as files
+from tests.benchmarks import damage_manifests as manifests
+from tests.benchmarks import damage_pickles as pickles
+from tests.benchmarks.damage_children import Bench, Files, Found, look, look_once, look_while_open
+from tests.benchmarks.damage_seal import IDENTITY, MANIFEST, Contents
+from tests.benchmarks.damage_tally import Tally, harmless, refused, reported, told, unmoved
 from tests.benchmarks.harness import emit, progress
 
 CODEC = {"type": "threshold", "budget_bytes": 8}
@@ -54,83 +57,19 @@ def make_input(folder: Path) -> None:
     tiny_teacher.write_teacher(folder / "teacher")
 
 
-def refused(found: Found, reference: str) -> bool:
-    """Reading said so by a named error."""
-    return found.reading == "refused"
-
-
-def reported(found: Found, reference: str) -> bool:
-    """Full verification said so, and whoever reads nevertheless gets a named error or no fewer rows than there are."""
-    rows = reference.split()[0]
-    return found.verification == "reported" and (found.reading == "refused" or found.reading.split()[0] == rows)
-
-
-def told(found: Found, reference: str) -> bool:
-    """Reading refused it; or verification reported it, and what was read is right."""
-    return refused(found, reference) or (found.verification == "reported" and found.reading == reference)
-
-
-def harmless(found: Found, reference: str) -> bool:
-    """Refused, or read as if nothing had happened: what was edited carries no label and proves none."""
-    return found.reading in ("refused", reference)
-
-
-def unmoved(found: Found, reference: str) -> bool:
-    """Read as if nothing had happened, and verified."""
-    return found.reading == reference and found.verification == "ok"
-
-
-Rule = Callable[[Found, str], bool]
-
-
-class Tally:
-    """Tries and outcomes by class."""
-
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
-        self.classes: dict[str, dict[str, int]] = {}
-        self.uncaught: list[str] = []
-
-    def run(self, name: str, damages: Sequence[Damage], rule: Rule, how: Look = look) -> dict[str, int]:
-        """Try them all; what counts as caught is for `rule` to say."""
-        found = self.bench.run(damages, how)
-        caught = [rule(item, self.bench.reference) and not item.signal for item in found]
-        self.uncaught += [
-            f"{name}: {damage.what}: {item}" for damage, item, ok in zip(damages, found, caught, strict=True) if not ok
-        ]
-        counts = Counter(_outcome(item, self.bench.reference) for item in found)
-        line = {"tried": len(found), "caught": sum(caught), **{key: counts[key] for key in sorted(counts)}}
-        progress(f"{name}: {line}")
-        known = self.classes.setdefault(name, {})
-        for key, count in line.items():
-            known[key] = known.get(key, 0) + count
-        return line
-
-
-def _outcome(found: Found, reference: str) -> str:
-    if found.signal:
-        return "signals"
-    if found.reading.startswith("unnamed") or found.verification.startswith("unnamed"):
-        return "unnamed_errors"
-    if found.reading == "refused":
-        return "refused_when_read"
-    how = "read_right" if found.reading == reference else "read_wrong"
-    return f"{how}_{'and_reported' if found.verification == 'reported' else 'unreported'}"
-
-
-def with_ray_types(store: Path, files: Files) -> Found:
+def with_ray_types(store: Path, damage: Files) -> Found:
     """Look, in a process in which Ray has registered its extension types with Arrow."""
     import ray.data  # noqa: F401
 
-    return look(store, files)
+    return look(store, damage)
 
 
 @dataclass(frozen=True)
 class Plan:
     """The whole store's files, another store's shards, a whole copy outside, and how much to try."""
 
-    contents: tries.Contents
-    foreign: tries.Contents
+    contents: Contents
+    foreign: Contents
     outside: Path
     every: int
     flips: int
@@ -148,7 +87,7 @@ class Plan:
     @property
     def read(self) -> list[str]:
         """What readers rest on."""
-        return [*self.shards, self.index, tries.MANIFEST]
+        return [*self.shards, self.index, MANIFEST]
 
 
 def measure(tally: Tally, plan: Plan) -> None:
@@ -157,58 +96,58 @@ def measure(tally: Tally, plan: Plan) -> None:
     _flipped(tally, plan)
     _moved(tally, plan)
     _edited(tally, plan)
-    tally.run("hostile_paths", tries.hostile(plan.contents, plan.shards, plan.outside), refused)
-    tally.run("hostile_paths", tries.linked(plan.outside, [tries.IDENTITY]), reported)
+    tally.run("hostile_paths", manifests.hostile(plan.contents, plan.shards, plan.outside), refused)
+    tally.run("hostile_paths", manifests.linked(plan.outside, [IDENTITY]), reported)
     _pickles(tally, plan)
 
 
 def _cut_and_zeroed(tally: Tally, plan: Plan) -> None:
     contents, every, some = plan.contents, plan.every, [plan.shards[0], plan.index]
-    tally.run("truncations", tries.cuts(contents, plan.read, every), refused, look_once)
-    tally.run("truncations", tries.cuts(contents, [tries.IDENTITY], every), reported, look_once)
-    tally.run("truncations_sealed", tries.cuts_with_right_size(contents, some, every), refused, look_once)
-    tally.run("truncations_under_a_reader", tries.cuts(contents, some, 8 * every), refused, look_while_open)
-    tally.run("zeroed_tails", tries.zeroed_tails(contents, plan.read, 4 * every), refused, look_once)
-    tally.run("zeroed_tails", tries.zeroed_tails(contents, [tries.IDENTITY], 4 * every), reported, look_once)
+    tally.run("truncations", files.cuts(contents, plan.read, every), refused, look_once)
+    tally.run("truncations", files.cuts(contents, [IDENTITY], every), reported, look_once)
+    tally.run("truncations_sealed", files.cuts_with_right_size(contents, some, every), refused, look_once)
+    tally.run("truncations_under_a_reader", files.cuts(contents, some, 8 * every), refused, look_while_open)
+    tally.run("zeroed_tails", files.zeroed_tails(contents, plan.read, 4 * every), refused, look_once)
+    tally.run("zeroed_tails", files.zeroed_tails(contents, [IDENTITY], 4 * every), reported, look_once)
 
 
 def _flipped(tally: Tally, plan: Plan) -> None:
-    contents, flips, proof = plan.contents, plan.flips, [*plan.read, tries.IDENTITY]
-    some = tries.flips(contents, [plan.shards[0], plan.index], flips // 10, seed=1)
-    tally.run("bitflips", tries.flips(contents, proof, flips), reported)
+    contents, flips, proof = plan.contents, plan.flips, [*plan.read, IDENTITY]
+    some = files.flips(contents, [plan.shards[0], plan.index], flips // 10, seed=1)
+    tally.run("bitflips", files.flips(contents, proof, flips), reported)
     tally.run("bitflips_under_a_reader", some, refused, look_while_open)
     rest = sorted(set(contents) - set(proof))
-    tally.run("bitflips_outside_the_proof", tries.flips(contents, rest, flips // 10), unmoved)
+    tally.run("bitflips_outside_the_proof", files.flips(contents, rest, flips // 10), unmoved)
 
 
 def _moved(tally: Tally, plan: Plan) -> None:
     contents, shards = plan.contents, plan.shards
-    tally.run("missing_files", tries.missing(plan.read), refused)
-    tally.run("missing_files", tries.missing([tries.IDENTITY]), reported)
-    tally.run("extra_files", tries.extra(contents, shards, plan.foreign), unmoved)
-    tally.run("doubled_shards", tries.doubled(contents, shards), refused)
-    tally.run("swapped_shards", tries.swapped(contents, shards), refused)
-    tally.run("foreign_shards", tries.foreign_shards(contents, shards, plan.foreign), refused)
+    tally.run("missing_files", files.missing(plan.read), refused)
+    tally.run("missing_files", files.missing([IDENTITY]), reported)
+    tally.run("extra_files", files.extra(contents, shards, plan.foreign), unmoved)
+    tally.run("doubled_shards", files.doubled(contents, shards), refused)
+    tally.run("swapped_shards", files.swapped(contents, shards), refused)
+    tally.run("foreign_shards", files.foreign_shards(contents, shards, plan.foreign), refused)
 
 
 def _edited(tally: Tally, plan: Plan) -> None:
     step = min(plan.every, 13)
-    bearing, notes = tries.edits(plan.contents, sealed=False)
+    bearing, notes = manifests.edits(plan.contents, sealed=False)
     tally.run("manifest_edits_unsealed", [*bearing, *notes][::step], refused, look_once)
-    bearing, notes = tries.edits(plan.contents, sealed=True)
+    bearing, notes = manifests.edits(plan.contents, sealed=True)
     tally.run("manifest_edits_sealed", bearing[::step], told, look_once)
     tally.run("manifest_edits_sealed_of_notes", notes[::step], harmless, look_once)
 
 
 def _pickles(tally: Tally, plan: Plan) -> None:
     trap = plan.outside.parent / "trapped"
-    damages = tries.pickles(plan.contents, [plan.shards[0], plan.index], trap)
+    damages = pickles.pickles(plan.contents, [plan.shards[0], plan.index], trap)
     tally.run("pickles", damages, refused)
     if plan.every == 1:  # Ray takes a while to import
         tally.run("pickles_beside_ray", damages, refused, with_ray_types)
     if trap.exists():
         tally.uncaught.append("pickles: one of them was loaded")
-    assert tries.springs(trap)
+    assert pickles.springs(trap)
 
 
 def contents_of(store: Path) -> dict[str, bytes]:

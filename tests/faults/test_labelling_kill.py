@@ -1,4 +1,7 @@
-"""SIGKILL a replica actor, then the whole driver, in a real run: the store that comes of it is an undisturbed one's."""
+"""SIGKILL the driver during the probe, then a replica actor, then the driver again, in a real run on Ray.
+
+The store that comes of it is an undisturbed one's to the bit, and what the kills left is collected.
+"""
 
 import json
 import os
@@ -8,16 +11,17 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
+from labelling_runs import content, orphans
 from tiny_teacher import recipe, write_documents, write_teacher
 
-from kdcore.store import open_store, verify_store
+from kdcore.store import collect_garbage, verify_store
 
 pytest.importorskip("ray")
 pytest.importorskip("transformers")
 
 TESTS = Path(__file__).parents[1]
+LABELS = {"unit_bytes": 600, "codec": {"type": "threshold", "budget_bytes": 6}}
 DRIVER = """
 import sys
 from pathlib import Path
@@ -31,7 +35,7 @@ print("FINISHED", flush=True)
 def start(folder: Path, name: str) -> tuple[subprocess.Popen[str], Path]:
     """A driver in a process group of its own, and its store."""
     file = folder / f"{name}.json"
-    file.write_text(json.dumps(recipe(folder, name)))
+    file.write_text(json.dumps(recipe(folder, name, labels=LABELS)))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS.parent)}
     driver = subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(file)],
@@ -79,14 +83,16 @@ def finish(driver: subprocess.Popen[str]) -> str:
     return output
 
 
-def content(path: Path) -> dict[bytes, bytes]:
-    store = open_store(path)
-    keys = store.keys()
-    result = {}
-    for row in range(store.num_rows):
-        labels = store.labels(row, 0, int(store.num_tokens_per_row()[row]) - 1)
-        result[np.asarray(keys[row]).tobytes()] = labels.ids.numpy().tobytes() + labels.log_probs.numpy().tobytes()
-    return result
+def kill_during_the_probe(driver: subprocess.Popen[str], store: Path) -> None:
+    """As soon as there is a replica: it loads the teacher, then makes the probe, then answers."""
+    deadline = time.monotonic() + 200
+    while not actors_of(driver.pid):
+        assert driver.poll() is None, driver.communicate()[0]
+        assert time.monotonic() < deadline, "no replica came"
+        time.sleep(0.02)
+    assert not (store / "probe.json").exists()
+    driver.kill()
+    driver.wait()
 
 
 @pytest.mark.timeout(900)
@@ -97,6 +103,8 @@ def test_killed_replicas_and_drivers_lose_and_double_nothing(tmp_path: Path) -> 
     finish(undisturbed)
 
     driver, store = start(tmp_path, "killed")
+    kill_during_the_probe(driver, store)
+    driver, _ = start(tmp_path, "killed")
     wait_for_receipts(driver, store, 3)
     actors = actors_of(driver.pid)
     assert actors, "no replica actor found"
@@ -110,4 +118,9 @@ def test_killed_replicas_and_drivers_lose_and_double_nothing(tmp_path: Path) -> 
     again, _ = start(tmp_path, "killed")
     assert f"{kept} of" in finish(again)
     assert content(store) == content(calm)
-    assert not verify_store(store).problems
+    assert (store / "probe.json").read_bytes() == (calm / "probe.json").read_bytes()
+    found = orphans(store)
+    assert set(collect_garbage(store, min_age_seconds=0)) == found
+    assert orphans(store) == set()
+    assert verify_store(store).ok
+    assert content(store) == content(calm)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labelling_runs import content, label
+from labelling_runs import content, label, orphans
 from tiny_teacher import write_documents, write_teacher
 
 from kdcore.errors import IncompleteStore
@@ -62,17 +62,6 @@ def killed_at(folder: Path, name: str, step: int, log: Path) -> bool:
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert status in (0, -signal.SIGKILL)
     return status != 0
-
-
-def orphans(store: Path) -> set[str]:
-    """Files that a finished store does not need, found without asking the collector."""
-    manifest = open_store(store).manifest
-    needed = {manifest.index.file, *(receipt.shard for receipt in manifest.shards)}
-    needed |= {f"journal/{receipt.unit}.json" for receipt in manifest.shards}
-    needed |= {"manifest.json", "identity.json", "README.md", "probe.json"}
-    files = {str(file.relative_to(store)) for file in store.rglob("*") if file.is_file()}
-    assert needed <= files
-    return files - needed
 
 
 @pytest.mark.timeout(900)

@@ -2,19 +2,16 @@
 
 import http.client
 import pickle
-import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
+from s3_server import KEY, SECRET, TOKEN, environment, s3_server
 from store_fixtures import UNITS, identity_of, labels_of, make_store, rows_of, write_unit
 
 from kdcore.errors import CorruptShard, IdentityMismatch, IncompleteStore, KDError, StoreError
@@ -37,38 +34,18 @@ from kdcore.store import (
 s3fs = pytest.importorskip("s3fs")
 pytest.importorskip("moto")
 
-KEY, SECRET, TOKEN = "AKIAKDCORETEST", "hunter2hunter2hunter2", "sessiontokenhunter2"
-SERVER = """
-import time
-from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-server.start()
-print("port", server.get_host_and_port()[1], flush=True)
-time.sleep(600)
-"""
 MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
 def port():
     """A server of its own process; ends with the module."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    try:
-        assert process.stdout is not None
-        line = next(line for line in process.stdout if line.startswith("port "))
-        yield int(line.split()[1])
-    finally:
-        process.kill()
-        process.wait()
+    with s3_server() as port:
+        yield port
 
 
 def _point_to(monkeypatch, port, tmp_path):
-    settings = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
-    settings |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_SESSION_TOKEN": TOKEN}
-    settings |= {"AWS_MAX_ATTEMPTS": "3", "KDCORE_CACHE": str(tmp_path / "cache")}
-    for name, value in settings.items():
+    for name, value in environment(port, tmp_path / "cache").items():
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
 

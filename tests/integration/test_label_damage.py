@@ -8,17 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("transformers")
-
-REPO = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPO / "tests" / "unit"))
-sys.path.insert(0, str(REPO))
 from store_fixtures import make_store
 
 from tests.benchmarks.damage_children import Bench, Damage, Files, Found, look
 from tests.benchmarks.damage_tally import Tally, reported
 
+pytest.importorskip("transformers")
+
+REPO = Path(__file__).resolve().parents[2]
 WITHOUT_DIGESTS = """
 import sys
 import kdcore.store.verify as verify

@@ -17,10 +17,11 @@ from typing import Any
 
 from kdcore.errors import KDError, StoreError, missing_extra
 from kdcore.identity import digest_file
+from kdcore.store.cache import cached, make_room, mark_used
 from kdcore.store.place import HeldBytes, Place, Sink, altered, missing, wrong_size
 from kdcore.store.place_local import out_of_space
 
-__all__ = ["RemotePlace", "cache_directory"]
+__all__ = ["RemotePlace"]
 
 # S3 takes 10,000 parts of at least 5 MiB: shards up to 160 GB.
 _PART_BYTES = 16 << 20
@@ -28,14 +29,6 @@ _CONFLICTS = 5
 # Answers of S3 to a conditional put whose name is taken, and to one that another is just taking.
 _TAKEN = frozenset({"PreconditionFailed", "412"})
 _CONFLICT = frozenset({"ConditionalRequestConflict", "409"})
-
-
-def cache_directory() -> Path:
-    """Where copies of remote files lie: $KDCORE_CACHE, else `kdcore` in the user's cache directory."""
-    chosen = os.environ.get("KDCORE_CACHE")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdcore"
 
 
 class RemotePlace(Place):
@@ -184,14 +177,15 @@ class RemotePlace(Place):
         """A verified copy in the cache, named by its digest; downloaded once, also when many processes ask at once."""
         if not re.fullmatch(r"[0-9a-f]{32}", digest):
             raise StoreError(f"a digest is 32 hexadecimal characters, {self.where(name)} is said to have {digest!r}")
-        path = cache_directory() / "files" / digest[:2] / digest
+        path = cached(digest)
         partial = path.with_name(f".{digest}.{secrets.token_hex(8)}.partial")
         try:
-            if path.exists() and path.stat().st_size == size and (not verify or digest_file(path) == digest):
+            if mark_used(path) == size and (not verify or digest_file(path) == digest):
                 return path
             path.parent.mkdir(parents=True, exist_ok=True)
             self._download(name, size, digest, partial)
             os.replace(partial, path)
+            make_room(size)
         except KDError:
             raise
         except OSError as error:

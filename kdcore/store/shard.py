@@ -47,11 +47,12 @@ class Shard:
 def _source(place: Place, receipt: Receipt, keep: bool) -> Source:
     if not keep:
         return place.load(receipt.shard, receipt.bytes)
-    path = place.local_file(receipt.shard, receipt.bytes, receipt.digest)
     try:
-        return MappedFile(path, receipt.bytes)
+        return MappedFile(place.local_file(receipt.shard, receipt.bytes, receipt.digest), receipt.bytes)
+    except FileNotFoundError:  # removed from the cache by another process, just then
+        return MappedFile(place.local_file(receipt.shard, receipt.bytes, receipt.digest), receipt.bytes)
     except OSError as error:
-        raise CorruptShard(f"{path} cannot be read ({error}): restore it from a copy") from error
+        raise CorruptShard(f"{place.where(receipt.shard)} cannot be read ({error}): restore it from a copy") from error
 
 
 def open_batches(buffer: pa.Buffer, schema: pa.Schema, where: str) -> list[pa.RecordBatch]:

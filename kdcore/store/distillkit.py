@@ -172,7 +172,7 @@ def decode_log_probs(config: DistillKitConfig, data: np.ndarray) -> np.ndarray:
     def take(dtype: str, count: int) -> np.ndarray:
         nonlocal rest
         size = count * _DTYPES[dtype].itemsize
-        head, rest = np.ascontiguousarray(rest[:, :size]), rest[:, size:]
+        head, rest = rest[:, :size].copy(), rest[:, size:]  # one row of a slice counts as contiguous
         if not count:
             return np.zeros((len(data), 0))
         return torch.from_numpy(head).view(_DTYPES[dtype]).double().numpy()

@@ -45,8 +45,9 @@ def import_distillkit(
     """
     place = open_place(folder)
     files = parquet_files(place)
-    plan = _plan(files)
     codec = TopKCodec(min(config.k, vocabulary), vocabulary)
+    _try_first(files, config, codec)
+    plan = _plan(files)
     identity = {
         "format": FORMAT,
         "kind": "text",
@@ -64,6 +65,14 @@ def import_distillkit(
         lambda at, receipts: {"statistics": measure(at, receipts, codec, store_schema("text", codec, vocabulary))},
     )
     return derive_store(out, identity, units, made, progress)
+
+
+def _try_first(files: Sequence[ParquetFile], config: DistillKitConfig, codec: TopKCodec) -> None:
+    """Decode the first document with labels, so that a wrong configuration is refused before a store is begun."""
+    documents = (document for file in files for document in file.documents(with_labels=True))
+    first = next((document for document in documents if len(document.values)), None)
+    if first is not None:
+        label_columns(config, codec, first.values, first.ids, first.tokens, f"'{first.name}'")
 
 
 def _as_json(config: DistillKitConfig) -> dict[str, Any]:

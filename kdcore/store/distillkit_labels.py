@@ -18,8 +18,11 @@ __all__ = ["label_columns", "measure"]
 
 _LABELS_AT_ONCE = 1024
 _MEASURED_LABELS = 1_000_000
-# A curve that is fitted to log-probabilities misses the sum a little; nonsense misses it by orders of magnitude.
-_MOST_MASS = 2.0
+# A curve that is fitted to log-probabilities misses the sum a little, nonsense by far more; and the k most probable of
+# V classes have at least k / V. Not every wrong configuration is caught: bfloat16 read as float16 falls as well.
+_MOST_MASS, _LEAST_SHARE = 2.0, 0.5
+_MOST_RISE = 0.02
+_REMEDY = "the configuration is not the one of this capture (--config), or the file was altered"
 
 
 def label_columns(
@@ -38,7 +41,9 @@ def label_columns(
     for start in range(0, len(values), _LABELS_AT_ONCE):
         part = slice(start, start + _LABELS_AT_ONCE)
         found = unpack_bits(ids[part], config.id_bits, config.k)
-        parts.append(_labels(codec, found, decode_log_probs(config, values[part]), tokens[1:][part], where))
+        log_probs = decode_log_probs(config, values[part])
+        _check_curve(config, codec, log_probs, where)
+        parts.append(_labels(codec, found, log_probs, tokens[1:][part], where))
     columns = {name: np.concatenate([part[name] for part in parts]).ravel() for name in widths}
     return {name: column.astype(codec.id_dtype if name == "ids" else np.float16) for name, column in columns.items()}
 
@@ -47,7 +52,7 @@ def _labels(
     codec: TopKCodec, ids: np.ndarray, log_probs: np.ndarray, targets: np.ndarray, where: str
 ) -> dict[str, np.ndarray]:
     """ids and log_probs [N, k] into columns [N, width]; entries by falling mass, cells that sum to one."""
-    log_probs = _checked(codec, ids, log_probs, where)
+    _check_ids(codec, ids, ~np.isneginf(log_probs), where)
     order = np.argsort(-log_probs, axis=1, kind="stable")[:, : codec.k]
     ids, log_probs = np.take_along_axis(ids, order, 1), np.take_along_axis(log_probs, order, 1)
     mass = np.exp(log_probs).sum(1)
@@ -65,23 +70,29 @@ def _labels(
     }
 
 
-def _checked(codec: TopKCodec, ids: np.ndarray, log_probs: np.ndarray, where: str) -> np.ndarray:
-    """Log-probabilities that can be some; StoreError for any that cannot."""
-    remedy = "the configuration is not the one of this capture (--config), or the file was altered"
+def _check_curve(config: DistillKitConfig, codec: TopKCodec, log_probs: np.ndarray, where: str) -> None:
+    """StoreError unless these can be the k largest log-probabilities of something, as far as numbers tell."""
     with np.errstate(over="ignore", invalid="ignore"):
         mass = np.exp(log_probs).sum(1)
-    if not (mass <= _MOST_MASS).all():  # NaN too
-        raise StoreError(f"{where} has a label of total probability {mass.max():.3g}: {remedy}")
-    real = ~np.isneginf(log_probs)
+        rise = np.diff(log_probs[:, : config.exact_k], axis=1)
+    if not (mass <= _MOST_MASS).all() or (mass < _LEAST_SHARE * codec.k / codec.num_classes).any():  # NaN too
+        found = f"total probability {mass.min():.3g} to {mass.max():.3g}"
+    elif (rise > _MOST_RISE).any():
+        found = f"exact log-probabilities that rise by {np.nanmax(rise):.3g}, where they are sorted to fall"
+    else:
+        return
+    raise StoreError(f"{where} has labels of {found}: {_REMEDY}")
+
+
+def _check_ids(codec: TopKCodec, ids: np.ndarray, real: np.ndarray, where: str) -> None:
     if ids[real].max(initial=0) >= codec.num_classes:
         raise StoreError(
             f"{where} has class {ids[real].max()}, the vocabulary {codec.num_classes}: give the capture's tokenizer, "
-            f"or the classes of a padded model with --vocabulary; else {remedy}"
+            f"or the classes of a padded model with --vocabulary; else {_REMEDY}"
         )
     ordered = np.sort(np.where(real, ids, -1 - np.arange(ids.shape[1])), axis=1)
     if (ordered[:, 1:] == ordered[:, :-1]).any():
-        raise StoreError(f"{where} has a label that names a class twice: {remedy}")
-    return log_probs
+        raise StoreError(f"{where} has a label that names a class twice: {_REMEDY}")
 
 
 def _distinct(codec: TopKCodec, ids: np.ndarray, gone: np.ndarray) -> np.ndarray:

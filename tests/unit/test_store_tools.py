@@ -1,17 +1,23 @@
 """`kd store merge`, `compact` and `gc`: stores made of stores, by the ordinary commit protocol."""
 
-import contextlib
-import itertools
 import os
 import time
-from pathlib import Path
 
 import pytest
-from store_tools_fixtures import NAMES, codec_named, identity_of, make_codec_store, row_named
-from test_store_kill import _die_at
-from typer.testing import CliRunner
+from store_tools_fixtures import (
+    NAMES,
+    UNION,
+    A,
+    B,
+    codec_named,
+    identity_of,
+    kd,
+    make_codec_store,
+    memory_url,
+    row_named,
+    rows_of,
+)
 
-from jobs.store import app
 from kdcore.errors import CorruptShard, IdentityMismatch, IncompleteStore, StoreError
 from kdcore.store import (
     collect_garbage,
@@ -25,33 +31,7 @@ from kdcore.store import (
 )
 from kdcore.store.derive import joined
 
-A = [{"alpha": 1, "beta beta": 2}, {"gamma": 1, "d": 1}]
-B = [{"delta": 3, "epsilon": 1}, {"beta beta": 1, "zeta": 1}, {"gamma": 4}]
-UNION = {"alpha": 1, "beta beta": 3, "gamma": 5, "d": 1, "delta": 3, "epsilon": 1, "zeta": 1}
 KINDS = [(name, kind) for name in NAMES for kind in ("text", "image") if name != "feature8" or kind == "text"]
-
-
-def kd(*arguments: object) -> tuple[int, str]:
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    return done.exit_code, " ".join(done.output.split())
-
-
-def rows_of(path: Path | str) -> dict[str, tuple]:
-    """All that a store says of each sample."""
-    store = open_store(path, verify="full")
-    found = {}
-    for row in range(store.num_rows):
-        columns = {name: (values.dtype, values.tobytes()) for name, values in store.row_view(row).columns.items()}
-        tokens = store.tokens(row).tolist() if store.kind == "text" else int(store.targets()[row])
-        path_of = store.token_log_probs(row).tolist() if store.kind == "text" else None
-        found[store.name(row)] = (int(store.occurrences()[row]), store.key(row), tokens, path_of, columns)
-    return found
-
-
-@pytest.fixture
-def url(tmp_path, monkeypatch):
-    monkeypatch.setenv("KDCORE_CACHE", str(tmp_path / "cache"))
-    return f"memory://{tmp_path.name}/stores"
 
 
 @pytest.mark.parametrize(("name", "kind"), KINDS)
@@ -247,35 +227,8 @@ def test_batches_are_joined_and_none_is_lost(tmp_path):
     assert [part.num_rows for part in parts] == [12, 6]
 
 
-@pytest.mark.parametrize("tool", ["merge", "compact"])
-def test_a_killed_run_continues(tmp_path, tool):
-    """Killed before every step that makes something durable; the next run finishes what an undisturbed one makes."""
-    a, b = make_codec_store(tmp_path / "a", "threshold", A), make_codec_store(tmp_path / "b", "threshold", B)
-    make = {"merge": lambda out: merge_stores(out, [a, b]), "compact": lambda out: compact_store(b, out, 5000)}[tool]
-    make(tmp_path / "whole")
-    wanted = rows_of(tmp_path / "whole")
-    for step in itertools.count():
-        out = tmp_path / f"out{step}"
-        child = os.fork()
-        if child == 0:
-            try:
-                _die_at(step, step % 2 == 1, tmp_path / "log")
-                make(out)
-            finally:
-                os._exit(0)
-        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
-            break
-        with contextlib.suppress(IncompleteStore):
-            assert rows_of(out) == wanted
-        make(out)
-        assert rows_of(out) == wanted
-        collect_garbage(out, 0)
-        assert verify_store(out).ok
-        assert not verify_store(out).notes
-    assert step > 15
-
-
-def test_everything_works_on_urls(url, tmp_path):
+def test_everything_works_on_urls(tmp_path, monkeypatch):
+    url = memory_url(tmp_path, monkeypatch)
     a, b = make_codec_store(f"{url}/a", "threshold", A), make_codec_store(tmp_path / "b", "threshold", B)
     assert kd("merge", f"{url}/m", a, b)[0] == 0
     assert kd("compact", f"{url}/m", f"{url}/c")[0] == 0

@@ -6,14 +6,18 @@ from typing import Any, TypeVar
 
 import labels_fixtures
 import numpy as np
+import pytest
 import torch
+from typer.testing import CliRunner
 
+from jobs.store import app
 from kdcore.identity import digest_samples, sample_key_text
 from kdcore.labels import Codec, DenseCodec, FeatureCodec, TopKCodec, label_seeds
 from kdcore.store import (
     ShardRow,
     batches_from_rows,
     open_for_writing,
+    open_store,
     publish_manifest,
     publish_probe,
     publish_receipt,
@@ -27,6 +31,9 @@ CLASSES = 40
 LAYERS = (("layers.1", 3), ("pooled", 2))
 NAMES = ("topk", "dense16", "dense8", "threshold", "sampled", "feature16", "feature8")
 DISTRIBUTIONS = NAMES[:5]
+A = [{"alpha": 1, "beta beta": 2}, {"gamma": 1, "d": 1}]
+B = [{"delta": 3, "epsilon": 1}, {"beta beta": 1, "zeta": 1}, {"gamma": 4}]
+UNION = {"alpha": 1, "beta beta": 3, "gamma": 5, "d": 1, "delta": 3, "epsilon": 1, "zeta": 1}
 FIDELITY = {"labels": 10, "bytes_per_label": {"codes": 3.0, "total": 3.0}, "entries": 4.5, "bias": 0.1, "made_up": 7.25}
 
 
@@ -104,3 +111,26 @@ def make_codec_store(
     figures = {"fidelity": FIDELITY, "statistics": {"nll": 1.5}} if extra is None else extra
     publish_manifest(path, identity, read_journal(path, plan), figures, codec.state())
     return path
+
+
+def kd(*arguments: object) -> tuple[int, str]:
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return done.exit_code, " ".join(done.output.split())
+
+
+def rows_of(path: Path | str) -> dict[str, tuple]:
+    """All that a store says of each sample."""
+    store = open_store(path, verify="full")
+    found = {}
+    for row in range(store.num_rows):
+        columns = {name: (values.dtype, values.tobytes()) for name, values in store.row_view(row).columns.items()}
+        tokens = store.tokens(row).tolist() if store.kind == "text" else int(store.targets()[row])
+        path_of = store.token_log_probs(row).tolist() if store.kind == "text" else None
+        found[store.name(row)] = (int(store.occurrences()[row]), store.key(row), tokens, path_of, columns)
+    return found
+
+
+def memory_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A place in a filesystem of its own, its cache in `tmp_path`."""
+    monkeypatch.setenv("KDCORE_CACHE", str(tmp_path / "cache"))
+    return f"memory://{tmp_path.name}/stores"

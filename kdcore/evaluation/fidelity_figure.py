@@ -99,7 +99,8 @@ def _draw_entries(axes: "Axes", profile: StoreProfile) -> None:
     else:
         covered = np.cumsum(profile.weights, axis=1) >= 0.9
         counts = np.where(covered.any(1), covered.argmax(1) + 1, profile.weights.shape[1] + 1)
-        title, what = "Classes that hold 90 % of a label", "classes (rightmost: more than are kept)"
+        title = "Classes that hold 90 % of a label"
+        what = "classes" if covered.any(1).all() else "classes (rightmost: more than are kept)"
     if not len(counts):
         _empty(axes, title, "no labels")
         return
@@ -164,7 +165,7 @@ def _draw_features(values: "Axes", channels: "Axes", norms: "Axes", features: np
     _head(values, "Values of the features", "outermost bars: all beyond")
     size = np.sqrt((features**2).mean(0)) if len(features) else np.zeros(features.shape[1])
     channels.plot(np.arange(1, len(size) + 1), np.sort(size)[::-1], color=_ORANGE)
-    channels.set(xlabel="channels, the largest first", ylabel="root mean square", yscale="log")
+    channels.set(xlabel="channels, the largest first", ylabel="root mean square", ylim=(0, 1.08 * float(size.max(initial=0)) or 1))
     _head(channels, "Size of the channels", f"{len(size):,} channels, {len(features):,} labels sampled")
     norms.hist(np.linalg.norm(features, axis=1), bins=50, color=_BLUE)
     norms.set(xlabel="norm of a label's features", ylabel="labels")

@@ -66,7 +66,7 @@ def wide_teacher(real: Answers, unique_at_50: float, num_learn: int, num_measure
     The curves are sharpened until 50 draws with replacement hit `unique_at_50` classes in the mean.
     """
     curves = torch.cat([batch.outputs for batch in real.learn]).sort(1, descending=True).values
-    power = _sharpness(curves[:1024], unique_at_50)
+    power = _sharpness(curves[:: -(-len(curves) // 1024)], unique_at_50)
     prior = -_ZIPF_POWER * np.log(np.arange(WIDE_CLASSES) + _ZIPF_SHIFT)
     logits = _wide_batches(curves * power, torch.from_numpy(prior).float())
     learn = [next(logits) for _ in range(-(-num_learn // 256))]

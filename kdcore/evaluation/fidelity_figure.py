@@ -165,7 +165,8 @@ def _draw_features(values: "Axes", channels: "Axes", norms: "Axes", features: np
     _head(values, "Values of the features", "outermost bars: all beyond")
     size = np.sqrt((features**2).mean(0)) if len(features) else np.zeros(features.shape[1])
     channels.plot(np.arange(1, len(size) + 1), np.sort(size)[::-1], color=_ORANGE)
-    channels.set(xlabel="channels, the largest first", ylabel="root mean square", ylim=(0, 1.08 * float(size.max(initial=0)) or 1))
+    top = 1.08 * float(size.max(initial=0)) or 1.0
+    channels.set(xlabel="channels, the largest first", ylabel="root mean square", ylim=(0, top))
     _head(channels, "Size of the channels", f"{len(size):,} channels, {len(features):,} labels sampled")
     norms.hist(np.linalg.norm(features, axis=1), bins=50, color=_BLUE)
     norms.set(xlabel="norm of a label's features", ylabel="labels")

@@ -19,7 +19,7 @@ from kdcore.labels import (
     TopKLabels,
     codec_from_spec,
 )
-from kdcore.labels.coder.symbols import PLAIN
+from kdcore.labels.coder.layout import PLAIN
 
 NAMES = ["topk", "dense16", "dense8", "feature16", "feature8", "threshold", "sampled"]
 FOLDER = Path(__file__).parent.parent / "golden"

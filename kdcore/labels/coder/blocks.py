@@ -7,11 +7,12 @@ import numpy as np
 from kdcore.errors import LabelError
 from kdcore.labels.coder.compiled import compiled
 from kdcore.labels.coder.in_step import decode_in_step
-from kdcore.labels.coder.model import BLOCK_LABELS, CoderModel
+from kdcore.labels.coder.layout import BLOCK_LABELS, Block
+from kdcore.labels.coder.model import CoderModel
 from kdcore.labels.coder.rans import encode_blocks
 from kdcore.labels.coder.symbols import Alphabet
 
-__all__ = ["Block", "Decoded", "decode", "encode"]
+__all__ = ["Decoded", "decode", "encode"]
 
 # Room for this many entries is made at a time.
 _ROOM = 1 << 25
@@ -20,20 +21,6 @@ _MOST_PIECES = 7
 
 Decoded = tuple[np.ndarray, np.ndarray, np.ndarray]
 """ids int64 [E], weights float32 [E], entries of each label int64 [N]."""
-
-
-class Block(NamedTuple):
-    """Some blocks of words: arrays over blocks, int64 [B]; `skip` labels are passed over, `take` are wanted."""
-
-    first_word: np.ndarray
-    num_words: np.ndarray
-    num_labels: np.ndarray
-    skip: np.ndarray
-    take: np.ndarray
-
-    def part(self, index: slice) -> "Block":
-        """Some of the blocks."""
-        return Block(*(column[index] for column in self))
 
 
 def encode(

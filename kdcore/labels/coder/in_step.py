@@ -1,16 +1,11 @@
 """numpy's way to decode: all blocks side by side, one symbol of each at a time. The reference of the compiled loops."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from kdcore.errors import LabelError
-from kdcore.labels.coder.rans import FIRST_STATE, SCALE_BITS
-from kdcore.labels.coder.symbols import PLAIN_BITS, Alphabet
-
-if TYPE_CHECKING:
-    from kdcore.labels.coder.blocks import Block
-    from kdcore.labels.coder.model import CoderModel
+from kdcore.labels.coder.layout import FIRST_STATE, PLAIN_BITS, SCALE_BITS, Block
+from kdcore.labels.coder.model import CoderModel
+from kdcore.labels.coder.symbols import Alphabet
 
 __all__ = ["decode_in_step"]
 
@@ -20,7 +15,7 @@ _MASK = (1 << SCALE_BITS) - 1
 class _Lanes:
     """The decoders of all blocks; every method works on the lanes given, by number."""
 
-    def __init__(self, model: "CoderModel", words: np.ndarray, blocks: "Block") -> None:
+    def __init__(self, model: CoderModel, words: np.ndarray, blocks: Block) -> None:
         self.model, self.words = model, words
         self.at = blocks.first_word.copy()
         self.end = blocks.first_word + blocks.num_words
@@ -75,7 +70,7 @@ class _Lanes:
 
 
 def decode_in_step(
-    model: "CoderModel", words: np.ndarray, blocks: "Block", targets: np.ndarray
+    model: CoderModel, words: np.ndarray, blocks: Block, targets: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """See `blocks.decode`."""
     lanes = _Lanes(model, words, blocks)
@@ -106,7 +101,7 @@ def decode_in_step(
 
 
 def _one_label(
-    model: "CoderModel", lanes: _Lanes, active: np.ndarray, targets: np.ndarray
+    model: CoderModel, lanes: _Lanes, active: np.ndarray, targets: np.ndarray
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """The next label of each active lane: (lanes, ids, counts) of each round of classes."""
     header = lanes.symbol(active, np.zeros(len(active), np.int64))
@@ -135,7 +130,7 @@ def _one_label(
     return parts
 
 
-def _counts(model: "CoderModel", lanes: _Lanes, who: np.ndarray, left: np.ndarray, rest: np.ndarray) -> np.ndarray:
+def _counts(model: CoderModel, lanes: _Lanes, who: np.ndarray, left: np.ndarray, rest: np.ndarray) -> np.ndarray:
     excess = rest - left
     _check(excess >= 0)
     count = np.where(left == 1, rest, 1)

@@ -7,8 +7,8 @@ everywhere: numba lets a signed index count from the end, and tests for it each 
 import numpy as np
 
 from kdcore.labels.coder.jit import jit
+from kdcore.labels.coder.layout import COARSE_BITS
 from kdcore.labels.coder.loops_write import label_pieces
-from kdcore.labels.coder.model import COARSE_BITS
 
 __all__ = ["decode_blocks", "encode_blocks", "label_pieces"]
 

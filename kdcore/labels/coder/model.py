@@ -11,14 +11,12 @@ from safetensors.numpy import load, save
 from kdcore.errors import StoreError
 from kdcore.identity import digest_bytes
 from kdcore.labels.coder.buckets import bucket
-from kdcore.labels.coder.rans import SCALE_BITS
-from kdcore.labels.coder.symbols import PLAIN, Alphabet, Symbols, label_symbols
+from kdcore.labels.coder.layout import BLOCK_LABELS, COARSE_BITS, PLAIN, SCALE_BITS
+from kdcore.labels.coder.symbols import Alphabet, Symbols, label_symbols
 
-__all__ = ["BLOCK_LABELS", "COARSE_BITS", "MAX_DRAWS", "CoderModel"]
+__all__ = ["MAX_DRAWS", "CoderModel"]
 
-BLOCK_LABELS = 128
 MAX_DRAWS = 65_535  # counts are kept as uint16 until they are coded
-COARSE_BITS = 4
 _SCALE = 1 << SCALE_BITS
 # How many samples' worth the coarser tables weigh in a finer one: rare contexts lean on them.
 _PARENT_WEIGHT = 24.0

@@ -8,11 +8,9 @@ so that a decoder which ends anywhere else has read damage. A block's words begi
 import numpy as np
 
 from kdcore.labels.coder.compiled import compiled
+from kdcore.labels.coder.layout import FIRST_STATE, SCALE_BITS
 
-__all__ = ["FIRST_STATE", "SCALE_BITS", "encode_blocks"]
-
-SCALE_BITS = 12
-FIRST_STATE = 1 << 16
+__all__ = ["encode_blocks"]
 
 
 def encode_blocks(frequencies: np.ndarray, starts: np.ndarray, per_block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -19,12 +19,10 @@ from typing import ClassVar
 import numpy as np
 
 from kdcore.labels.coder.buckets import bucket, num_symbols
+from kdcore.labels.coder.layout import PLAIN, PLAIN_BITS
 
-__all__ = ["PLAIN", "PLAIN_BITS", "Alphabet", "Symbols", "label_symbols"]
+__all__ = ["Alphabet", "Symbols", "label_symbols"]
 
-PLAIN = -1
-"""The context of plain bits; their symbol is the value."""
-PLAIN_BITS = 12
 _SLOTS = 7  # a symbol with up to three runs of plain bits, a second one with up to two
 
 

@@ -89,8 +89,11 @@ class CoderModel:
     @cached_property
     def symbols_by_slot(self) -> np.ndarray:
         """The symbol of every 16th slot, uint8 [contexts, 2^8]: where to begin looking for a slot's symbol."""
-        slots = np.arange(0, _SCALE, 1 << COARSE_BITS)
-        return np.stack([np.searchsorted(row, slots, side="right") - 1 for row in self.starts]).astype(np.uint8)
+        # One search for all contexts: each gets a stretch of numbers of its own.
+        first = np.arange(len(self.starts))[:, None] * 2 * _SCALE
+        slots = first + np.arange(0, _SCALE, 1 << COARSE_BITS)
+        found = np.searchsorted((self.starts + first).ravel(), slots.ravel(), side="right").reshape(slots.shape)
+        return (found - 1 - np.arange(len(first))[:, None] * self.starts.shape[1]).astype(np.uint8)
 
     @cached_property
     def gap_contexts(self) -> np.ndarray:

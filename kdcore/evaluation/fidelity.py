@@ -18,6 +18,7 @@ _MEASURED_LABELS = 4096
 _PIECE_ELEMENTS = 1 << 23
 # The student whose gradient is compared: the teacher at this temperature, as a stand-in for one half way there.
 _STUDENT_TEMPERATURE = 2.0
+_NO_GRADIENT = 1e-6
 
 
 def fidelity(codec: Codec, probe: ProbeBatch) -> dict[str, Any]:
@@ -26,8 +27,8 @@ def fidelity(codec: Codec, probe: ProbeBatch) -> dict[str, Any]:
     `entries`, `mass_kept` (the teacher's mass on the classes that a label names), `bias` (L1 distance of the mean label
     from the mean distribution) beside `bias_by_chance` (what its variance alone would give), `variance` (sum over
     classes, over repeated encodings), `squared_error`, `kl` (of label from teacher, nats), and for the gradient of a
-    student's logits `angle_degrees`, `norm_ratio` per label and of the sum over the probe. Features: error and
-    saturation instead. `bytes_per_label` by column, packed as one row.
+    student's logits `angle_degrees` (mean) and `norm_ratio` (of summed lengths), and both of the sum over the probe.
+    Features: `relative_error` instead. `bytes_per_label` by column, packed as one row.
     """
     found: dict[str, Any] = {"bytes_per_label": column_bytes(codec, probe)}
     probe = probe.every(-(-len(probe.seeds) // _MEASURED_LABELS))
@@ -85,6 +86,7 @@ class _Sums:
         self.values: dict[str, float] = {}
         self.mean_error, self.class_variance = np.zeros(num_classes), np.zeros(num_classes)
         self.gradients = torch.zeros(2, num_classes, dtype=torch.float64)
+        self.angles, self.norms, self.directed = 0.0, np.zeros(2), 0
 
     def _count(self, **values: Tensor) -> None:
         for name, value in values.items():
@@ -115,9 +117,11 @@ class _Sums:
         true, ours = (_gradient(student, label) for label in (DenseLabels(teacher.log()), labels))
         norms = true.norm(dim=1), ours.norm(dim=1)
         cosine = (true * ours).sum(1) / (norms[0] * norms[1]).clamp(min=1e-30)
-        self._count(
-            angle_degrees=torch.rad2deg(cosine.clamp(-1, 1).acos()), norm_ratio=norms[1] / norms[0].clamp(min=1e-30)
-        )
+        # A teacher that the student equals has no direction: a uniform one, to the last bits.
+        some = norms[0] > _NO_GRADIENT
+        self.angles += float(torch.rad2deg(cosine[some].clamp(-1, 1).acos()).sum())
+        self.norms += np.array([float(norm.sum()) for norm in norms])
+        self.directed += int(some.sum())
         self.gradients += torch.stack([true, ours]).sum(1, dtype=torch.float64)
 
     def summary(self, count: int) -> dict[str, Any]:
@@ -127,10 +131,12 @@ class _Sums:
         chance = np.sqrt(self.class_variance * 2 / math.pi).sum() / count
         return {
             **{name: value / count for name, value in self.values.items()},
+            "angle_degrees": self.angles / max(1, self.directed),
+            "norm_ratio": float(self.norms[1] / self.norms[0]) if self.directed else None,
             "bias": float(np.abs(self.mean_error).sum() / count),
             "bias_by_chance": float(chance),
             "batch_angle_degrees": math.degrees(math.acos(max(-1.0, min(1.0, cosine)))),
-            "batch_norm_ratio": float(ours.norm() / true.norm().clamp(min=1e-30)),
+            "batch_norm_ratio": float(ours.norm() / true.norm()) if self.directed else None,
         }
 
 

@@ -178,7 +178,7 @@ def _draw_features(values: "Axes", channels: "Axes", norms: "Axes", features: np
 def _draw_gradient(axes: "Axes", figures: dict[str, Any]) -> None:
     """Arms from the origin: the exact gradient points right, that of one label and of the whole probe beside it."""
     title = "The student's gradient"
-    if "angle_degrees" not in figures:
+    if figures.get("norm_ratio") is None:
         _empty(axes, title, "not measured for this store")
         return
     arms = [("one label", figures["angle_degrees"], figures["norm_ratio"], _BLUE)]

@@ -1,5 +1,6 @@
 """`kd precompute`: label a recipe's data with its teacher into a label store."""
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -37,7 +38,8 @@ def precompute(
     with stages.cluster(checked):
         stages.fit_teacher(checked)
         path = stages.label(checked)
-    say(f"labels: {path}\nnext: kd store info {path}")
+    again = " ".join(shlex.quote(part) for part in [recipe, *settings])
+    say(f"labels: {path}\nnext: kd store info {path}\n      kd train {again}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ from kdcore.runs import stage
 if TYPE_CHECKING:
     from kdcore.training.arms import Arm
 
-__all__ = ["cluster", "fit_teacher", "label", "report", "train_arms", "train_in_place"]
+_CHECKED = "labels-checked.json"
+
+__all__ = ["check_labels", "cluster", "fit_teacher", "label", "report", "train_arms", "train_in_place"]
 
 
 def cluster(recipe: Recipe) -> AbstractContextManager[None]:
@@ -44,7 +46,36 @@ def label(recipe: Recipe) -> str:
 
     with stage(recipe.run_dir, "labels"):
         say("stage: label")
-        return label_store(recipe)
+        path = label_store(recipe)
+    _note_checked(recipe)
+    return path
+
+
+def check_labels(recipe: Recipe) -> None:
+    """IdentityMismatch when the labels to train on are another teacher's, codec's or input's than the recipe's.
+
+    A store that this run labelled, or checked before, is not checked again while its manifest stays the same.
+    """
+    noted = recipe.run_dir / _CHECKED
+    if noted.exists() and json.loads(noted.read_text()) == _manifest_digest(recipe):
+        return
+    from cluster.labelling.run import check_store
+
+    say(f"checking whose labels '{recipe.store_path}' holds")
+    check_store(recipe)
+    _note_checked(recipe)
+
+
+def _note_checked(recipe: Recipe) -> None:
+    from kdcore.runs import write_json
+
+    write_json(recipe.run_dir / _CHECKED, _manifest_digest(recipe))
+
+
+def _manifest_digest(recipe: Recipe) -> dict[str, str]:
+    from kdcore.store import load_manifest
+
+    return {"manifest": load_manifest(recipe.store_path).to_json()["digest"]}
 
 
 def train_arms(recipe: Recipe) -> None:
@@ -78,6 +109,8 @@ def train_in_place(recipe: Recipe) -> None:
 
     if os.environ.get("RANK", "0") == "0":
         begin_run(recipe)
+        if recipe.teacher is not None:
+            check_labels(recipe)
     run_arms(recipe, plan_arms(recipe))
 
 

@@ -29,6 +29,8 @@ def train(recipe: RecipeFile, overrides: Overrides = None) -> None:
         stages.train_in_place(checked)
         return
     begin_run(checked)
+    if checked.teacher is not None:
+        stages.check_labels(checked)
     with stages.cluster(checked):
         stages.train_arms(checked)
     say(f"students: {checked.run_dir}/arms\nnext: kd evaluate {recipe}")

@@ -16,6 +16,7 @@ from kdcore.data.tokenizer import encode_document
 from kdcore.data.windows import Window, windows
 from kdcore.errors import LabelError
 from kdcore.labels import Codec, Encoded, check_logits, join, label_seeds
+from kdcore.labels.checks import row_chunks
 from kdcore.labels.counts import CountsCodec
 from kdcore.labels.feature import Layers
 from kdcore.labels.learn import ProbeBatch
@@ -68,8 +69,10 @@ class TextAnswers:
         document = self._document(name, sample_key(sample), 1, sample)
         for _, window, logits, outputs in self._answers([document]):
             check_logits(logits, f"the probe, document '{name}'")
-            part = slice(window.first_label, window.last_label)
-            yield ProbeBatch(outputs.float().cpu(), document.tokens[1:][part], document.seeds[part])
+            hard = document.tokens[1:][window.first_label : window.last_label]
+            seeds = document.seeds[window.first_label : window.last_label]
+            for rows in row_chunks(*outputs.shape):  # a window of a large vocabulary is gigabytes in float32
+                yield ProbeBatch(outputs[rows].float().cpu(), hard[rows], seeds[rows])
 
     def _document(self, name: str, key: bytes, occurrences: int, sample: TextDocument | ImageSample) -> "Document":
         assert isinstance(sample, TextDocument)

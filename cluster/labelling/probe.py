@@ -5,41 +5,52 @@ Every replica that finds no probe in the store makes it; the first to publish wi
 
 import base64
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from kdcore.config.labels import CodecConfig
 from kdcore.data.document import SampleRef
-from kdcore.errors import IdentityMismatch
 from kdcore.evaluation.fidelity import fidelity
-from kdcore.identity import canonical_json, digest_bytes
+from kdcore.identity import canonical_json, compare_identity, digest_bytes
 from kdcore.labels import Codec, codec_from_spec
 from kdcore.labels.feature import Layers
 from kdcore.labels.learn import ProbeBatch, learn_codec
-from kdcore.store import publish_probe, read_probe
+from kdcore.store import Manifest, load_manifest, publish_probe, read_probe
+from kdcore.store.manifest import is_finished
 
 __all__ = ["Probe", "ProbeResult", "settle_codec", "spread"]
 
 
+@dataclass(frozen=True)
 class ProbeResult:
-    """What a probe found: the codec, its setting, and its fidelity."""
+    """What a probe found: the codec, what it was learnt for, and its fidelity."""
 
-    def __init__(self, content: bytes) -> None:
+    asked: dict[str, Any]
+    codec: Codec
+    fidelity: dict[str, Any]
+
+    @classmethod
+    def of(cls, content: bytes) -> "ProbeResult":
+        """From `probe.json`."""
         value = json.loads(content)
         state = value["state"]
-        self.config: dict[str, Any] = value["config"]
-        self.codec: Codec = codec_from_spec(value["codec"], None if state is None else base64.b64decode(state))
-        self.fidelity: dict[str, Any] = value["fidelity"]
+        codec = codec_from_spec(value["codec"], None if state is None else base64.b64decode(state))
+        return cls(value["asked"], codec, value["fidelity"])
 
-    @staticmethod
-    def content(config: CodecConfig, codec: Codec, figures: dict[str, Any]) -> bytes:
+    @classmethod
+    def of_finished(cls, manifest: Manifest) -> "ProbeResult":
+        """From a finished store that no probe began, such as an imported one."""
+        return cls({}, manifest.make_codec(), manifest.extra.get("fidelity", {}))
+
+    def content(self) -> bytes:
         """The JSON of `probe.json`."""
-        state = codec.state()
+        state = self.codec.state()
         value = {
-            "config": config.model_dump(),
-            "codec": codec.spec(),
+            "asked": self.asked,
+            "codec": self.codec.spec(),
             "state": None if state is None else base64.b64encode(state).decode(),
-            "fidelity": figures,
+            "fidelity": self.fidelity,
         }
         return json.dumps(value, allow_nan=False).encode()
 
@@ -47,23 +58,27 @@ class ProbeResult:
 Probe = Iterator[ProbeBatch]
 
 
-def settle_codec(store_path: str, config: CodecConfig, num_classes: int, layers: Layers, probe: Probe) -> ProbeResult:
+def settle_codec(
+    store_path: str, asked: Mapping[str, Any], config: CodecConfig, num_classes: int, layers: Layers, probe: Probe
+) -> Codec:
     """The codec of a store: the one it was begun with, else learnt on `probe` and published.
 
-    IdentityMismatch when the store's codec was learnt for another setting.
+    `asked` is what the labels are to be of: teacher, tokenizer, numerics, the names of the probe's samples.
+    IdentityMismatch when the store's codec was learnt for something else.
     """
+    wanted = json.loads(canonical_json({**asked, "codec": config.model_dump()}))
     content = read_probe(store_path)
+    if content is None and is_finished(store_path):
+        return ProbeResult.of_finished(load_manifest(store_path)).codec
     if content is None:
         learnt = learn_codec(config, num_classes, probe, layers)
-        figures = fidelity(learnt.codec, learnt.kept)
-        content = publish_probe(store_path, ProbeResult.content(config, learnt.codec, figures))
-    result = ProbeResult(content)
-    if canonical_json(result.config) != canonical_json(config.model_dump()):
-        raise IdentityMismatch(
-            f"the label store {store_path} was begun with labels.codec {canonical_json(result.config)}, now "
-            f"{canonical_json(config.model_dump())} is asked for: set it back, or give a new labels.path"
-        )
-    return result
+        content = read_probe(store_path)  # another replica may have been faster
+        if content is None:
+            figures = fidelity(learnt.codec, learnt.kept)
+            content = publish_probe(store_path, ProbeResult(wanted, learnt.codec, figures).content())
+    result = ProbeResult.of(content)
+    compare_identity(result.asked, wanted, what=f"the probe that began the label store {store_path}")
+    return result.codec
 
 
 def spread(refs: Sequence[SampleRef]) -> list[SampleRef]:

@@ -14,7 +14,7 @@ from kdcore.data.document import ImageSample, SampleRef, TextDocument
 from kdcore.data.plan import WorkUnit, sample_key
 from kdcore.data.sources import Source, open_source
 from kdcore.errors import ConfigError, DataError, LabelError, UnreadableDocument
-from kdcore.identity import digest_tokenizer, package_versions
+from kdcore.identity import digest_json, digest_tokenizer, package_versions
 from kdcore.labels import Codec
 from kdcore.labels.learn import ProbeBatch
 from kdcore.store.schema import batches_from_rows, store_schema
@@ -23,6 +23,9 @@ from kdcore.teachers.causal_lm import CausalLMTeacher
 from kdcore.teachers.image_classifier import ImageTeacher
 
 __all__ = ["Replica", "load_answers", "probe_batches"]
+
+_NAMED = 256
+_FROM_ONE = 512
 
 
 class Replica:
@@ -35,14 +38,21 @@ class Replica:
         self._store_path = store_path
         self._source: Source = open_source(recipe.data)
         self._teacher = load_answers(recipe, self._source)
-        probe = probe_batches(self._source, self._teacher, recipe)
-        teacher = self._teacher.teacher
+        asked = {**self._asked(), "probe_labels": recipe.labels.probe_labels, "probe": self._probed_names()}
         self._codec: Codec = settle_codec(
-            store_path, recipe.codec, teacher.num_classes, self._teacher.layers(self._source), probe
-        ).codec
+            store_path,
+            asked,
+            recipe.codec,
+            self._teacher.teacher.num_classes,
+            self._teacher.layers(self._source),
+            probe_batches(self._source, self._teacher, recipe),
+        )
 
     def identity(self) -> dict[str, Any]:
         """Kind, teacher, tokenizer, numerics, codec and versions; the driver adds the digest of the input."""
+        return {**self._asked(), "codec": self._codec.spec(), "versions": package_versions()}
+
+    def _asked(self) -> dict[str, Any]:
         teacher = self._teacher.teacher
         tokenizer = teacher.tokenizer
         return {
@@ -50,10 +60,12 @@ class Replica:
             "teacher": teacher.identity(),
             "tokenizer": None if tokenizer is None else digest_tokenizer(tokenizer),
             "numerics": self._teacher.numerics(),
-            "codec": self._codec.spec(),
             "vocabulary": teacher.num_classes,
-            "versions": package_versions(),
         }
+
+    def _probed_names(self) -> str:
+        """A digest of which samples a probe begins with: another corpus has others."""
+        return digest_json([ref.name for ref in spread(self._source.list("train"))[:_NAMED]])
 
     def label(self, unit: WorkUnit, attempt: str) -> Receipt:
         """Label a unit and write its shard; the receipt is not published yet.
@@ -99,18 +111,21 @@ def probe_batches(source: Source, teacher: "TextAnswers | ImageAnswers", recipe:
     Samples that cannot be read or labelled are left out: they are refused, or skipped, by name with their unit. Raises
     the LabelError of the last one when there is no other.
     """
-    left, failure = recipe.labels.probe_labels, None
+    wanted, found, failure = recipe.labels.probe_labels, 0, None
     for ref in spread(source.list("train")):
+        # A long document is left before it fills the probe.
+        stop = min(wanted, found + max(wanted // 8, _FROM_ONE))
         try:
-            batches = list(teacher.probe(ref.name, source.read(ref)))
+            for batch in teacher.probe(ref.name, source.read(ref)):
+                yield batch
+                found += len(batch.seeds)
+                if found >= stop:
+                    break
         except UnreadableDocument:
             continue
         except LabelError as error:
             failure = error
-            continue
-        yield from batches
-        left -= sum(len(batch.seeds) for batch in batches)
-        if left <= 0:
+        if found >= wanted:
             return
-    if failure is not None and left == recipe.labels.probe_labels:
+    if failure is not None and not found:
         raise failure

@@ -31,7 +31,7 @@ from kdcore.store import (
     read_receipts,
 )
 
-__all__ = ["PoolMaker", "label_store", "ray_pool"]
+__all__ = ["PoolMaker", "check_store", "label_store", "ray_pool"]
 
 _FORMAT = 2
 
@@ -78,6 +78,16 @@ def label_store(recipe: Recipe, on_note: Callable[[str], None] = print, make_poo
     else:
         job.run()
     return job.path
+
+
+def check_store(recipe: Recipe) -> None:
+    """IdentityMismatch unless the recipe's finished store is what labelling it now would give.
+
+    Reads the input for its digest and loads the teacher for its identity.
+    """
+    recipe = with_fitted_teacher(absolute_paths(recipe))
+    plan = plan_units(open_source(recipe.data), "train", recipe.labels.unit_bytes, recipe.data.on_unreadable)
+    _Job(recipe, plan, print, ray_pool).is_finished()
 
 
 class _Job:
@@ -134,7 +144,7 @@ class _Job:
             self.identity = wanted
             content = read_probe(self.path)
             assert content is not None  # a replica publishes its probe before it answers
-            self.probe = ProbeResult(content)
+            self.probe = ProbeResult.of(content)
             self.statistics = self._statistics()
         else:
             compare_identity(self.identity, wanted, what="another replica of this job")

@@ -60,7 +60,19 @@ class Recipe(Settings):
                 raise ValueError(f"{role}.type is '{model.type}', but data.type '{self.data.type}' needs '{kind}'")
         if text and self.training is not None and self.training.loss.temperature != 1.0:
             raise ValueError("training.loss.temperature applies to image labels; text labels are taken at 1")
+        if self.training is not None and self.teacher is not None:
+            self._trainable(self.training)
         return self
+
+    def _trainable(self, training: TrainingConfig) -> None:
+        """Labels that no loss can take are refused before they are made."""
+        if self.codec.type == "feature":
+            raise ValueError("labels.codec.type 'feature' stores no distribution, which `training` needs: leave it out")
+        if training.loss.temperature != 1.0 and self.codec.type != "dense":
+            raise ValueError(
+                f"training.loss.temperature {training.loss.temperature:g} needs every class's probability: set "
+                f"labels.codec.type to dense, not {self.codec.type}"
+            )
 
     @property
     def run_dir(self) -> Path:

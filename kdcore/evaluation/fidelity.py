@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcore.labels import Codec, DenseLabels, FeatureLabels, RowView, SoftLabels, SparseLabels, TopKLabels
+from kdcore.labels import Codec, DenseLabels, FeatureCodec, FeatureLabels, RowView, SoftLabels, SparseLabels, TopKLabels
 from kdcore.labels.learn import ProbeBatch
 from kdcore.losses.cells import chunk_loss
 
@@ -28,7 +28,8 @@ def fidelity(codec: Codec, probe: ProbeBatch) -> dict[str, Any]:
     from the mean distribution) beside `bias_by_chance` (what its variance alone would give), `variance` (sum over
     classes, over repeated encodings), `squared_error`, `kl` (of label from teacher, nats), and for the gradient of a
     student's logits `angle_degrees` (mean) and `norm_ratio` (of summed lengths), and both of the sum over the probe.
-    Features: `relative_error` instead. `bytes_per_label` by column, packed as one row.
+    Features: `relative_error` instead, and for int8 the share that is `saturated`. `bytes_per_label` by column, packed as
+    one row.
     """
     found: dict[str, Any] = {"bytes_per_label": column_bytes(codec, probe)}
     probe = probe.every(-(-len(probe.seeds) // _MEASURED_LABELS))
@@ -153,4 +154,9 @@ def _of_features(codec: Codec, probe: ProbeBatch) -> dict[str, float]:
     assert isinstance(labels, FeatureLabels)
     wanted = probe.outputs.float()
     error = (labels.features - wanted).square().sum() / wanted.square().sum().clamp(min=1e-30)
-    return {"relative_error": float(error.sqrt())}
+    found = {"relative_error": float(error.sqrt())}
+    if isinstance(codec, FeatureCodec) and codec.scales is not None and len(wanted) > 1:
+        # Scales of one half against the other half: none saturates among those that its own scales come from.
+        limit = FeatureCodec.learn(codec.layers, wanted[::2]).limits()
+        found["saturated"] = float((wanted[1::2].abs() > torch.from_numpy(limit)).float().mean())
+    return found

@@ -92,6 +92,11 @@ class FeatureCodec(FixedWidth):
             "scales": None if self.scales is None else digest_bytes(self.scales.tobytes()),
         }
 
+    def limits(self) -> np.ndarray:
+        """The largest magnitude of each channel that int8 keeps, float32 [D]."""
+        assert self.scales is not None
+        return 127 * self.scales
+
     def fields(self) -> list[pa.Field]:
         """One flat list a row."""
         return [pa.field("features", pa.list_(pa.float16() if self.scales is None else pa.int8()))]

@@ -153,11 +153,17 @@ def _draws_of(config: ThresholdConfig | SampledConfig, num_classes: int, kept: P
 
 
 def _draws_within(budget: float, num_classes: int, kept: ProbeBatch) -> int:
-    """The most draws whose labels take at most `budget` bytes; 1 when none do.
+    """The most draws whose labels take about `budget` bytes; LabelError when even one draw takes more.
 
-    Bytes grow like a power of the draws, so the search works on logarithms; tables are learnt on half of the labels and
-    weighed on the other half.
+    Bytes grow like a power of the draws, so the search works on logarithms. Tables learnt on half of the labels take
+    more for the other half, and less for their own, than tables of the whole probe will: the mean of both is the
+    estimate.
     """
+    least = _bytes_at(1, num_classes, kept)
+    if least > budget:
+        raise LabelError(
+            f"one draw a label takes about {least:.2f} bytes, but labels.codec.budget_bytes is {budget:g}: raise it"
+        )
     low, high = 1, _MOST_DRAWS
     guess = 16
     for _ in range(8):
@@ -177,4 +183,5 @@ def _bytes_at(draws: int, num_classes: int, kept: ProbeBatch) -> float:
         half.add(kept.every(2 * step, start) if len(kept.seeds) > step else kept)
     model = seen[0].learn()
     drawn, targets = join(seen[1].parts), np.concatenate(seen[1].targets)
-    return model.cost(model.symbols(drawn["ids"], drawn["counts"], drawn["entries"], targets))
+    apart = model.cost(model.symbols(drawn["ids"], drawn["counts"], drawn["entries"], targets))
+    return (apart + model.bytes_per_label) / 2

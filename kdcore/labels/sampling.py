@@ -17,6 +17,8 @@ __all__ = ["draw_counts", "label_seeds", "uniforms"]
 _BLOCK = 128
 # What a processor's cache holds: larger pieces wait for memory.
 _CACHED_ELEMENTS = 1 << 19
+# Elsewhere each piece costs a few round trips to the host, so that only room counts.
+_DEVICE_ELEMENTS = 1 << 27
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -51,7 +53,8 @@ def draw_counts(logits: Tensor, points: np.ndarray) -> tuple[dict[str, np.ndarra
     since it falls out of the sums, the log-sum-exp of each row, float64 [N]. LabelError for logits that are not finite.
     """
     work = logits.shape[1] + min(points.shape[1] * _BLOCK, logits.shape[1])
-    parts = [_hit(logits, points, rows) for rows in row_chunks(logits.shape[0], work, _CACHED_ELEMENTS)]
+    room = _CACHED_ELEMENTS if logits.device.type == "cpu" else _DEVICE_ELEMENTS
+    parts = [_hit(logits, points, rows) for rows in row_chunks(logits.shape[0], work, room)]
     hit = np.concatenate([np.empty((0, points.shape[1]), np.int32), *(part[0] for part in parts)])
     first = np.ones(hit.shape, bool)
     first[:, 1:] = hit[:, 1:] != hit[:, :-1]

@@ -9,7 +9,7 @@ from kdcore.config import Recipe
 from kdcore.data.document import ImageSample
 from kdcore.data.plan import PlannedSample, plan_units
 from kdcore.data.sources import Source
-from kdcore.errors import DataError, MissingLabels
+from kdcore.errors import DataError
 from kdcore.labels.soft_labels import SoftLabels
 from kdcore.training.batches import ImageBatch
 
@@ -60,18 +60,11 @@ class ImageSamples:
 
 
 class StoreJoin:
-    """Soft labels of planned samples, found in a store by key."""
+    """Soft labels of planned samples, found in a store by key; MissingLabels when one has none."""
 
     def __init__(self, store: "LabelStore", samples: list[PlannedSample]) -> None:
-        rows = {bytes(key): row for row, key in enumerate(store.keys())}
-        missing = [ref.name for ref, key, _ in samples if key not in rows]
-        if missing:
-            raise MissingLabels(
-                f"every image needs a label in the store: {len(missing)} of {len(samples)} have none, as '{missing[0]}'"
-                "; likely `data` changed after labelling: remove the store, or set labels.path to another"
-            )
         self._store = store
-        self._rows = np.array([rows[key] for _, key, _ in samples], dtype=np.int64)
+        self._rows = store.rows_of(key for _, key, _ in samples)
 
     def of(self, numbers: np.ndarray) -> SoftLabels:
         """One label for each of the planned samples `numbers`."""

@@ -13,9 +13,10 @@ from tiny_teacher import recipe, write_documents, write_teacher
 
 from cluster.labelling.answers import token_bounded_batches
 from cluster.labelling.pool import InProcessPool
-from cluster.labelling.replica import Replica
+from cluster.labelling.replica import Replica, load_answers, probe_batches
 from cluster.labelling.run import label_store
 from kdcore.config.recipe import Recipe
+from kdcore.data.sources import open_source
 from kdcore.errors import IdentityMismatch, KDError, LabelError, OutOfSpace, ResourceError, UnreadableDocument
 from kdcore.evaluation.fidelity import dense_weights
 from kdcore.store import open_store, verify_store
@@ -133,6 +134,36 @@ def test_another_budget_than_the_store_was_begun_with_is_refused(folder: Path) -
     label(folder, "budget", labels={"codec": {"type": "threshold", "budget_bytes": 6}})
     with pytest.raises(IdentityMismatch, match="budget_bytes"):
         label(folder, "budget", labels={"codec": {"type": "threshold", "budget_bytes": 7}})
+
+
+def test_the_probe_of_another_teacher_is_refused(folder: Path, tmp_path: Path) -> None:
+    """A job that dies after its probe leaves no identity yet: the probe says for whom it was made."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    first = Recipe.model_validate(recipe(folder, "probed", labels={"codec": {"type": "threshold", "draws": 6}}))
+    Replica(first.model_dump_json(), first.store_path)
+    assert not (folder / "runs/probed/labels/identity.json").exists()
+    shutil.copytree(folder / "teacher", tmp_path / "teacher")
+    weights = load_file(tmp_path / "teacher/model.safetensors")
+    weights["model.norm.weight"] *= 2
+    save_file(weights, tmp_path / "teacher/model.safetensors", metadata={"format": "pt"})
+    teacher = recipe(folder, "x")["teacher"] | {"path": str(tmp_path / "teacher")}
+    with pytest.raises(IdentityMismatch, match=r"teacher\.weights"):
+        label(folder, "probed", labels={"codec": {"type": "threshold", "draws": 6}}, teacher=teacher)
+    label(folder, "probed", labels={"codec": {"type": "threshold", "draws": 6}})
+
+
+def test_a_long_document_does_not_fill_the_probe(folder: Path, tmp_path: Path) -> None:
+    write_documents(tmp_path / "docs", 8)
+    long = " ".join((tmp_path / "docs/doc003.txt").read_text() for _ in range(200))
+    (tmp_path / "docs/long.txt").write_text(long)
+    small = Recipe.model_validate(recipe(folder, "long", data=recipe(tmp_path, "x")["data"]))
+    source = open_source(small.data)
+    sizes = [len(batch.seeds) for batch in probe_batches(source, load_answers(small, source), small)]
+    assert 512 <= sum(sizes) < 16_384
+    assert len(sizes) > 8
 
 
 def test_a_finished_store_is_returned_and_another_identity_refused(folder: Path) -> None:

@@ -81,6 +81,7 @@ def test_an_unknown_key_is_answered_with_the_nearest(override: str, expected: st
         ("training.epochs=1", ["training: give exactly one of `steps` and `epochs`"]),
         ("data.type=digits", ["teacher.type is 'causal_lm'", "needs 'image_classifier'"]),
         ("training.loss.temperature=2", ["training.loss.temperature"]),
+        ("labels.codec={type: feature, layers: [norm]}", ["labels.codec.type 'feature' stores no distribution"]),
         ("teacher.overlap=4096", ["overlap (4096) must be smaller than context (512)"]),
         ("name=../escape", ["'name' is '../escape'"]),
         ("training.seeds=[1, 1]", ["seeds must be different"]),

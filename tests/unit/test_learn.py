@@ -42,8 +42,9 @@ def test_a_larger_budget_buys_more_draws():
     assert draws == sorted(set(draws))
 
 
-def test_a_budget_below_one_entry_buys_one_draw():
-    assert learn_codec(ThresholdConfig(budget_bytes=0.01), CLASSES, PROBE).codec.spec()["draws"] == 1
+def test_a_budget_below_one_draw_is_refused():
+    with pytest.raises(LabelError, match=r"one draw a label takes about 1\.\d+ bytes.*budget_bytes is 0.01"):
+        learn_codec(ThresholdConfig(budget_bytes=0.01), CLASSES, PROBE)
 
 
 def test_tau_and_draws_say_the_same():
@@ -105,6 +106,10 @@ def test_fidelity_of_features():
     found = fidelity(codec, HELD_OUT)
     assert 0 < found["relative_error"] < 0.02
     assert found["bytes_per_label"]["total"] == 600
+    assert 0 <= found["saturated"] < 1e-3
+    tight = learn_codec(FeatureConfig(layers=("a", "b"), dtype="int8"), 0, [PROBE[0]], layers).codec
+    wild = ProbeBatch(torch.cat([HELD_OUT.outputs[:50], 9 * HELD_OUT.outputs[50:51]]), None, HELD_OUT.seeds[:51])
+    assert fidelity(tight, wild)["relative_error"] > found["relative_error"]
 
 
 def test_weights_of_every_kind_of_label():

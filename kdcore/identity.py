@@ -24,6 +24,7 @@ __all__ = [
     "digest_samples",
     "digest_state",
     "digest_tokenizer",
+    "mix",
     "new_hash",
     "package_versions",
     "sample_key_array",
@@ -117,6 +118,14 @@ def digest_tokenizer(tokenizer: Any) -> str:
     special = {name: getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "unk")}
     template = getattr(tokenizer, "chat_template", None)
     return digest_json({"content": content, "special": special, "chat_template": template})
+
+
+def mix(values: np.ndarray) -> np.ndarray:
+    """The splitmix64 finaliser, uint64 to uint64: a bijection that spreads every bit; the hash of orders and draws."""
+    with np.errstate(over="ignore"):
+        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
 
 
 def package_versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:

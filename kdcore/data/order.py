@@ -5,6 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 from kdcore.errors import DataError
+from kdcore.identity import mix
 
 _MASK = (1 << 64) - 1
 
@@ -39,8 +40,5 @@ def _epoch_order(num: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
-    """The splitmix64 finaliser: a bijection of uint64 that spreads every bit."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    """A step of splitmix64."""
+    return mix(values + np.uint64(0x9E3779B97F4A7C15))

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdcore.identity import mix
 from kdcore.labels.checks import check_maxima, row_chunks
 
 __all__ = ["draw_counts", "label_seeds", "uniforms"]
@@ -26,23 +27,15 @@ def label_seeds(key: bytes, num_labels: int, seed: int = 0) -> np.ndarray:
     """One seed for each label of a sample, uint64 [num_labels], from the store's seed and the sample's 16-byte key."""
     low, high = np.frombuffer(key, np.dtype("<u8"))
     with np.errstate(over="ignore"):
-        start = _mix(np.array([seed], np.uint64) + _GOLDEN) + high
-        return _mix(_mix(np.arange(num_labels, dtype=np.uint64) + start) ^ low)
+        start = mix(np.array([seed], np.uint64) + _GOLDEN) + high
+        return mix(mix(np.arange(num_labels, dtype=np.uint64) + start) ^ low)
 
 
 def uniforms(seeds: np.ndarray, num: int) -> np.ndarray:
     """`num` numbers in [0, 1) for each seed, float64 [N, num]."""
     with np.errstate(over="ignore"):
         steps = _GOLDEN * np.arange(1, num + 1, dtype=np.uint64)
-        return (_mix(seeds[:, None] + steps) >> np.uint64(11)) * 2.0**-53
-
-
-def _mix(values: np.ndarray) -> np.ndarray:
-    """The splitmix64 finaliser: a bijection of uint64 that spreads every bit."""
-    with np.errstate(over="ignore"):
-        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+        return (mix(seeds[:, None] + steps) >> np.uint64(11)) * 2.0**-53
 
 
 def draw_counts(logits: Tensor, points: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -28,7 +28,7 @@ def fidelity(codec: Codec, probe: ProbeBatch) -> dict[str, Any]:
     from the mean distribution) beside `bias_by_chance` (what its variance alone would give), `variance` (sum over
     classes, over repeated encodings), `squared_error`, `kl` (of label from teacher, nats), and for the gradient of a
     student's logits `angle_degrees` (mean) and `norm_ratio` (of summed lengths), and both of the sum over the probe.
-    Features: `relative_error` instead, and for int8 the share that is `saturated`. `bytes_per_label` by column, as one row.
+    Features: `relative_error` instead, and for int8 the `saturated` share. `bytes_per_label` by column, as one row.
     """
     found: dict[str, Any] = {"bytes_per_label": column_bytes(codec, probe)}
     probe = probe.every(-(-len(probe.seeds) // _MEASURED_LABELS))

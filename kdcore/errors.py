@@ -19,6 +19,7 @@ __all__ = [
     "OutOfSpace",
     "ResourceError",
     "RunMismatch",
+    "StorageUnavailable",
     "StoreError",
     "TeacherError",
     "TokenizerMismatch",
@@ -68,6 +69,10 @@ class LabelError(KDError, ValueError):
 
 class StoreError(KDError, RuntimeError):
     """A label store cannot be written or read."""
+
+
+class StorageUnavailable(StoreError):
+    """The storage did not answer, or said that it cannot now; the same may work a moment later."""
 
 
 class IncompleteStore(StoreError):

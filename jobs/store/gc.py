@@ -9,6 +9,8 @@ from jobs.store.shown import StorePath, parse_seconds
 
 __all__ = ["gc"]
 
+_SHORTEST = 300.0
+
 
 @command
 def gc(
@@ -17,12 +19,18 @@ def gc(
     min_age: Annotated[
         str, typer.Option("--min-age", help="Younger files stay: a running job owns files that nobody names yet.")
     ] = "24h",
+    force: Annotated[bool, typer.Option("--force", help="Allow --min-age below 5m: no job writes here.")] = False,
 ) -> None:
     """Remove the orphans of a store: shards of lost attempts, torn files, uploads that never ended.
 
     Receipts, the manifest, and whatever they name stay, and so does any file that no store's writer can have made.
     """
     seconds = parse_seconds(min_age)
+    if seconds < _SHORTEST and not (force or dry_run):
+        raise typer.BadParameter(
+            f"--min-age is at least {_SHORTEST / 60:.0f}m, got '{min_age}': a job that is writing now owns files that "
+            f"nobody names yet. If no job is writing to this store, say --force"
+        )
 
     from kdcore.store import collect_garbage, open_place
     from kdcore.store.layout import DATA, JOURNAL

@@ -1,14 +1,16 @@
 """Copies of remote files on this machine: named by their digest, shared by all processes, the least used removed."""
 
 import contextlib
+import fcntl
 import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from kdcore.errors import StoreError
 
-__all__ = ["cache_bytes", "cache_directory", "cached", "make_room", "mark_used"]
+__all__ = ["cache_bytes", "cache_directory", "cached", "fetching", "make_room", "mark_used", "publish_copy"]
 
 _DEFAULT_BYTES = 50_000_000_000
 # What somebody was just given may not be open yet.
@@ -36,6 +38,31 @@ def cache_bytes() -> int:
 def cached(digest: str) -> Path:
     """Where the copy of a file lies, or will."""
     return cache_directory() / "files" / digest[:2] / digest
+
+
+@contextlib.contextmanager
+def fetching(digest: str) -> Iterator[None]:
+    """Only one thread of one process of this machine fetches a file; the others wait, and then find its copy.
+
+    The locks end with their process and their files stay: a lock whose file may go locks nothing. So that they do not
+    become many, digests of one beginning share a lock. Raises OSError where the cache cannot be written.
+    """
+    path = cache_directory() / "locks" / digest[:3]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def publish_copy(partial: Path, path: Path) -> None:
+    """Give a whole copy its name, unless it is taken; a file that readers may have mapped is never replaced."""
+    try:
+        os.link(partial, path)
+    except FileExistsError:  # by another machine, where the cache is on a shared disk: the same bytes
+        return
 
 
 def mark_used(path: Path) -> int | None:

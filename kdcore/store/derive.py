@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from kdcore.errors import StoreError
 from kdcore.identity import compare_identity, digest_samples
+from kdcore.store.beginning import open_for_writing, publish_probe
 from kdcore.store.index import Index
 from kdcore.store.journal import publish_receipt, read_journal, read_receipts
 from kdcore.store.manifest import Manifest, is_finished, load_manifest
@@ -17,11 +18,11 @@ from kdcore.store.opening import check_sizes, open_index
 from kdcore.store.parallel import in_order
 from kdcore.store.place import Place, Source, altered
 from kdcore.store.places import Location, open_place
-from kdcore.store.probe import publish_probe, read_probe
+from kdcore.store.probe import read_probe
 from kdcore.store.publish import publish_manifest
 from kdcore.store.shard import Shard
 from kdcore.store.verify import check_digest
-from kdcore.store.writer import HashingSink, Receipt, open_for_writing, shard_name
+from kdcore.store.writer import HashingSink, Receipt, shard_name
 
 __all__ = [
     "Derived",

@@ -4,13 +4,33 @@ import re
 
 from kdcore.errors import CorruptShard, StoreError
 
-__all__ = ["CARD", "DATA", "IDENTITY", "JOURNAL", "MANIFEST", "PROBE", "check_index", "check_shard", "check_unit"]
+__all__ = [
+    "CARD",
+    "DATA",
+    "IDENTITY",
+    "JOURNAL",
+    "MANIFEST",
+    "PROBE",
+    "check_index",
+    "check_shard",
+    "check_unit",
+    "is_temporary",
+    "is_written_by_us",
+]
 
 MANIFEST, IDENTITY, CARD, PROBE = "manifest.json", "identity.json", "README.md", "probe.json"
 DATA, JOURNAL = "data", "journal"
 _UNIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _SHARD = re.compile(rf"{DATA}/[A-Za-z0-9][A-Za-z0-9._-]*\.arrow")
 _INDEX = re.compile(r"index-[0-9a-f]+\.arrow")
+# What writers name their files, at its narrowest: unit-UNIT-ATTEMPT-TOKEN.arrow, index-TOKEN.arrow, and hidden names.
+_SHARD_NAME = r"unit-[A-Za-z0-9_-]+-[A-Za-z0-9_-]+-[0-9a-f]{8}\.arrow"
+_INDEX_NAME = r"index-[0-9a-f]{16}\.arrow"
+_FINAL = re.compile(rf"{DATA}/{_SHARD_NAME}|{_INDEX_NAME}")
+_HIDDEN = re.compile(
+    rf"\.(?:{_SHARD_NAME}|{_INDEX_NAME})\.partial"
+    r"|\.(?:(?:manifest|identity|probe)\.json|README\.md|trial|unit-[A-Za-z0-9_-]+\.json)\.[0-9a-f]{16}\.tmp"
+)
 
 
 def check_unit(unit: str) -> str:
@@ -32,3 +52,18 @@ def check_index(index: str, where: str) -> str:
     if not _INDEX.fullmatch(index):
         raise CorruptShard(f"an index is 'index-TOKEN.arrow' at the root of its store, {where} says {index!r}: refused")
     return index
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a name (in any folder of a store) is that of a file that a writer of ours was killed over."""
+    return _HIDDEN.fullmatch(name.rpartition("/")[2]) is not None
+
+
+def is_written_by_us(name: str) -> bool:
+    """Whether only a store's writer can have made a file of this name, and nothing but a manifest or receipt keeps it.
+
+    A shard in data/, an index at the root, or a temporary file of either.
+    """
+    if name.count("/") and name.rpartition("/")[0] not in (DATA, JOURNAL):
+        return False
+    return is_temporary(name) or _FINAL.fullmatch(name) is not None

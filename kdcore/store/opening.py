@@ -38,5 +38,5 @@ def check_sizes(place: Place, manifest: Manifest) -> None:
 def open_index(place: Place, manifest: Manifest, codec: Codec) -> tuple[MappedFile, Index]:
     """The store's index, mapped, its digest compared; CorruptShard when it is not the manifest's."""
     file, where = manifest.index, place.where(manifest.index.file)
-    source = MappedFile(place.local_file(file.file, file.bytes, file.digest, verify=True), file.bytes)
+    source = place.mapped(file.file, file.bytes, file.digest, verify=True)
     return source, load_index(source, index_schema(manifest.kind, codec), manifest.shards, manifest.kind, where)

@@ -3,17 +3,21 @@
 import contextlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 
-from kdcore.errors import CorruptShard
+from kdcore.errors import CorruptShard, KDError
 
-__all__ = ["HeldBytes", "MappedFile", "Place", "Sink", "Source", "altered", "missing", "wrong_size"]
+__all__ = ["HeldBytes", "MappedFile", "Place", "Replaced", "Sink", "Source", "altered", "missing", "wrong_size"]
 
 _REMEDY = "restore it from a copy, or remove it and manifest.json and run `kd precompute` again"
+
+
+class Replaced(CorruptShard):
+    """Another file has the name now that was being opened."""
 
 
 def missing(where: str) -> CorruptShard:
@@ -83,7 +87,7 @@ class MappedFile:
             buffer = file.read_buffer(self.size)
         ours, named = os.fstat(self._descriptor), os.stat(self.path)
         if buffer.size != self.size or (ours.st_dev, ours.st_ino) != (named.st_dev, named.st_ino):
-            raise CorruptShard(f"{self.path} was replaced while it was opened: start again")
+            raise Replaced(f"{self.path} was replaced while it was opened: start again")
         return buffer
 
     def __del__(self) -> None:
@@ -138,8 +142,8 @@ class Place(ABC):
         """Make the place and its folders, where there is such a thing."""
 
     @abstractmethod
-    def entries(self) -> list[str]:
-        """Names of files and folders at the root, sorted; none when the place does not exist."""
+    def entries(self, folder: str = "") -> list[str]:
+        """Names of files and folders in a folder ('' is the root), sorted; none when it does not exist."""
 
     @abstractmethod
     def read(self, name: str) -> bytes:
@@ -184,10 +188,22 @@ class Place(ABC):
         differs; a copy that was damaged since is made anew.
         """
 
+    def mapped(self, name: str, size: int, digest: str, verify: bool = False) -> MappedFile:
+        """`local_file`, mapped for reading; CorruptShard when it cannot be."""
+        try:
+            return MappedFile(self.local_file(name, size, digest, verify), size)
+        except KDError:  # some of them are OSErrors too
+            raise
+        except OSError as error:
+            raise CorruptShard(f"{self.where(name)} cannot be read ({error}): restore it from a copy") from error
+
     @abstractmethod
     def load(self, name: str, size: int) -> Source:
         """The bytes of a file for one use, not kept in any cache; CorruptShard when missing or of another size."""
 
     @abstractmethod
-    def unfinished_uploads(self, min_age_seconds: float, abort: bool) -> list[str]:
-        """Uploads below this place that began at least so long ago and were never ended, by name; aborts them too."""
+    def unfinished_uploads(self, min_age_seconds: float, ours: Callable[[str], bool], abort: bool) -> list[str]:
+        """Uploads that began at least so long ago and never ended, of names in this place that are `ours`.
+
+        Returns the names, sorted; with `abort` the uploads are ended too.
+        """

@@ -64,14 +64,15 @@ class LocalPlace(Place):
         except OSError as error:
             raise out_of_space(error, self.path, 0) from error
 
-    def entries(self) -> list[str]:
+    def entries(self, folder: str = "") -> list[str]:
         """Names in the directory."""
+        path = self.path / folder
         try:
-            return sorted(entry.name for entry in self.path.iterdir())
+            return sorted(entry.name for entry in path.iterdir())
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise StoreError(f"{self.path} must be a directory: {error}; set labels.path elsewhere") from error
+            raise StoreError(f"{path} must be a directory: {error}; set labels.path elsewhere") from error
 
     def read(self, name: str) -> bytes:
         """All bytes of a plain file."""
@@ -210,12 +211,9 @@ class LocalPlace(Place):
 
     def load(self, name: str, size: int) -> MappedFile:
         """The file, mapped."""
-        try:
-            return MappedFile(self.local_file(name, size, ""), size)
-        except OSError as error:
-            raise CorruptShard(f"{self.where(name)} cannot be read ({error}): restore it from a copy") from error
+        return self.mapped(name, size, "")
 
-    def unfinished_uploads(self, min_age_seconds: float, abort: bool) -> list[str]:
+    def unfinished_uploads(self, min_age_seconds: float, ours: Callable[[str], bool], abort: bool) -> list[str]:
         """None: what was not finished is a hidden file here."""
         return []
 

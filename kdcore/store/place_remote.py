@@ -11,14 +11,14 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kdcore.errors import KDError, StoreError, missing_extra
+from kdcore.errors import CorruptShard, KDError, StoreError, missing_extra
 from kdcore.identity import digest_file
-from kdcore.store.cache import cached, make_room, mark_used
-from kdcore.store.place import HeldBytes, Place, Sink, altered, missing, wrong_size
+from kdcore.store.cache import cached, fetching, make_room, mark_used, publish_copy
+from kdcore.store.place import HeldBytes, MappedFile, Place, Replaced, Sink, altered, missing, wrong_size
 from kdcore.store.place_local import out_of_space
 
 __all__ = ["RemotePlace"]
@@ -73,9 +73,11 @@ class RemotePlace(Place):
     def prepare(self, *folders: str) -> None:
         """Nothing to make: prefixes are not directories."""
 
-    def entries(self) -> list[str]:
-        """Names of objects and prefixes at the root."""
-        return sorted(item["name"].rstrip("/").rsplit("/", 1)[-1] for item in self._list(""))
+    def entries(self, folder: str = "") -> list[str]:
+        """Names of objects and prefixes; an object that stands for the folder itself is none of them."""
+        itself = f"{self._path(folder)}/"
+        listed = [item["name"] for item in self._list(folder) if item["name"] != itself]
+        return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in listed)
 
     def _list(self, folder: str) -> list[dict[str, Any]]:
         with self._explained("list", folder):
@@ -178,22 +180,43 @@ class RemotePlace(Place):
         if not re.fullmatch(r"[0-9a-f]{32}", digest):
             raise StoreError(f"a digest is 32 hexadecimal characters, {self.where(name)} is said to have {digest!r}")
         path = cached(digest)
-        partial = path.with_name(f".{digest}.{secrets.token_hex(8)}.partial")
         try:
-            if mark_used(path) == size and (not verify or digest_file(path) == digest):
-                return path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._download(name, size, digest, partial)
-            os.replace(partial, path)
-            make_room(size)
+            if not _is_held(path, size, digest, verify):
+                with fetching(digest):
+                    # Whoever held the lock before may have fetched it.
+                    if not _is_held(path, size, digest, verify):
+                        path.unlink(missing_ok=True)  # it was damaged
+                        self._fetch(name, size, digest, path)
         except KDError:
             raise
         except OSError as error:
             raise out_of_space(error, path, size) from error
+        return path
+
+    def mapped(self, name: str, size: int, digest: str, verify: bool = False) -> MappedFile:
+        """The copy, mapped; once more when it was removed from the cache, or made anew, just then.
+
+        Copies are named by their digest: another file of the name has the same bytes.
+        """
+        try:
+            return MappedFile(self.local_file(name, size, digest, verify), size)
+        except (FileNotFoundError, Replaced):
+            return super().mapped(name, size, digest, verify)
+        except KDError:
+            raise
+        except OSError as error:
+            raise CorruptShard(f"{self.where(name)} cannot be read ({error}): restore it from a copy") from error
+
+    def _fetch(self, name: str, size: int, digest: str, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{digest}.{secrets.token_hex(8)}.partial")
+        try:
+            self._download(name, size, digest, partial)
+            publish_copy(partial, path)
+            make_room(size)
         finally:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 partial.unlink()
-        return path
 
     def _download(self, name: str, size: int, digest: str, path: Path) -> None:
         with self._explained("read", name), open(path, "xb") as file:
@@ -220,7 +243,7 @@ class RemotePlace(Place):
             raise wrong_size(self.where(name), size, len(content))
         return HeldBytes(content)
 
-    def unfinished_uploads(self, min_age_seconds: float, abort: bool) -> list[str]:
+    def unfinished_uploads(self, min_age_seconds: float, ours: Callable[[str], bool], abort: bool) -> list[str]:
         """Multipart uploads below this prefix (S3 bills their parts until they are aborted)."""
         if not hasattr(self._fs, "abort_mpu"):
             return []
@@ -230,12 +253,21 @@ class RemotePlace(Place):
         found: list[str] = []
         with self._explained("list the uploads of", ""):
             for upload in _uploads(self._fs, bucket, prefix):
-                if (now - upload["Initiated"]).total_seconds() < min_age_seconds:
+                name = upload["Key"].removeprefix(prefix)
+                if not ours(name) or (now - upload["Initiated"]).total_seconds() < min_age_seconds:
                     continue
-                found.append(upload["Key"].removeprefix(prefix))
+                found.append(name)
                 if abort:
                     self._fs.abort_mpu(bucket, upload["Key"], upload["UploadId"])
         return sorted(found)
+
+
+def _is_held(path: Path, size: int, digest: str, verify: bool) -> bool:
+    """Whether there is a copy of the right size (and digest, if asked); it is in use from now on."""
+    try:
+        return mark_used(path) == size and (not verify or digest_file(path) == digest)
+    except FileNotFoundError:  # another process makes room
+        return False
 
 
 def _filesystem(scheme: str) -> Any:

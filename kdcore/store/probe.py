@@ -8,25 +8,14 @@ from kdcore.errors import StoreError
 from kdcore.identity import digest_bytes
 from kdcore.store.layout import PROBE
 from kdcore.store.places import Location, open_place
-from kdcore.store.writer import prepare_store
 
-__all__ = ["publish_probe", "read_probe"]
+__all__ = ["probe_text", "read_probe"]
 
 
-def publish_probe(store: Location, content: bytes) -> bytes:
-    """Publish a probe's result unless there is one; returns the one that counts, which may be another job's.
-
-    Begins the store: StoreError when the place holds something else.
-    """
-    place = prepare_store(store)
-    text = base64.b64encode(content).decode()
-    value = {"content": text, "digest": digest_bytes(content)}
-    if place.put_if_absent(PROBE, json.dumps(value, sort_keys=True).encode()):
-        return content
-    found = read_probe(place)
-    if found is None:
-        raise StoreError(f"{place.where(PROBE)} was removed while this job began: start it again")
-    return found
+def probe_text(content: bytes) -> bytes:
+    """The text of probe.json: the content and its digest."""
+    value = {"content": base64.b64encode(content).decode(), "digest": digest_bytes(content)}
+    return json.dumps(value, sort_keys=True).encode()
 
 
 def read_probe(store: Location) -> bytes | None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from kdcore.errors import StoreError
 from kdcore.identity import compare_identity
 from kdcore.labels import Codec
+from kdcore.store.beginning import read_identity
 from kdcore.store.card import dataset_card
 from kdcore.store.index import Index, build_index, index_batch, index_schema, read_part
 from kdcore.store.keys import KeyTable
@@ -20,7 +21,7 @@ from kdcore.store.parallel import in_order
 from kdcore.store.places import Location, Place, open_place
 from kdcore.store.schema import store_schema
 from kdcore.store.shard import Shard
-from kdcore.store.writer import HashingSink, Receipt, read_identity
+from kdcore.store.writer import HashingSink, Receipt
 
 __all__ = ["publish_manifest"]
 

@@ -61,7 +61,8 @@ class LabelStore:
         self.codec: Codec = manifest.make_codec()
         self._schema = manifest.schema(self.codec)
         self._open: OrderedDict[int, tuple[Shard, list[Columns]]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of what is open and of the gates, held for a look
+        self._gates: dict[int, threading.Lock] = {}
         self._index_file, self._rows = open_index(place, manifest, self.codec)
 
     @property
@@ -229,15 +230,33 @@ class LabelStore:
     def _opened(self, row: int) -> tuple[Shard, list[Columns]]:
         """The row's shard, mapped, with views of its columns; the shards used last stay open."""
         number = int(self._index.shard[row])
-        with self._lock:  # threads may read one store
-            found = self._open.get(number)
-            if found is None:
-                shard = self._checked(number)
-                found = self._open[number] = shard, [column_views(batch) for batch in shard.batches]
-                if len(self._open) > _OPEN_SHARDS:
-                    self._open.popitem(last=False)
-            self._open.move_to_end(number)
+        found = self._open_already(number)
+        if found is None:
+            with self._gate(number):
+                # Whoever held the lock before may have opened it.
+                found = self._open_already(number) or self._open_now(number)
         found[0].source.check()
+        return found
+
+    def _gate(self, number: int) -> threading.Lock:
+        """The lock of one shard: a download of one does not stop the readers of the others."""
+        with self._lock:
+            return self._gates.setdefault(number, threading.Lock())
+
+    def _open_already(self, number: int) -> tuple[Shard, list[Columns]] | None:
+        with self._lock:
+            found = self._open.get(number)
+            if found is not None:
+                self._open.move_to_end(number)
+            return found
+
+    def _open_now(self, number: int) -> tuple[Shard, list[Columns]]:
+        shard = self._checked(number)
+        found = shard, [column_views(batch) for batch in shard.batches]
+        with self._lock:
+            self._open[number] = found
+            if len(self._open) > _OPEN_SHARDS:
+                self._open.popitem(last=False)
         return found
 
     def _checked(self, number: int) -> Shard:

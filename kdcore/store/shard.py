@@ -6,8 +6,8 @@ import pyarrow as pa
 from kdcore.errors import CorruptShard, IdentityMismatch, KDError
 from kdcore.identity import canonical_json
 from kdcore.store.layout import check_shard
-from kdcore.store.place import MappedFile, Source
-from kdcore.store.places import Location, Place, open_place
+from kdcore.store.place import Source
+from kdcore.store.places import Location, open_place
 from kdcore.store.schema import count_labels, schema_metadata
 from kdcore.store.writer import Receipt
 
@@ -31,7 +31,11 @@ class Shard:
         place = open_place(store)
         self.path = place.where(check_shard(receipt.shard, str(place)))
         self.receipt = receipt
-        self.source: Source = source or _source(place, receipt, keep)
+        self.source: Source = source or (
+            place.mapped(receipt.shard, receipt.bytes, receipt.digest)
+            if keep
+            else place.load(receipt.shard, receipt.bytes)
+        )
         self.batches = open_batches(self.source.buffer, schema, self.path)
         rows, labels = sum(batch.num_rows for batch in self.batches), sum(map(count_labels, self.batches))
         if (rows, labels) != (receipt.rows, receipt.labels):
@@ -42,17 +46,6 @@ class Shard:
     def keys(self) -> np.ndarray:
         """Keys [rows, 2] uint64 (the 16 bytes of each), a copy."""
         return np.concatenate([np.empty((0, 2), np.uint64), *map(key_words, self.batches)])
-
-
-def _source(place: Place, receipt: Receipt, keep: bool) -> Source:
-    if not keep:
-        return place.load(receipt.shard, receipt.bytes)
-    try:
-        return MappedFile(place.local_file(receipt.shard, receipt.bytes, receipt.digest), receipt.bytes)
-    except FileNotFoundError:  # removed from the cache by another process, just then
-        return MappedFile(place.local_file(receipt.shard, receipt.bytes, receipt.digest), receipt.bytes)
-    except OSError as error:
-        raise CorruptShard(f"{place.where(receipt.shard)} cannot be read ({error}): restore it from a copy") from error
 
 
 def open_batches(buffer: pa.Buffer, schema: pa.Schema, where: str) -> list[pa.RecordBatch]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from kdcore.errors import CorruptShard, KDError
 from kdcore.identity import differences, new_hash
 from kdcore.labels import Codec, RowView
+from kdcore.store.beginning import identity_text, read_identity
 from kdcore.store.index import Index, ShardPart, read_part
 from kdcore.store.keys import KeyTable
 from kdcore.store.layout import DATA, IDENTITY, check_shard
@@ -20,7 +21,7 @@ from kdcore.store.place import Place, Source, altered
 from kdcore.store.places import Location, open_place
 from kdcore.store.shard import Shard, list_offsets
 from kdcore.store.views import column_views, row_view
-from kdcore.store.writer import Receipt, identity_text, read_identity
+from kdcore.store.writer import Receipt
 
 __all__ = ["VerifyReport", "check_digest", "check_digests", "verify_store"]
 

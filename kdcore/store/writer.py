@@ -1,33 +1,23 @@
-"""Open a store for writing, and write one shard of it."""
+"""Write one shard of a store."""
 
-import json
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from kdcore.errors import StoreError
-from kdcore.identity import canonical_json, compare_identity, new_hash
-from kdcore.store.layout import CARD, DATA, IDENTITY, JOURNAL, MANIFEST, PROBE, check_unit
+from kdcore.identity import new_hash
+from kdcore.store.layout import DATA, check_unit
 from kdcore.store.place import Sink
-from kdcore.store.places import Location, Place, open_place
+from kdcore.store.places import Location, open_place
 from kdcore.store.schema import count_labels
 
-__all__ = [
-    "HashingSink",
-    "Receipt",
-    "identity_text",
-    "open_for_writing",
-    "prepare_store",
-    "read_identity",
-    "write_shard",
-]
+__all__ = ["HashingSink", "Receipt", "shard_name", "write_shard"]
 
 _ATTEMPT = re.compile(r"[A-Za-z0-9_-]+")
-_OURS = frozenset({MANIFEST, IDENTITY, CARD, PROBE, DATA, JOURNAL})
 
 
 @dataclass(frozen=True)
@@ -41,52 +31,6 @@ class Receipt:
     bytes: int
     digest: str
     unit_digest: str
-
-
-def prepare_store(store: Location) -> Place:
-    """Make the place of a store; StoreError when it holds something that is not one."""
-    place = open_place(store)
-    found = place.entries()
-    foreign = [name for name in found if name not in _OURS and name[0] != "." and not name.startswith("index-")]
-    if foreign and IDENTITY not in found:
-        raise StoreError(
-            f"{place} is not a label store and not empty (it has {foreign[:5]}): set labels.path elsewhere"
-        )
-    place.prepare(DATA, JOURNAL)
-    return place
-
-
-def open_for_writing(store: Location, identity: Mapping[str, Any]) -> Place:
-    """Create the store or continue it; IdentityMismatch when it is of another identity, StoreError if not a store."""
-    place = prepare_store(store)
-    content = identity_text(identity)
-    if not place.put_if_absent(IDENTITY, content):
-        compare_identity(read_identity(place), identity, what=f"the label store {place}")
-    elif place.trusts_nobody and place.put_if_absent(IDENTITY, content):
-        raise StoreError(
-            f"{place} was written twice where only the first writer may win: this storage ignores conditional puts "
-            f"(If-None-Match), so two jobs could mix their labels. Set labels.path to a storage that heeds them"
-        )
-    return place
-
-
-def identity_text(identity: Mapping[str, Any]) -> bytes:
-    """The text of identity.json: one identity has one text, so that no bit of it can change unseen."""
-    return json.dumps(identity, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
-
-
-def read_identity(store: Location) -> dict[str, Any]:
-    """The identity that the store was begun with; StoreError when it cannot be read."""
-    place = open_place(store)
-    try:
-        value = json.loads(place.read(IDENTITY))
-    except (FileNotFoundError, ValueError) as error:
-        raise StoreError(
-            f"{place.where(IDENTITY)} cannot be read ({error}): restore it, or label into a new path"
-        ) from error
-    if not isinstance(value, dict):
-        raise StoreError(f"{place.where(IDENTITY)} must hold an object, got {canonical_json(value)[:80]}")
-    return value
 
 
 def shard_name(unit: str, attempt: str | int) -> str:

@@ -120,12 +120,12 @@ def test_a_failed_job_is_continued_in_the_bucket(folder: Path, client: Any) -> N
     kept = dict(read_receipts(url))
     probe = client.cat_file(f"{url}/probe.json")
     assert kept
-    client.pipe_file(f"{url}/data/unit-000002-torn.arrow", b"ARROW1 torn")  # of a killed attempt
+    client.pipe_file(f"{url}/data/unit-000002-0-0123abcd.arrow", b"ARROW1 torn")  # of a killed attempt
     label(folder, "resumed", labels=labels("resumed"))
     assert set(kept.values()) <= set(open_store(url).manifest.shards)
     assert client.cat_file(f"{url}/probe.json") == probe
     assert content(url) == content(label(folder, "undisturbed", labels=labels("undisturbed")))
-    assert collect_garbage(url, min_age_seconds=0) == ["data/unit-000002-torn.arrow"]
+    assert collect_garbage(url, min_age_seconds=0) == ["data/unit-000002-0-0123abcd.arrow"]
     assert verify_store(url).notes == []
 
 

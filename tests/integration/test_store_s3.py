@@ -2,6 +2,8 @@
 
 import http.client
 import pickle
+import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -98,7 +100,7 @@ def test_what_is_written_is_what_is_read(url, tmp_path):
 def test_files_are_fetched_once_and_a_damaged_copy_is_made_anew(url, client, tmp_path):
     make_store(url)
     before = open_store(url, verify="full").labels(1).ids
-    copies = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    copies = [path for path in (tmp_path / "cache" / "files").rglob("*") if path.is_file()]
     assert len(copies) == 4  # three shards and the index
     for path in copies:
         damaged = bytearray(path.read_bytes())
@@ -108,6 +110,51 @@ def test_files_are_fetched_once_and_a_damaged_copy_is_made_anew(url, client, tmp
     client.rm(f"{url}/data", recursive=True)
     with pytest.raises(CorruptShard, match="missing"):
         open_store(url)
+
+
+_READER = """
+import sys, time
+from pathlib import Path
+from kdcore.store import open_store, place_remote
+
+url, folder, me = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+real = place_remote.RemotePlace._download
+
+def counted(self, name, *rest):
+    with open(folder / "fetched", "a") as file:
+        file.write(name + "\\n")
+    time.sleep(0.1)
+    real(self, name, *rest)
+
+place_remote.RemotePlace._download = counted
+place_remote.RemotePlace("s3", url.removeprefix("s3://")).entries()
+(folder / f"ready-{me}").touch()
+while not (folder / "go").exists():
+    time.sleep(0.001)
+store = open_store(url, verify="quick")
+print([store.name(row) for row in range(store.num_rows)])
+"""
+
+
+def test_many_processes_fetch_a_file_once(url, tmp_path):
+    manifest = open_store(make_store(url)).manifest
+    shutil.rmtree(tmp_path / "cache" / "files")
+    commands = [[sys.executable, "-c", _READER, url, str(tmp_path), str(number)] for number in range(4)]
+    readers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    try:
+        until = time.monotonic() + 120
+        while len(list(tmp_path.glob("ready-*"))) < len(readers):
+            assert time.monotonic() < until
+            assert all(reader.poll() is None for reader in readers)
+            time.sleep(0.01)
+        (tmp_path / "go").touch()
+        names = str([row.name for unit in range(3) for row in rows_of(unit)])
+        assert [reader.communicate(timeout=120)[0].strip() for reader in readers] == [names] * 4
+    finally:
+        for reader in readers:
+            reader.kill()
+    wanted = [manifest.index.file, *(receipt.shard for receipt in manifest.shards)]
+    assert sorted((tmp_path / "fetched").read_text().split()) == sorted(wanted)
 
 
 def test_an_altered_object_is_refused(url, client):
@@ -213,13 +260,14 @@ def test_a_large_shard_appears_when_it_is_whole(url, client, wide, monkeypatch):
 def test_uploads_of_killed_jobs_are_collected_and_others_are_not(url, client):
     make_store(url)
     bucket, key = "bucket", url.removeprefix("s3://bucket/")
-    for name in (f"{key}/data/unit-000000-0-dead.arrow", "somebody/else"):
+    nested = (f"{key}/other/data/unit-000000-0-deadbeef.arrow", f"{key}/data/mine.arrow")
+    for name in (f"{key}/data/unit-000000-0-deadbeef.arrow", "somebody/else", *nested):
         client.call_s3("create_multipart_upload", Bucket=bucket, Key=name)
     assert collect_garbage(url, min_age_seconds=1e10) == []  # this server dates every upload back to 2010
-    assert collect_garbage(url, min_age_seconds=0, dry_run=True) == ["upload of data/unit-000000-0-dead.arrow"]
-    assert len(_uploads(client)) == 2
-    assert collect_garbage(url, min_age_seconds=0) == ["upload of data/unit-000000-0-dead.arrow"]
-    assert _uploads(client) == ["somebody/else"]
+    assert collect_garbage(url, min_age_seconds=0, dry_run=True) == ["upload of data/unit-000000-0-deadbeef.arrow"]
+    assert len(_uploads(client)) == 4
+    assert collect_garbage(url, min_age_seconds=0) == ["upload of data/unit-000000-0-deadbeef.arrow"]
+    assert sorted(_uploads(client)) == sorted(["somebody/else", *nested])
     client.clear_multipart_uploads(bucket)
     assert verify_store(url).ok
 

@@ -1,7 +1,10 @@
 """Places other than a directory, the index's look-ups, and which rows a worker reads."""
 
 import pickle
+import shutil
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -15,6 +18,7 @@ from kdcore.store import (
     open_for_writing,
     open_place,
     open_store,
+    place,
     publish_manifest,
     publish_probe,
     publish_receipt,
@@ -26,6 +30,8 @@ from kdcore.store import (
 from kdcore.store.keys import KeyTable
 from kdcore.store.order import share_of
 from kdcore.store.parallel import in_order
+from kdcore.store.place_remote import RemotePlace
+from kdcore.store.reader import LabelStore
 
 ROWS = [row for unit in range(3) for row in rows_of(unit)]
 
@@ -101,8 +107,10 @@ def test_a_storage_without_conditional_puts_is_refused(url, monkeypatch):
     fs = open_place(url)._fs  # type: ignore[attr-defined]
     real = type(fs).pipe_file
     monkeypatch.setattr(type(fs), "pipe_file", lambda self, path, value, mode="overwrite": real(self, path, value))
-    with pytest.raises(StoreError, match="ignores conditional puts"):
-        open_for_writing(url, identity_of())
+    for begin in (lambda: publish_probe(url, b"x"), lambda: open_for_writing(url, identity_of())):
+        with pytest.raises(StoreError, match="ignores conditional puts"):
+            begin()
+        assert open_place(url).entries() == []
 
 
 def test_places_travel_and_show_no_more_than_their_url(url, tmp_path):
@@ -142,20 +150,90 @@ def test_many_readers_at_once_share_one_cache(url, tmp_path):
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(read, range(6)))
     assert all(ids.equal(labels_of(ROWS[5]).ids) for ids in found)
-    files = [path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    files = [path.name for path in (tmp_path / "cache" / "files").rglob("*") if path.is_file()]
     assert len(files) == 2  # the index and one shard
     assert not any(name.startswith(".") for name in files)
+
+
+def _after(start, url):
+    start.wait()
+    return open_store(url).name(5)
+
+
+def test_many_threads_fetch_a_file_once(url, tmp_path, monkeypatch):
+    manifest = open_store(make_store(url)).manifest
+    fetched = []
+    real = RemotePlace._download
+
+    def slowly(self, name, *rest):
+        fetched.append(name)
+        time.sleep(0.01)
+        real(self, name, *rest)
+
+    monkeypatch.setattr(RemotePlace, "_download", slowly)
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(20):
+            shutil.rmtree(tmp_path / "cache" / "files")
+            fetched.clear()
+            start = threading.Barrier(8)
+            found = list(pool.map(lambda _, start=start: _after(start, url), range(8)))
+            assert found == [ROWS[5].name] * 8
+            assert sorted(fetched) == sorted([manifest.index.file, manifest.shards[1].shard])
+
+
+def test_a_copy_made_anew_while_it_is_opened_is_opened_again(url, tmp_path, monkeypatch):
+    store = open_store(make_store(url))
+    real, replaced = place.os.fstat, []
+    receipt = store.manifest.shards[0]
+    path = open_place(url).local_file(receipt.shard, receipt.bytes, receipt.digest)
+    inode = path.stat().st_ino
+
+    def another(descriptor):
+        state = real(descriptor)
+        if state.st_ino == inode and not replaced and sys._getframe(1).f_code.co_name == "__init__":
+            replaced.append(path)
+            copy = path.with_name("copy")
+            copy.write_bytes(path.read_bytes())
+            copy.replace(path)
+        return state
+
+    monkeypatch.setattr(place.os, "fstat", another)
+    assert store.name(0) == ROWS[0].name
+    assert replaced == [path]
+
+
+def test_a_slow_shard_does_not_stop_the_readers_of_others(tmp_path, monkeypatch):
+    store = open_store(make_store(tmp_path / "s"))
+    begun, go = threading.Event(), threading.Event()
+    real = LabelStore._checked
+
+    def waits(self, number):
+        if number == 0:
+            begun.set()
+            assert go.wait(30)
+        return real(self, number)
+
+    monkeypatch.setattr(LabelStore, "_checked", waits)
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(store.name, 0)
+        try:
+            assert begun.wait(30)
+            assert pool.submit(store.name, 5).result(10) == ROWS[5].name
+        finally:
+            go.set()
+        assert slow.result(10) == ROWS[0].name
 
 
 def test_garbage_of_an_unfinished_store_waits_for_its_age(tmp_path):
     open_for_writing(tmp_path, identity_of())
     kept = publish_receipt(tmp_path, write_unit(tmp_path, 0))
     lost = write_unit(tmp_path, 1)
-    (tmp_path / "data" / ".torn.arrow.partial").write_bytes(b"x")
-    (tmp_path / "journal" / ".unit-000001.json.00.tmp").write_bytes(b"x")
+    (tmp_path / "data" / ".unit-000001-0-0123abcd.arrow.partial").write_bytes(b"x")
+    (tmp_path / "journal" / ".unit-000001.json.0123456789abcdef.tmp").write_bytes(b"x")
     (tmp_path / "notes.txt").write_text("a person's own")
     assert collect_garbage(tmp_path) == []
-    wanted = {lost.shard, "data/.torn.arrow.partial", "journal/.unit-000001.json.00.tmp"}
+    torn = {"data/.unit-000001-0-0123abcd.arrow.partial", "journal/.unit-000001.json.0123456789abcdef.tmp"}
+    wanted = {lost.shard, *torn}
     assert set(collect_garbage(tmp_path, 0, dry_run=True)) == wanted
     assert (tmp_path / lost.shard).exists()
     assert set(collect_garbage(tmp_path, 0)) == wanted

@@ -10,9 +10,12 @@ from store_fixtures import UNITS, identity_of, make_store, rows_of, write_unit
 
 from kdcore.errors import IdentityMismatch, IncompleteStore, LabelError, OutOfSpace, StoreError
 from kdcore.store import (
+    collect_garbage,
     open_for_writing,
+    open_place,
     open_store,
     publish_manifest,
+    publish_probe,
     publish_receipt,
     read_journal,
     read_receipts,
@@ -54,6 +57,88 @@ def test_a_folder_of_something_else_is_not_touched(tmp_path):
     with pytest.raises(StoreError):
         open_for_writing(tmp_path / "thesis.tex", identity_of())
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["thesis.tex"]
+
+
+HUB = ("README.md", "data/train-00000-of-00001.arrow", "data/unit-000000-0-0123abcd.arrow")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        HUB,
+        ("README.md",),
+        ("journal/monday.txt",),
+        ("data/deep/x.txt",),
+        ("manifest.json",),
+        ("index-of-words.arrow",),
+        (".git/HEAD",),
+    ],
+)
+def test_folders_with_names_like_ours_are_not_taken_over(tmp_path, names):
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("a person's own")
+    before = sorted(tmp_path.rglob("*"))
+    for begin in (lambda: open_for_writing(tmp_path, identity_of()), lambda: publish_probe(tmp_path, b"x")):
+        with pytest.raises(StoreError, match=r"labels\.path"):
+            begin()
+    with pytest.raises(StoreError, match="nothing was removed"):
+        collect_garbage(tmp_path, 0)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_probe_that_is_not_ours_begins_no_store(tmp_path):
+    (tmp_path / "probe.json").write_text('{"content": "", "digest": ""}')
+    (tmp_path / "data").mkdir()
+    (tmp_path / HUB[2]).write_text("a person's own")
+    with pytest.raises(StoreError, match=r"labels\.path"):
+        open_for_writing(tmp_path, identity_of())
+    with pytest.raises(StoreError, match="altered"):
+        collect_garbage(tmp_path, 0)
+    assert (tmp_path / HUB[2]).exists()
+
+
+@pytest.mark.parametrize("url", [False, True])
+def test_what_a_killed_beginner_leaves_is_no_obstacle(tmp_path, url):
+    path = f"memory://{tmp_path.name}/begun" if url else tmp_path / "begun"
+    place = open_place(path)
+    place.prepare("data", "journal")
+    place.put(".identity.json.0123456789abcdef.tmp", b"{")
+    place.put(".trial.0123456789abcdef.tmp", b"trial")
+    open_for_writing(path, identity_of())
+    assert sorted(collect_garbage(path, 0)) == [
+        ".identity.json.0123456789abcdef.tmp",
+        ".trial.0123456789abcdef.tmp",
+    ]
+
+
+def test_a_store_begun_while_another_job_looks_is_continued(tmp_path, monkeypatch):
+    real = LocalPlace.entries
+
+    def entries(place, folder=""):
+        if not (tmp_path / "s" / "identity.json").exists():
+            monkeypatch.setattr(LocalPlace, "entries", real)
+            open_for_writing(tmp_path / "s", identity_of())
+            write_unit(tmp_path / "s", 0)
+        return real(place, folder)
+
+    monkeypatch.setattr(LocalPlace, "entries", entries)
+    assert open_for_writing(tmp_path / "s", identity_of()).url == str(tmp_path / "s")
+
+
+def test_a_shard_that_is_named_while_garbage_is_sought_stays(store, monkeypatch):
+    receipt = write_unit(store, 0)
+    real = LocalPlace.ages
+
+    def ages(place, folder):
+        found = real(place, folder)
+        if folder == "data":
+            publish_receipt(store, receipt)
+        return found
+
+    monkeypatch.setattr(LocalPlace, "ages", ages)
+    assert collect_garbage(store, 0) == []
+    assert (store / receipt.shard).exists()
 
 
 def test_the_first_receipt_of_a_unit_wins(store):
@@ -111,8 +196,8 @@ def test_a_killed_job_leaves_an_unfinished_store_that_continues(store):
     publish_receipt(store, write_unit(store, 1))
     write_unit(store, 0)  # killed before its receipt
     (store / "data" / ".unit-000002-0-00000000.arrow.partial").write_bytes(b"ARROW1")  # killed in the middle
-    (store / "journal" / ".unit-000002.json.00.tmp").write_text("{")
-    (store / ".manifest.json.00.tmp").write_text("{")
+    (store / "journal" / ".unit-000002.json.0123456789abcdef.tmp").write_text("{")
+    (store / ".manifest.json.0123456789abcdef.tmp").write_text("{")
     with pytest.raises(IncompleteStore):
         open_store(store)
     with pytest.raises(StoreError, match="2 of 3 units have no valid receipt"):

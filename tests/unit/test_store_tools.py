@@ -251,12 +251,15 @@ def test_everything_works_on_urls(tmp_path, monkeypatch):
 def test_gc_removes_exactly_the_orphans(tmp_path):
     store = make_codec_store(tmp_path / "s", "topk", A)
     kept = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
-    orphans = [store / "data" / "unit-000000-9-abcd.arrow", store / "data" / ".x.arrow.partial", store / ".m.tmp"]
-    young = store / "data" / "unit-000001-9-abcd.arrow"
-    foreign = store / "data" / "notes.txt"
-    for path in [*orphans, young, foreign]:
+    data = store / "data"
+    orphans = [data / "unit-000000-9-0123abcd.arrow", data / ".unit-000000-x-7-0123abcd.arrow.partial"]
+    orphans += [store / ".manifest.json.0123456789abcdef.tmp"]
+    young = data / "unit-000001-9-0123abcd.arrow"
+    names = ("notes.txt", "mine.arrow", "unit-000000.arrow", "unit-000000-9.arrow", ".x.arrow.partial", "index-0.arrow")
+    foreign = [data / name for name in names] + [store / name for name in ("index-of-words.arrow", ".m.tmp", "x.arrow")]
+    for path in [*orphans, young, *foreign]:
         path.write_bytes(b"12345")
-    for path in [*kept, *orphans, foreign]:
+    for path in [*kept, *orphans, *foreign]:
         os.utime(path, (time.time() - 2 * 86_400,) * 2)
     code, output = kd("gc", store, "--dry-run")
     assert code == 0
@@ -264,9 +267,14 @@ def test_gc_removes_exactly_the_orphans(tmp_path):
     assert all(path.exists() for path in orphans)
     code, output = kd("gc", store)
     assert "3 orphans, 15 bytes: removed" in output
-    assert {path for path in store.rglob("*") if path.is_file()} == {*kept, young, foreign}
-    assert kd("gc", store, "--min-age", "0")[1].endswith("1 orphans, 5 bytes: removed")
-    assert {path for path in store.rglob("*") if path.is_file()} == {*kept, foreign}
+    assert {path for path in store.rglob("*") if path.is_file()} == {*kept, young, *foreign}
+    code, output = kd("gc", store, "--min-age", "299s")
+    assert code == 2
+    assert "--force" in output
+    assert young.exists()
+    assert "1 orphans" in kd("gc", store, "--min-age", "0", "--dry-run")[1]
+    assert kd("gc", store, "--min-age", "0", "--force")[1].endswith("1 orphans, 5 bytes: removed")
+    assert {path for path in store.rglob("*") if path.is_file()} == {*kept, *foreign}
     assert all(path.read_bytes() == content for path, content in kept.items())
     assert kd("gc", tmp_path)[0] == 2
     assert kd("gc", store, "--min-age", "soon")[0] == 2

@@ -64,12 +64,8 @@ def _verdict(differences: list[float], loss: dict[str, Any], better: bool) -> st
     gap, std, seeds = abs(loss["mean"]), loss["std"], len(differences)
     spread_text = f" ± {std:.4f}" if seeds > 1 else ""
     count = f"lower in {won} of {seeds} seeds" if seeds > 1 else "one seed"
-    if better:
-        text = f"The student beats the baseline: its held-out loss is lower by {gap:.4f}{spread_text} nats ({count})."
-    else:
-        text = (
-            "The student does NOT beat the baseline: its held-out loss is higher by "
-            f"{gap:.4f}{spread_text} nats ({count})."
-        )
-    within = seeds > 1 and gap <= std
-    return text + (" The difference is within its spread over the seeds." if within else "")
+    direction = "lower" if better else "higher"
+    measured = f"held-out loss is {direction} by {gap:.4f}{spread_text} nats ({count})"
+    if seeds > 1 and gap <= std:
+        return f"Student and baseline do not differ beyond the spread of the seeds: the student's {measured}."
+    return f"The student {'beats' if better else 'does NOT beat'} the baseline: its {measured}."

@@ -36,11 +36,13 @@ def test_a_worse_student_is_said_to_lose() -> None:
     assert found["student_minus_baseline_loss"] == pytest.approx(0.15)
     assert found["student_beats_baseline"] is False
     assert "does NOT beat the baseline" in found["verdict"]
-    assert "within its spread" not in found["verdict"]
+    assert "do not differ" not in found["verdict"]
 
 
 def test_a_tie_within_the_spread_is_called_that() -> None:
-    assert "within its spread" in summarise(arms([3.6, 3.3], [3.5, 3.5]))["verdict"]
+    verdict = summarise(arms([3.6, 3.3], [3.5, 3.5]))["verdict"]
+    assert "do not differ beyond the spread" in verdict
+    assert "beats" not in verdict
     assert summarise(arms([3.5], [3.5]))["student_beats_baseline"] is False
 
 

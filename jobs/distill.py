@@ -71,7 +71,8 @@ def _next_commands(recipe: "Recipe", run_dir: Path, arguments: list[str]) -> lis
     load = "from kdcore import load_student as load"
     if recipe.student is not None and recipe.student.type == "causal_lm":
         load = "from transformers import AutoModelForCausalLM; load = AutoModelForCausalLM.from_pretrained"
-    again = [item for item in arguments if not item.startswith(("name=", "labels.path="))]
+    ours = ("name=", "labels.path=", "training.loss.hard_weight=")
+    again = [item for item in arguments if not item.startswith(ours)]
     override = [f"name={recipe.name}-2", f"labels.path={store}", "training.loss.hard_weight=0.5"]
     python = _program("python")
     labels = f'from datasets import load_dataset; print(load_dataset("{store}"))'

@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from kdcore.errors import ClusterError, KDError, UnitFailed
+from kdcore.errors import ClusterError, KDError, StorageUnavailable, UnitFailed
 
 __all__ = [
     "Assign",
@@ -24,6 +24,10 @@ __all__ = [
     "UnitError",
     "decide",
 ]
+
+
+_MEMORY = "If the replica was killed for memory, lower labels.unit_bytes, teacher.batch_tokens or teacher.batch_size"
+_STORAGE = "Wait until the storage of labels.path answers"
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,10 @@ class UnitDone:
 
 @dataclass(frozen=True)
 class UnitError:
-    """A replica is alive, but its unit (or its start) raised. A KDError is final: another try would raise it again."""
+    """A replica is alive, but its unit (or its start) raised.
+
+    A KDError is final, another try would raise it again; but a unit whose storage did not answer is tried again.
+    """
 
     replica: int
     error: Exception
@@ -134,12 +141,13 @@ def _next(state: State, replica: int) -> list[Decision]:
 
 
 def _after_error(state: State, replica: int, error: Exception) -> list[Decision]:
-    if isinstance(error, KDError):
+    if isinstance(error, KDError) and not (isinstance(error, StorageUnavailable) and replica in state.running):
         return [Fail(error)]
     unit = state.running.pop(replica, None)
     if unit is None:
         return [Fail(ClusterError(f"replica {replica} could not start: {_describe(error)}"))]
-    return _retry(state, unit, _describe(error)) or _next(state, replica)
+    remedy = _STORAGE if isinstance(error, StorageUnavailable) else _MEMORY
+    return _retry(state, unit, _describe(error), remedy) or _next(state, replica)
 
 
 def _after_death(state: State, replica: int, reason: str) -> list[Decision]:
@@ -160,7 +168,7 @@ def _after_death(state: State, replica: int, reason: str) -> list[Decision]:
     return [Replace(replica)]
 
 
-def _retry(state: State, unit: str, reason: str) -> list[Decision]:
+def _retry(state: State, unit: str, reason: str, remedy: str = _MEMORY) -> list[Decision]:
     """Queue the unit again, first; or a failure when its attempts are used up."""
     tried = state.attempts[unit]
     if tried < state.max_attempts:
@@ -169,9 +177,8 @@ def _retry(state: State, unit: str, reason: str) -> list[Decision]:
     return [
         Fail(
             UnitFailed(
-                f"{unit} failed {tried} times (labels.max_attempts), last: {reason}. If the replica was killed for "
-                "memory, lower labels.unit_bytes, teacher.batch_tokens or teacher.batch_size; finished units are kept, "
-                "so the same command goes on from here"
+                f"{unit} failed {tried} times (labels.max_attempts), last: {reason.rstrip('.')}. {remedy}; finished "
+                "units are kept, so the same command goes on from here"
             )
         )
     ]

@@ -93,9 +93,13 @@ def _begin(place: Place, store: LabelStore, settings: ExportSettings, parts: int
         "files": parts,
     }
     content = json.dumps(record, indent=1, sort_keys=True).encode()
-    foreign = [name for name in place.entries() if not name.startswith((".", "data_")) and name != _RECORD]
-    if MANIFEST in foreign or (foreign and place.size(_RECORD) is None):
-        raise StoreError(f"{place} is not an export and not empty (it has {foreign[:5]}): give another path")
+    # Listed first: what another job of the same export adds from here on has its record beside it.
+    there = [name for name in place.entries() if not name.startswith(".") and name != _RECORD]
+    begun = place.size(_RECORD) is not None
+    if MANIFEST in there or (there and not begun):
+        raise StoreError(
+            f"{place} is not an export (it has no {_RECORD}) and not empty (it has {there[:5]}): give another path"
+        )
     if not place.put_if_absent(_RECORD, content) and json.loads(place.read(_RECORD)) != record:
         raise StoreError(
             f"{place} holds the export of another store, or with other settings (see {_RECORD}): give another path"

@@ -6,6 +6,7 @@ What an error says of them is cut out, and a place is pickled as its URL.
 
 import contextlib
 import datetime
+import functools
 import io
 import os
 import re
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kdcore.errors import CorruptShard, KDError, StoreError, missing_extra
+from kdcore.errors import CorruptShard, KDError, StorageUnavailable, StoreError, missing_extra
 from kdcore.identity import digest_file
 from kdcore.store.cache import cached, fetching, make_room, mark_used, publish_copy
 from kdcore.store.place import HeldBytes, MappedFile, Place, Replaced, Sink, altered, missing, wrong_size
@@ -29,6 +30,9 @@ _CONFLICTS = 5
 # Answers of S3 to a conditional put whose name is taken, and to one that another is just taking.
 _TAKEN = frozenset({"PreconditionFailed", "412"})
 _CONFLICT = frozenset({"ConditionalRequestConflict", "409"})
+_PASSING = frozenset({"InternalError", "ServiceUnavailable", "SlowDown", "RequestTimeout", "OperationAborted"})
+_TOO_MANY, _NOT_IMPLEMENTED = 429, 501
+_filesystems: dict[tuple[str, int, int], Any] = {}
 
 
 class RemotePlace(Place):
@@ -44,9 +48,6 @@ class RemotePlace(Place):
         self._fs = _filesystem(scheme)
         self._root = self._fs._strip_protocol(self.url)
         self._errors = _storage_errors()
-        if hasattr(self._fs, "retries"):
-            # The client below asks again too, and the two multiply: giving up on a dead storage would take minutes.
-            self._fs.retries = 2
 
     def __reduce__(self) -> tuple[type["RemotePlace"], tuple[str, str]]:
         return type(self), (self._scheme, self.url.removeprefix(f"{self._scheme}://"))
@@ -56,7 +57,10 @@ class RemotePlace(Place):
 
     @contextlib.contextmanager
     def _explained(self, action: str, name: str) -> Iterator[None]:
-        """Failures of the storage as StoreErrors; a file that is not there to be read stays a FileNotFoundError."""
+        """Failures of the storage as StoreErrors, StorageUnavailable where they may pass.
+
+        A file that is not there to be read stays a FileNotFoundError.
+        """
         try:
             yield
         except KDError:
@@ -64,7 +68,8 @@ class RemotePlace(Place):
         except self._errors as error:
             if action == "read" and isinstance(error, FileNotFoundError):
                 raise
-            raise StoreError(
+            kind = StorageUnavailable if _is_passing(error) else StoreError
+            raise kind(
                 f"cannot {action} {self.where(name) if name else self.url}: {_reason(error)}. Check that the storage "
                 f"answers, its endpoint and region, and that your credentials may do this; then start again, "
                 f"what was published stays"
@@ -271,10 +276,21 @@ def _is_held(path: Path, size: int, digest: str, verify: bool) -> bool:
 
 
 def _filesystem(scheme: str) -> Any:
+    """A filesystem of this process alone: settings of it are not those of a caller that asks fsspec for one too.
+
+    One for each environment, since it reads endpoint and credentials from there, once.
+    """
+    environment = frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
+    key = (scheme, os.getpid(), hash(environment))
+    # Without a lock, which a fork could copy while it is held; of two made at once, one is kept.
+    return _filesystems.get(key) or _filesystems.setdefault(key, _new_filesystem(scheme))
+
+
+def _new_filesystem(scheme: str) -> Any:
     import fsspec
 
     try:
-        return fsspec.filesystem(scheme)
+        made = fsspec.filesystem(scheme, skip_instance_cache=True)
     except ImportError:
         raise missing_extra(
             "s3fs" if scheme in ("s3", "s3a") else f"the fsspec package of '{scheme}'", "s3", f"a store at {scheme}://"
@@ -283,6 +299,10 @@ def _filesystem(scheme: str) -> Any:
         raise StoreError(
             f"labels.path is a directory or a URL such as s3://bucket/prefix, got {scheme}://: {error}"
         ) from error
+    if hasattr(made, "retries"):
+        # The client below asks again too, and the two multiply: giving up on a dead storage would take minutes.
+        made.retries = 2
+    return made
 
 
 def _storage_errors() -> tuple[type[Exception], ...]:
@@ -292,6 +312,10 @@ def _storage_errors() -> tuple[type[Exception], ...]:
         from botocore.exceptions import BotoCoreError, ClientError
 
         kinds += [BotoCoreError, ClientError]
+    with contextlib.suppress(ImportError):
+        from aiohttp import ClientError as ConnectionLost
+
+        kinds.append(ConnectionLost)
     return tuple(kinds)
 
 
@@ -307,10 +331,37 @@ def _uploads(fs: Any, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
         marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
 
+def _response(error: BaseException) -> Mapping[str, Any]:
+    """The storage's answer that an error tells of, {} where there was none."""
+    found = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    return found if isinstance(found, Mapping) else {}
+
+
 def _code(error: BaseException) -> str:
     """The storage's own code of an error, '' where it has none."""
-    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
-    return str(response.get("Error", {}).get("Code", ""))
+    return str(_response(error).get("Error", {}).get("Code", ""))
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Whether the same may work a moment later: no answer, a lost connection, a storage that says it cannot now."""
+    status = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if isinstance(status, int) and (status == _TOO_MANY or (status >= 500 and status != _NOT_IMPLEMENTED)):
+        return True
+    return _code(error) in _PASSING | _CONFLICT or isinstance(error, _connection_errors())
+
+
+@functools.cache
+def _connection_errors() -> tuple[type[BaseException], ...]:
+    kinds: list[type[BaseException]] = [TimeoutError, ConnectionError]
+    with contextlib.suppress(ImportError):
+        from botocore import exceptions as boto
+
+        kinds += [boto.ConnectionError, boto.HTTPClientError, boto.ResponseStreamingError, boto.IncompleteReadError]
+    with contextlib.suppress(ImportError):
+        from aiohttp import ClientConnectionError, ClientPayloadError
+
+        kinds += [ClientConnectionError, ClientPayloadError]
+    return tuple(kinds)
 
 
 def _reason(error: BaseException) -> str:

@@ -16,7 +16,7 @@ import pytest
 from s3_server import KEY, SECRET, TOKEN, environment, s3_server
 from store_fixtures import UNITS, identity_of, labels_of, make_store, rows_of, write_unit
 
-from kdcore.errors import CorruptShard, IdentityMismatch, IncompleteStore, KDError, StoreError
+from kdcore.errors import CorruptShard, IdentityMismatch, IncompleteStore, KDError, StorageUnavailable, StoreError
 from kdcore.store import (
     collect_garbage,
     open_for_writing,
@@ -301,6 +301,24 @@ def test_a_missing_bucket_is_said(client):
         open_for_writing("s3://no-such-bucket/x", identity_of())
 
 
+def test_what_will_not_pass_is_not_called_unavailable(client):
+    with pytest.raises(StoreError) as caught:
+        open_place("s3://no-such-bucket/x").put("x", b"x")
+    assert not isinstance(caught.value, StorageUnavailable)
+
+
+def test_a_server_that_is_not_there_is_unavailable(client, monkeypatch, tmp_path):
+    _point_to(monkeypatch, 1, tmp_path)
+    with pytest.raises(StorageUnavailable):
+        open_place("s3://bucket/x").read("x")
+
+
+def test_filesystems_of_other_code_keep_their_settings(client):
+    retries = client.retries
+    assert open_place("s3://bucket/x")._fs.retries == 2  # type: ignore[attr-defined]
+    assert s3fs.S3FileSystem().retries == retries == s3fs.S3FileSystem.retries
+
+
 class _Unwell(BaseHTTPRequestHandler):
     """Answers 503 while `failing` says so, and else passes everything on to the real server."""
 
@@ -360,7 +378,7 @@ def test_a_storage_that_is_down_is_one_clear_error_soon(url, unwell):
         lambda: write_unit(url, 0),
         lambda: open_place(url).put_if_absent("x", b"x"),
     ):
-        with pytest.raises(StoreError, match="Check that the storage answers") as caught:
+        with pytest.raises(StorageUnavailable, match="Check that the storage answers") as caught:
             action()
         assert url in str(caught.value)
         assert SECRET not in str(caught.value)

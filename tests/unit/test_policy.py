@@ -18,7 +18,7 @@ from cluster.labelling.policy import (
     UnitError,
     decide,
 )
-from kdcore.errors import ClusterError, LabelError, UnitFailed
+from kdcore.errors import ClusterError, LabelError, StorageUnavailable, UnitFailed
 
 
 def test_units_are_given_out_in_order_and_the_last_answer_finishes() -> None:
@@ -58,6 +58,23 @@ def test_an_error_of_ours_is_final_and_kept_as_it_is() -> None:
     decide(state, ReplicaReady(0))
     error = LabelError("NaN in a")
     assert decide(state, UnitError(0, error)) == [Fail(error)]
+
+
+def test_a_storage_that_does_not_answer_is_tried_again_by_the_same_replica_and_named_in_the_end() -> None:
+    state = State.of(["a", "b"], 2)
+    decide(state, ReplicaReady(0))
+    assert decide(state, UnitError(0, StorageUnavailable("503 of s3://x"))) == [Assign(0, "a", 1)]
+    (decision,) = decide(state, UnitError(0, StorageUnavailable("503 of s3://x")))
+    assert isinstance(decision, Fail)
+    assert isinstance(decision.error, UnitFailed)
+    for text in ("a failed 2 times", "labels.max_attempts", "503 of s3://x", "labels.path"):
+        assert text in str(decision.error)
+    assert "memory" not in str(decision.error)
+
+
+def test_a_storage_that_does_not_answer_a_replica_that_starts_is_said_as_it_is() -> None:
+    error = StorageUnavailable("503 of s3://x")
+    assert decide(State.of(["a"], 2), UnitError(0, error)) == [Fail(error)]
 
 
 def test_another_error_is_tried_again_by_the_same_replica() -> None:

@@ -96,6 +96,17 @@ def test_renormalised_entries_sum_to_one(tmp_path, name):
     assert "100.0%" not in output  # what is said of the mass is of the entries as they were
 
 
+def test_files_that_look_like_an_exports_are_not_taken_for_it(tmp_path):
+    path = make_codec_store(tmp_path / "s", "topk", [TEXTS])
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "data_0.parquet").write_bytes(b"a person's own")
+    code, output = kd("export", path, out, "--top", 3)
+    assert code == 2
+    assert "data_0.parquet" in output
+    assert [file.name for file in out.iterdir()] == ["data_0.parquet"]
+
+
 def test_an_export_of_several_files_continues_and_knows_its_own(tmp_path):
     path = make_codec_store(tmp_path / "s", "topk", [TEXTS])
     out = tmp_path / "out"

@@ -53,6 +53,10 @@ class Recipe(Settings):
     def _fits_together(self) -> "Recipe":
         if self.labels.path is not None and is_url(self.labels.path):
             check_url(self.labels.path)
+            if self.labels.path.startswith("memory:"):
+                raise ValueError(
+                    "labels.path memory:// exists in one process alone: set a directory or s3://BUCKET/PREFIX"
+                )
         text = isinstance(self.data, TextData | PythonStdlibData)
         kind = "causal_lm" if text else "image_classifier"
         for role, model in (("teacher", self.teacher), ("student", self.student)):

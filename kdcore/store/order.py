@@ -3,6 +3,7 @@
 import numpy as np
 
 from kdcore.errors import StoreError
+from kdcore.identity import mix
 
 __all__ = ["share_of"]
 
@@ -27,8 +28,5 @@ def _shuffled(num_rows: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
-    """The splitmix64 step: a bijection of uint64 that spreads every bit."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    """A step of splitmix64."""
+    return mix(values + np.uint64(0x9E3779B97F4A7C15))

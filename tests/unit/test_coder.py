@@ -67,7 +67,7 @@ def _pack_and_read(codec: CountsCodec, labels: Encoded, sizes: list[int], target
 SIZES = st.lists(st.sampled_from([0, 1, 2, 5, 127, 128, 129, 300, 400]), min_size=1, max_size=4)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.integers(0, 10**6),
     st.one_of(st.integers(1, 5000), st.sampled_from([1, 2, 3, 128])),

@@ -102,7 +102,7 @@ def _ray(address: str) -> Finding:
     if importlib.util.find_spec("ray") is None:
         return "ray", "not installed", "pip install 'kdcore[cluster]'"
     from cluster.connect import cluster_session, import_ray
-    from kdcore.config.recipe import ClusterConfig
+    from kdcore.config import ClusterConfig
     from kdcore.errors import ClusterError
 
     try:

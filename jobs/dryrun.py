@@ -94,7 +94,7 @@ def _cpu_share(processes: int) -> float:
 
 def _estimate_text(recipe: Recipe) -> Estimate:
     from cluster.labelling.answers import TextAnswers
-    from cluster.labelling.replica import load_answers
+    from cluster.labelling.loading import load_answers
     from kdcore.data.document import TextDocument
     from kdcore.data.sources import open_source
     from kdcore.data.tokenizer import encode_document, valid_vocabulary
@@ -197,7 +197,7 @@ def _estimate_images(recipe: Recipe) -> Estimate:
 
 def _image_label_bytes(recipe: Recipe, source: "Source") -> float:
     """Bytes of a label whose codec is learnt; a teacher that is still to be trained says nothing yet: dense labels."""
-    from cluster.labelling.replica import load_answers
+    from cluster.labelling.loading import load_answers
 
     teacher = recipe.teacher
     if isinstance(teacher, TeacherImageConfig) and teacher.fit is not None:

@@ -5,13 +5,11 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from cluster.connect import import_ray
+from cluster.labelling.actor import TeacherActor
 from cluster.labelling.controller import Labeller, Outcome
 from cluster.labelling.policy import ReplicaDied, ReplicaReady, UnitDone, UnitError
-from cluster.workers import set_threads
 from kdcore.config import ClusterConfig
 from kdcore.data.plan import WorkUnit
-from kdcore.errors import KDError
-from kdcore.store.writer import Receipt
 
 __all__ = ["InProcessPool", "RayPool"]
 
@@ -52,39 +50,6 @@ class InProcessPool:
             return Outcome(UnitError(replica, error))
 
 
-class _Actor:
-    """What runs inside a Ray actor. Errors are answered as values: Ray would wrap them in its own tracebacks."""
-
-    def __init__(self, recipe_json: str, store_path: str) -> None:
-        self._recipe_json, self._store_path = recipe_json, store_path
-        self._replica: Labeller | None = None
-
-    def load(self, cpus: float) -> dict[str, Any] | Exception:
-        try:
-            # Here, since the driver itself needs no model code.
-            from cluster.labelling.replica import Replica
-
-            set_threads(cpus)
-            self._replica = Replica(self._recipe_json, self._store_path)
-            return self._replica.identity()
-        except Exception as error:  # noqa: BLE001  judged by the policy, in the driver
-            return _portable(error)
-
-    def label(self, unit: WorkUnit, attempt: str) -> Receipt | Exception:
-        assert self._replica is not None
-        try:
-            return self._replica.label(unit, attempt)
-        except Exception as error:  # noqa: BLE001  judged by the policy, in the driver
-            return _portable(error)
-
-
-def _portable(error: Exception) -> Exception:
-    """A KDError as it is; anything else as its text, since not every exception survives pickling."""
-    if isinstance(error, KDError):
-        return error
-    return RuntimeError(f"{type(error).__name__}: {error}")
-
-
 class RayPool:
     """Actors on the open Ray session, one for each bundle of a placement group (or wherever, without a group)."""
 
@@ -97,7 +62,7 @@ class RayPool:
 
     def start(self, replica: int) -> None:
         """Create the actor; its answer to `load`, its identity, is its readiness."""
-        actor = self._ray.remote(_Actor).options(**self._options(replica)).remote(*self._arguments)
+        actor = self._ray.remote(TeacherActor).options(**self._options(replica)).remote(*self._arguments)
         self._actors[replica] = actor
         self._running[actor.load.remote(self._config.cpus_per_replica)] = (replica, True)
 

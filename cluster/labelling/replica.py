@@ -6,10 +6,9 @@ from typing import Any
 import torch
 
 from cluster.labelling.answers import ImageAnswers, TextAnswers
+from cluster.labelling.loading import load_answers
 from cluster.labelling.probe import settle_codec, spread
 from kdcore.config import Recipe
-from kdcore.config.labels import FeatureConfig
-from kdcore.config.models import TeacherLMConfig
 from kdcore.data.document import ImageSample, SampleRef, TextDocument
 from kdcore.data.plan import WorkUnit, sample_key
 from kdcore.data.sources import Source, open_source
@@ -19,10 +18,8 @@ from kdcore.labels import Codec
 from kdcore.labels.learn import ProbeBatch
 from kdcore.store.schema import batches_from_rows, store_schema
 from kdcore.store.writer import Receipt, write_shard
-from kdcore.teachers.causal_lm import CausalLMTeacher
-from kdcore.teachers.image_classifier import ImageTeacher
 
-__all__ = ["Replica", "load_answers", "probe_batches"]
+__all__ = ["Replica", "probe_batches"]
 
 _NAMED = 256
 _FROM_ONE = 512
@@ -89,19 +86,6 @@ class Replica:
                 "labels are made; label what is there now into a new store (labels.path)"
             )
         return sample
-
-
-def load_answers(recipe: Recipe, source: Source) -> "TextAnswers | ImageAnswers":
-    """The recipe's teacher behind the interface of its kind of samples."""
-    config = recipe.teacher
-    layers = recipe.codec.layers if isinstance(recipe.codec, FeatureConfig) else ()
-    seed: int = getattr(recipe.codec, "seed", 0)
-    if isinstance(config, TeacherLMConfig):
-        return TextAnswers(CausalLMTeacher(config), config, layers, seed)
-    assert config is not None
-    if source.num_classes is None or source.num_channels is None:
-        raise ConfigError("an image teacher needs image data: set `data` to an image source")
-    return ImageAnswers(ImageTeacher(config, source.num_classes, source.num_channels), config, layers, seed)
 
 
 @torch.inference_mode()

@@ -73,7 +73,7 @@ def actors_of(driver: int) -> list[int]:
             process = parents[process]
         return process == driver
 
-    return [process for process, name in names.items() if "ray::_Actor" in name and below(process)]
+    return [process for process, name in names.items() if "ray::TeacherActor" in name and below(process)]
 
 
 def finish(driver: subprocess.Popen[str]) -> str:

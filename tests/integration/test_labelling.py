@@ -12,8 +12,9 @@ import pytest
 from tiny_teacher import recipe, write_documents, write_teacher
 
 from cluster.labelling.answers import token_bounded_batches
+from cluster.labelling.loading import load_answers
 from cluster.labelling.pool import InProcessPool
-from cluster.labelling.replica import Replica, load_answers, probe_batches
+from cluster.labelling.replica import Replica, probe_batches
 from cluster.labelling.run import label_store
 from kdcore.config.recipe import Recipe
 from kdcore.data.sources import open_source

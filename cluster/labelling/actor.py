@@ -1,0 +1,46 @@
+"""What runs inside a Ray actor that labels."""
+
+from typing import Any
+
+from cluster.labelling.controller import Labeller
+from cluster.workers import set_threads
+from kdcore.data.plan import WorkUnit
+from kdcore.errors import KDError
+from kdcore.store.writer import Receipt
+
+__all__ = ["TeacherActor"]
+
+
+class TeacherActor:
+    """What runs inside a Ray actor. Errors are answered as values: Ray would wrap them in its own tracebacks."""
+
+    def __init__(self, recipe_json: str, store_path: str) -> None:
+        self._recipe_json, self._store_path = recipe_json, store_path
+        self._replica: Labeller | None = None
+
+    def load(self, cpus: float) -> dict[str, Any] | Exception:
+        """Load the teacher; the identity of its labels."""
+        try:
+            # Here, since the driver itself needs no model code.
+            from cluster.labelling.replica import Replica
+
+            set_threads(cpus)
+            self._replica = Replica(self._recipe_json, self._store_path)
+            return self._replica.identity()
+        except Exception as error:  # noqa: BLE001  judged by the policy, in the driver
+            return _portable(error)
+
+    def label(self, unit: WorkUnit, attempt: str) -> Receipt | Exception:
+        """Label a unit and write its shard; its receipt."""
+        assert self._replica is not None
+        try:
+            return self._replica.label(unit, attempt)
+        except Exception as error:  # noqa: BLE001  judged by the policy, in the driver
+            return _portable(error)
+
+
+def _portable(error: Exception) -> Exception:
+    """A KDError as it is; anything else as its text, since not every exception survives pickling."""
+    if isinstance(error, KDError):
+        return error
+    return RuntimeError(f"{type(error).__name__}: {error}")

@@ -95,14 +95,23 @@ def digest_samples(samples: Iterable[tuple[bytes, int]]) -> str:
 
 
 def digest_state(state: Mapping[str, Tensor]) -> str:
-    """Digest of named tensors, in sorted order: names, dtypes, shapes, bytes. The device does not matter."""
+    """Digest of named tensors, in sorted order: names, dtypes, shapes, bytes. The device does not matter.
+
+    Tensors that are sharded over ranks count as the whole ones: every rank must call this, and one is whole at a time.
+    """
     result = new_hash()
     for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
+        tensor = _whole(state[name].detach()).cpu().contiguous()
         result.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
         if tensor.numel():
             result.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return result.hexdigest()
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    # By attribute: torch.distributed.tensor takes long to import, and only a sharded model has brought it in.
+    gather = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
 
 
 def digest_tokenizer(tokenizer: Any) -> str:

@@ -51,6 +51,9 @@ class TeacherLMConfig(CausalLMConfig):
         default=128, ge=0, description="left context that every token of a later window keeps, at least"
     )
     batch_tokens: int = Field(default=8192, ge=1, description="tokens (padding counted) per forward pass")
+    tensor_parallel: int = Field(
+        default=1, ge=1, description="processes that one copy of the teacher is split over, by its class's own plan"
+    )
 
     @model_validator(mode="after")
     def _overlap_below_context(self) -> "TeacherLMConfig":

@@ -39,7 +39,9 @@ class Teacher(Protocol):
 
 
 # Settings of a transformers config that say where a model came from or how it is run, not what it answers.
-_NOT_THE_NETWORK = frozenset({"_name_or_path", "architectures", "dtype", "transformers_version", "use_cache"})
+_NOT_THE_NETWORK = frozenset(
+    {"_name_or_path", "architectures", "distributed_config", "dtype", "transformers_version", "use_cache"}
+)
 
 
 def network_settings(config: Any) -> dict[str, Any]:

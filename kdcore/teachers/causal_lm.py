@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from kdcore.config.models import DType, TeacherLMConfig
@@ -22,18 +23,47 @@ if TYPE_CHECKING:
 
 
 def load_causal_lm(
-    path: str, dtype: DType, revision: str | None = None, trust_remote_code: bool = False, device: str | None = None
+    path: str,
+    dtype: DType,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    device: str | None = None,
+    tensor_parallel: int = 1,
 ) -> PreTrainedModel:
-    """A model in evaluation mode, without gradients, from safetensors. Raises TeacherError."""
+    """A model in evaluation mode, without gradients, from safetensors. Raises TeacherError.
+
+    Split over the ranks of the torch.distributed group if `tensor_parallel` is above one; the group says on which
+    device, so that `device` does not count then.
+    """
+    if tensor_parallel > 1:
+        _check_group(tensor_parallel)
     try:
-        model = load_pretrained_lm(path, DTYPES[dtype], revision, trust_remote_code)
+        model = load_pretrained_lm(path, DTYPES[dtype], revision, trust_remote_code, tensor_parallel)
     except ConfigError as error:
         raise TeacherError(error.message) from error
+    if tensor_parallel > 1:
+        return model.requires_grad_(False).eval()
     return model.requires_grad_(False).eval().to(pick_device(device))  # pyright: ignore[reportArgumentType]
 
 
+def _check_group(ranks: int) -> None:
+    running = dist.is_available() and dist.is_initialized()
+    size = dist.get_world_size() if running else 0
+    if size != ranks:
+        raise TeacherError(
+            f"teacher.tensor_parallel {ranks} needs a torch.distributed group of {ranks} ranks, there "
+            f"{f'is one of {size}' if running else 'is none'}. Start that many processes and join them to a group "
+            "before the teacher is made, or set teacher.tensor_parallel to 1."
+        )
+
+
 class CausalLMTeacher:
-    """The teacher of a text recipe. Raises TeacherError, or TokenizerMismatch, on construction."""
+    """The teacher of a text recipe. Raises TeacherError, or TokenizerMismatch, on construction.
+
+    With teacher.tensor_parallel n above one, each of the n ranks of the torch.distributed group makes one of these and
+    makes the same calls in the same order, `identity` among them; each gets the whole answer. The identity is that of
+    the unsplit teacher: its labels agree up to the order in which floating-point sums are taken (docs/teachers.md).
+    """
 
     kind: Literal["text"] = "text"
 
@@ -44,7 +74,10 @@ class CausalLMTeacher:
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(
             config.tokenizer or config.path, config.revision if own else None
         )
-        self.model = load_causal_lm(config.path, config.dtype, config.revision, config.trust_remote_code, device)
+        self.model = load_causal_lm(
+            config.path, config.dtype, config.revision, config.trust_remote_code, device, config.tensor_parallel
+        )
+        self._ranks = config.tensor_parallel
         self._dtype: DType = config.dtype
         self._valid = check_tokenizer(self.tokenizer, self._num_rows())
         self._check_context(config.context)
@@ -82,6 +115,7 @@ class CausalLMTeacher:
 
         Raises ConfigError for a module that the model does not have, TeacherError for one without a row a token.
         """
+        self._check_whole_layers()
         with Taps(self.model, layers) as taps:
             logits = self.window_logits(windows)
         found = []
@@ -92,6 +126,7 @@ class CausalLMTeacher:
 
     def feature_layers(self, layers: Sequence[str]) -> Layers:
         """The width of each of `layers`, from a pass over one token."""
+        self._check_whole_layers()
         with Taps(self.model, layers) as taps:
             self.window_logits([np.zeros(1, np.int64)])
         return tuple((layer, self._per_token(taps.outputs[layer], layer, 0, 1).shape[1]) for layer in layers)
@@ -102,6 +137,14 @@ class CausalLMTeacher:
                 f"labels.codec.layers needs outputs [batch, tokens, ...]; '{layer}' gives {list(output.shape)}"
             )
         return output[row, :length].reshape(length, -1).float()
+
+    def _check_whole_layers(self) -> None:
+        # Inside attention and MLP a rank sees its own share only, which a tap cannot tell from the whole.
+        if self._ranks > 1:
+            raise TeacherError(
+                f"The codec `feature` needs a teacher that is not split, got teacher.tensor_parallel {self._ranks}: a "
+                "module may hold a share of its features only. Set teacher.tensor_parallel to 1, or another codec."
+            )
 
     def _num_rows(self) -> int:
         rows = self.model.get_output_embeddings().weight.shape[0]  # pyright: ignore

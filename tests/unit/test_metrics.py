@@ -1,0 +1,68 @@
+"""Labelling's metrics against a stand-in for Ray, and without it."""
+
+import sys
+import types
+from collections.abc import Mapping
+
+import pytest
+
+from cluster.metrics import METRICS, LabellingMetrics
+
+
+class Recorder:
+    made: list["Recorder"] = []  # noqa: RUF012
+
+    def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]) -> None:
+        self.name, self.tag_keys, self.calls = name, tag_keys, []
+        Recorder.made.append(self)
+
+    def inc(self, value: float, tags: Mapping[str, str]) -> None:
+        assert value > 0
+        self.set(value, tags)
+
+    def set(self, value: float, tags: Mapping[str, str]) -> None:
+        assert set(tags) == set(self.tag_keys)
+        self.calls.append((value, tags))
+
+
+def fake_ray(monkeypatch: pytest.MonkeyPatch, initialised: bool) -> None:
+    ray, util, metrics = (types.ModuleType(name) for name in ("ray", "ray.util", "ray.util.metrics"))
+    ray.is_initialized = lambda: initialised
+    ray.util, util.metrics, metrics.Counter, metrics.Gauge = util, metrics, Recorder, Recorder
+    for module in (ray, util, metrics):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(Recorder, "made", [])
+
+
+def use(metrics: LabellingMetrics) -> None:
+    metrics.unit_done(tokens=100, size=2000)
+    metrics.unit_done(tokens=0, size=10)
+    metrics.unit_retried()
+    metrics.unit_quarantined()
+    metrics.queue_depth(3)
+    metrics.teacher_mfu(0.4)
+    metrics.replicas({"ready": 2, "starting": 1})
+    metrics.replicas({"ready": 3})
+
+
+def test_every_metric_is_made_once_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_ray(monkeypatch, initialised=True)
+    use(LabellingMetrics("run"))
+    made = {metric.name: metric for metric in Recorder.made}
+    assert set(made) == set(METRICS)
+    assert len(Recorder.made) == len(METRICS)
+    assert [value for value, _ in made["kdcore_tokens_total"].calls] == [100]
+    assert [tags["outcome"] for _, tags in made["kdcore_units_total"].calls] == ["done", "done", "quarantined"]
+    assert made["kdcore_replicas"].calls[-1] == (0, {"job_name": "run", "state": "starting"})
+
+
+def test_a_ray_that_does_not_run_gets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_ray(monkeypatch, initialised=False)
+    use(LabellingMetrics("run"))
+    assert Recorder.made == []
+
+
+def test_without_ray_nothing_happens_and_nothing_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    use(LabellingMetrics("run"))
+    assert "ray" not in sys.modules

@@ -8,6 +8,7 @@ import torch
 from cluster.labelling.answers import ImageAnswers, TextAnswers
 from cluster.labelling.loading import load_answers
 from cluster.labelling.probe import settle_codec, spread
+from cluster.labelling.statistics import Statistics
 from kdcore.config import Recipe
 from kdcore.data.document import ImageSample, SampleRef, TextDocument
 from kdcore.data.plan import WorkUnit, sample_key
@@ -75,8 +76,19 @@ class Replica:
         with torch.inference_mode():
             rows = self._teacher.rows(unit.id, samples, self._codec)
             schema = store_schema(kind, self._codec, vocabulary)
-            batches = batches_from_rows(schema, rows)
-            return write_shard(self._store_path, unit.id, attempt, schema, batches, unit_digest=unit.digest)
+            statistics = Statistics(kind, self._codec, vocabulary)
+            batches = statistics.watch(batches_from_rows(schema, rows))
+            return statistics.noted(
+                write_shard(
+                    self._store_path,
+                    unit.id,
+                    attempt,
+                    schema,
+                    batches,
+                    unit_digest=unit.digest,
+                    codec=self._codec,
+                )
+            )
 
     def _read(self, unit: WorkUnit, ref: SampleRef, key: bytes) -> TextDocument | ImageSample:
         sample = self._source.read(ref)

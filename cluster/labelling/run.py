@@ -152,7 +152,7 @@ class _Job:
     def _statistics(self) -> Statistics:
         assert self.identity is not None
         assert self.probe is not None
-        return Statistics(self.path, self.identity["kind"], self.probe.codec, self.identity["vocabulary"])
+        return Statistics(self.identity["kind"], self.probe.codec, self.identity["vocabulary"])
 
     def _whole_identity(self, answer: Mapping[str, Any]) -> dict[str, Any]:
         return {"format": _FORMAT, **answer, "input": self.plan.input_digest}

@@ -1,7 +1,8 @@
-"""What is measured of finished shards: how sure and how right the teacher is. Reads a bounded number of labels."""
+"""How sure and how right the teacher is: measured by replicas on the labels they write, summed by the driver."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,22 +10,21 @@ import pyarrow as pa
 
 from kdcore.errors import LabelError
 from kdcore.labels import Codec, RowView, best_class
-from kdcore.store import Receipt, store_schema
-from kdcore.store.shard import Shard, list_offsets, list_values
+from kdcore.store import Receipt
+from kdcore.store.columns import list_offsets, list_values
 from kdcore.store.views import column_views, row_view
 
 __all__ = ["Statistics"]
 
-# Enough for three digits of a mean; more would only cost the driver time.
-_MEASURED_LABELS = 1_000_000
+# Of each shard; to decode all labels would cost replicas time, and a store has many shards.
+_MEASURED_LABELS = 20_000
 _CANARY_LABELS = 20_000
 
 
 @dataclass
 class Statistics:
-    """Sums over the labels of the shards it was shown."""
+    """Sums over labels: of the shard that a replica writes, or of the receipts that the driver has."""
 
-    store: str
     kind: str
     codec: Codec
     vocabulary: int
@@ -32,12 +32,27 @@ class Statistics:
     agreed: int = 0
     negative_log_likelihood: float = 0.0
 
+    def watch(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Pass the batches of a shard on, and measure their first labels: whole rows, until there are enough."""
+        room = _MEASURED_LABELS
+        for batch in batches:
+            counts = self._counts(batch)
+            rows = int(np.searchsorted(np.cumsum(counts) - counts, room)) if room > 0 else 0
+            if rows:
+                self._add_batch(batch.slice(0, rows))
+            room -= int(counts.sum())
+            yield batch
+
+    def noted(self, receipt: Receipt) -> Receipt:
+        """The receipt with the sums in it."""
+        nll = self.negative_log_likelihood
+        return replace(receipt, measured=self.labels, agreed=self.agreed, negative_log_likelihood=nll)
+
     def add(self, receipt: Receipt) -> None:
-        """Measure a shard, unless enough was measured; LabelError when the teacher knows less than nothing."""
-        if self.labels >= _MEASURED_LABELS:
-            return
-        for batch in Shard(self.store, receipt, store_schema(self.kind, self.codec, self.vocabulary)).batches:
-            self._add_batch(batch)
+        """Add what a replica measured; LabelError when the teacher knows less than nothing."""
+        self.labels += receipt.measured
+        self.agreed += receipt.agreed
+        self.negative_log_likelihood += receipt.negative_log_likelihood
         if self.labels >= _CANARY_LABELS:
             self.check()
 
@@ -76,10 +91,13 @@ class Statistics:
 
     def _views(self, batch: pa.RecordBatch) -> list[RowView]:
         columns, names = column_views(batch), [field.name for field in self.codec.fields()]
-        counts = np.ones(batch.num_rows, np.int64)
-        if self.kind == "text":
-            counts = np.maximum(np.diff(list_offsets(batch, "tokens")) - 1, 0)
+        counts = self._counts(batch)
         return [row_view(columns, row, names, int(count)) for row, count in enumerate(counts)]
+
+    def _counts(self, batch: pa.RecordBatch) -> np.ndarray:
+        if self.kind == "text":
+            return np.maximum(np.diff(list_offsets(batch, "tokens")).astype(np.int64) - 1, 0)
+        return np.ones(batch.num_rows, np.int64)
 
 
 def _values(batch: pa.RecordBatch, column: str) -> np.ndarray:

@@ -69,8 +69,9 @@ def _unit(source: SourceStore, number: int, group: Sequence[int]) -> DerivedUnit
 
     def write(out: Place) -> Receipt:
         if len(group) == 1:
-            return copy_shard(source.place, source.manifest.shards[group[0]], name, digest, out)
-        return write_shard(out, name, 0, source.schema, joined(_batches(source, group)), unit_digest=digest)
+            return copy_shard(source, group[0], name, digest, out)
+        batches = joined(_batches(source, group))
+        return write_shard(out, name, 0, source.schema, batches, unit_digest=digest, codec=source.codec)
 
     return DerivedUnit(name, digest, sum(source.manifest.shards[shard].bytes for shard in group), write)
 

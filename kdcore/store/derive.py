@@ -11,11 +11,12 @@ import pyarrow as pa
 from kdcore.errors import StoreError
 from kdcore.identity import compare_identity, digest_samples
 from kdcore.store.beginning import open_for_writing, publish_probe
-from kdcore.store.index import Index
+from kdcore.store.index import Index, read_part
 from kdcore.store.journal import publish_receipt, read_journal, read_receipts
 from kdcore.store.manifest import Manifest, is_finished, load_manifest
 from kdcore.store.opening import check_sizes, open_index
 from kdcore.store.parallel import in_order
+from kdcore.store.part import pack_part
 from kdcore.store.place import Place, Source, altered
 from kdcore.store.places import Location, open_place
 from kdcore.store.probe import read_probe
@@ -174,9 +175,10 @@ def _write(place: Place, todo: Sequence[DerivedUnit], units: Sequence[DerivedUni
             progress(done, total)
 
 
-def copy_shard(source: Place, receipt: Receipt, unit: str, digest: str, out: Place) -> Receipt:
+def copy_shard(source: SourceStore, shard: int, unit: str, digest: str, out: Place) -> Receipt:
     """A shard byte for byte under a new unit's name, hashed on the way; CorruptShard when it is not what it was."""
-    held = source.load(receipt.shard, receipt.bytes)
+    receipt = source.manifest.shards[shard]
+    held = source.place.load(receipt.shard, receipt.bytes)
     view, name = memoryview(held.buffer), shard_name(unit, 0)
     with out.writer(name) as file:
         sink = HashingSink(file)
@@ -184,8 +186,9 @@ def copy_shard(source: Place, receipt: Receipt, unit: str, digest: str, out: Pla
             held.check()
             sink.write(view[start : start + _PIECE_BYTES])
         if sink.hash.hexdigest() != receipt.digest:
-            raise altered(source.where(receipt.shard), receipt.digest, sink.hash.hexdigest())
-    return replace(receipt, unit=unit, shard=name, unit_digest=digest)
+            raise altered(source.place.where(receipt.shard), receipt.digest, sink.hash.hexdigest())
+        part = read_part(Shard(source.place, receipt, source.schema, source=held), source.codec)
+    return replace(receipt, unit=unit, shard=name, unit_digest=digest, part=pack_part(part, receipt.digest))
 
 
 def read_batches(source: SourceStore, shard: int) -> tuple[Source, list[pa.RecordBatch]]:

@@ -108,7 +108,8 @@ def _unit(number: int, file: ParquetFile, plan: _Plan, config: DistillKitConfig,
     def write(out: Place) -> Receipt:
         schema = store_schema("text", codec, codec.num_classes)
         rows = _shard_rows(number, file, plan, config, codec)
-        return write_shard(out, name, 0, schema, batches_from_rows(schema, rows), unit_digest=plan.digests[number])
+        batches = batches_from_rows(schema, rows)
+        return write_shard(out, name, 0, schema, batches, unit_digest=plan.digests[number], codec=codec)
 
     return DerivedUnit(name, plan.digests[number], file.size, write)
 

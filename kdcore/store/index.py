@@ -1,7 +1,7 @@
 """Where each row of a store lies: one Arrow file of its own, so that a store opens without opening its shards."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -9,33 +9,14 @@ import pyarrow as pa
 from kdcore.errors import CorruptShard
 from kdcore.identity import KEY_BYTES, canonical_json
 from kdcore.labels import Codec
+from kdcore.store.columns import key_words
+from kdcore.store.part import PartBuilder, ShardPart
 from kdcore.store.place import Source
-from kdcore.store.schema import FORMAT, METADATA_KEY, TOKEN_LOG_PROBS
-from kdcore.store.shard import Shard, key_words, list_offsets, open_batches
+from kdcore.store.schema import FORMAT, METADATA_KEY
+from kdcore.store.shard import Shard, open_batches
 from kdcore.store.writer import Receipt
 
-__all__ = ["Index", "ShardPart", "build_index", "index_batch", "index_schema", "load_index", "read_part"]
-
-
-@dataclass(frozen=True)
-class ShardPart:
-    """What the index keeps of one shard; arrays over its rows."""
-
-    keys: np.ndarray
-    occurrences: np.ndarray
-    lengths: np.ndarray
-    targets: np.ndarray
-    batch: np.ndarray
-    row: np.ndarray
-    column_bytes: dict[str, int]
-
-    def differs(self, other: "ShardPart") -> str | None:
-        """The first array that is not equal, by its name."""
-        for entry in fields(self):
-            left, right = getattr(self, entry.name), getattr(other, entry.name)
-            if isinstance(left, np.ndarray) and not np.array_equal(left, right):
-                return entry.name
-        return None
+__all__ = ["Index", "build_index", "index_batch", "index_schema", "load_index", "read_part"]
 
 
 @dataclass(frozen=True)
@@ -71,21 +52,10 @@ class Index:
 
 def read_part(shard: Shard, codec: Codec) -> ShardPart:
     """The index of one shard; CorruptShard when a row's columns do not fit its number of labels."""
-    lengths = [_lengths(batch) for batch in shard.batches]
-    for batch, tokens in zip(shard.batches, lengths, strict=True):
-        _check_fit(shard, batch, tokens, codec)
-    return ShardPart(
-        keys=shard.keys(),
-        occurrences=_joined([batch.column("occurrences").to_numpy() for batch in shard.batches]),
-        lengths=_joined(lengths),
-        targets=_joined([_targets(batch) for batch in shard.batches]),
-        batch=_joined([np.full(batch.num_rows, number) for number, batch in enumerate(shard.batches)]),
-        row=_joined([np.arange(batch.num_rows) for batch in shard.batches]),
-        column_bytes={
-            entry.name: sum(batch.column(entry.name).nbytes for batch in shard.batches)
-            for entry in (shard.batches[0].schema if shard.batches else [])
-        },
-    )
+    builder = PartBuilder(shard.path, codec)
+    for batch in shard.batches:
+        builder.add(batch)
+    return builder.part()
 
 
 def build_index(parts: Iterable[ShardPart], rows: int) -> tuple[Index, dict[str, int]]:
@@ -146,37 +116,3 @@ def load_index(source: Source, schema: pa.Schema, receipts: Sequence[Receipt], k
             f"{where} counts {found[wrong[0]]} labels in {receipt.shard}, the manifest {receipt.labels}: one is altered"
         )
     return index
-
-
-def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    return np.concatenate([np.empty(0, np.int32), *parts]).astype(np.int32, copy=False)
-
-
-def _lengths(batch: pa.RecordBatch) -> np.ndarray:
-    if "tokens" not in batch.schema.names:
-        return np.zeros(batch.num_rows, np.int64)
-    return np.diff(list_offsets(batch, "tokens")).astype(np.int64)
-
-
-def _targets(batch: pa.RecordBatch) -> np.ndarray:
-    if "target" not in batch.schema.names:
-        return np.full(batch.num_rows, -1)
-    return batch.column("target").fill_null(-1).to_numpy(zero_copy_only=False)
-
-
-def _check_fit(shard: Shard, batch: pa.RecordBatch, tokens: np.ndarray, codec: Codec) -> None:
-    text = "tokens" in batch.schema.names
-    labels = np.maximum(tokens - 1, 0) if text else np.ones(batch.num_rows, np.int64)
-    lengths = {entry.name: np.diff(list_offsets(batch, entry.name)).astype(np.int64) for entry in codec.fields()}
-    row = codec.misfit(lengths, labels)
-    if row is not None:
-        found = ", ".join(f"{count[row]} in '{name}'" for name, count in lengths.items())
-        raise CorruptShard(
-            f"{shard.path}: the columns of row {row} cannot hold its {labels[row]} labels; there are {found}"
-        )
-    if text:
-        wrong = np.flatnonzero(np.diff(list_offsets(batch, TOKEN_LOG_PROBS)) != labels)
-        if len(wrong):
-            raise CorruptShard(
-                f"{shard.path}: column '{TOKEN_LOG_PROBS}' must hold one value per label, row {int(wrong[0])} does not"
-            )

@@ -2,19 +2,31 @@
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
 from kdcore.errors import CorruptShard, StoreError
 from kdcore.store.layout import DATA, JOURNAL, check_shard, check_unit
 from kdcore.store.parallel import in_order
+from kdcore.store.part import unpack_part
 from kdcore.store.places import Location, Place, open_place
 from kdcore.store.writer import Receipt
 
-__all__ = ["Journal", "from_json", "publish_receipt", "read_journal", "read_receipts", "receipt_from_json"]
+__all__ = [
+    "Journal",
+    "from_json",
+    "publish_receipt",
+    "read_journal",
+    "read_receipts",
+    "receipt_from_json",
+    "receipt_to_json",
+]
 
 Record = TypeVar("Record")
+
+_NOT_LISTED = frozenset({"part", "measured", "agreed", "negative_log_likelihood"})
 
 
 class Journal(dict[str, Receipt]):
@@ -28,7 +40,8 @@ class Journal(dict[str, Receipt]):
 def publish_receipt(store: Location, receipt: Receipt) -> Receipt:
     """Publish a receipt unless its unit has a valid one; returns the one that counts, which may be another's.
 
-    First receipt wins, also between two jobs. A receipt whose shard is gone proves nothing and is replaced.
+    First receipt wins, also between two jobs. A receipt whose shard is gone, or whose part of the
+    index is damaged or missing, proves nothing and is replaced.
     """
     place = open_place(store)
     name = f"{JOURNAL}/{check_unit(receipt.unit)}.json"
@@ -74,19 +87,33 @@ def read_journal(store: Location, units: Mapping[str, str]) -> Sequence[Receipt]
 
 
 def receipt_from_json(value: Any, where: str) -> Receipt:
-    """A receipt of JSON with the right fields and types; CorruptShard names `where` otherwise."""
-    return from_json(Receipt, value, where)
+    """A manifest's entry of a shard, with the right fields and types; CorruptShard names `where` otherwise."""
+    return from_json(Receipt, value, where, without=_NOT_LISTED)
 
 
-def from_json(kind: type[Record], value: Any, where: str) -> Record:
-    """A dataclass of texts and counts from JSON with exactly its fields; CorruptShard names `where` otherwise."""
-    types = _types(kind)
+def receipt_to_json(receipt: Receipt) -> dict[str, Any]:
+    """A manifest's entry of a shard."""
+    return {name: value for name, value in vars(receipt).items() if name not in _NOT_LISTED}
+
+
+def from_json(kind: type[Record], value: Any, where: str, without: Collection[str] = ()) -> Record:
+    """A dataclass of texts and numbers from JSON with exactly its fields; CorruptShard names `where` otherwise.
+
+    The fields in `without` have defaults, and are not in the JSON.
+    """
+    types = {name: wanted for name, wanted in _types(kind).items() if name not in without}
     if not isinstance(value, dict) or value.keys() != types.keys():
         raise CorruptShard(f"{where} must have exactly the fields {sorted(types)}")
     for name, wanted in types.items():
-        if type(value[name]) is not wanted or (wanted is int and not 0 <= value[name] < 1 << 63):
+        if type(value[name]) is not wanted or not _in_range(value[name]):
             raise CorruptShard(f"{where}: field '{name}' is {value[name]!r}")
     return kind(**value)
+
+
+def _in_range(value: Any) -> bool:
+    if type(value) is float:
+        return math.isfinite(value)
+    return type(value) is not int or 0 <= value < 1 << 63
 
 
 @functools.cache
@@ -112,7 +139,9 @@ def _load(place: Place, name: str, there: Mapping[str, int] | None = None) -> Re
         value = json.loads(place.read(name))
     except (FileNotFoundError, ValueError) as error:
         raise CorruptShard(f"{where} cannot be read: {error}") from error
-    receipt = receipt_from_json(value, where)
+    if isinstance(value, dict) and "part" not in value:
+        raise CorruptShard(f"{where} has no `part` of the index: an earlier version of kdcore wrote it")
+    receipt = from_json(Receipt, value, where)
     if f"{JOURNAL}/{receipt.unit}.json" != name:
         raise CorruptShard(f"{where} is of unit {receipt.unit!r}")
     check_shard(receipt.shard, where)
@@ -120,6 +149,9 @@ def _load(place: Place, name: str, there: Mapping[str, int] | None = None) -> Re
     if size != receipt.bytes:
         found = "is missing" if size is None else f"has {size} bytes"
         raise CorruptShard(f"{where} promises {receipt.bytes} bytes in {place.where(receipt.shard)}, which {found}")
+    unpack_part(receipt.part, receipt.digest, receipt.rows, where)
+    if not receipt.agreed <= receipt.measured <= receipt.labels:
+        raise CorruptShard(f"{where} says {receipt.agreed} of {receipt.measured} of {receipt.labels} labels agreed")
     return receipt
 
 

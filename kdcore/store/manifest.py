@@ -13,7 +13,7 @@ import pyarrow as pa
 from kdcore.errors import CorruptShard, IncompleteStore
 from kdcore.identity import digest_json
 from kdcore.labels import Codec, codec_from_spec
-from kdcore.store.journal import from_json, receipt_from_json
+from kdcore.store.journal import from_json, receipt_from_json, receipt_to_json
 from kdcore.store.layout import MANIFEST, check_index, check_shard
 from kdcore.store.places import Location, open_place
 from kdcore.store.schema import FORMAT, check_format, store_schema
@@ -100,7 +100,7 @@ class Manifest:
             "codec_state": state,
             "index": asdict(self.index),
             "columns": self.columns,
-            "shards": [vars(shard) for shard in self.shards],
+            "shards": [receipt_to_json(shard) for shard in self.shards],
             "extra": self.extra,
         }
         return {**value, "digest": digest_json(value)}

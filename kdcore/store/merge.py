@@ -165,9 +165,9 @@ def _unit(name: str, source: SourceStore, shard: int, kept: np.ndarray, occurren
 
     def write(out: Place) -> Receipt:
         if same:
-            return copy_shard(source.place, receipt, name, digest, out)
+            return copy_shard(source, shard, name, digest, out)
         batches = _changed(source, shard, kept[here], occurrences[here])
-        return write_shard(out, name, 0, source.schema, batches, unit_digest=digest)
+        return write_shard(out, name, 0, source.schema, batches, unit_digest=digest, codec=source.codec)
 
     return DerivedUnit(name, digest, receipt.bytes, write)
 

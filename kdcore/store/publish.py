@@ -1,4 +1,4 @@
-"""Finish a store: check every shard, write the index, the card, and last the manifest."""
+"""Finish a store: join what the receipts know of their shards, write the index, the card, and last the manifest."""
 
 import json
 import secrets
@@ -13,14 +13,12 @@ from kdcore.identity import compare_identity
 from kdcore.labels import Codec
 from kdcore.store.beginning import read_identity
 from kdcore.store.card import dataset_card
-from kdcore.store.index import Index, build_index, index_batch, index_schema, read_part
+from kdcore.store.index import Index, build_index, index_batch, index_schema
 from kdcore.store.keys import KeyTable
 from kdcore.store.layout import CARD, MANIFEST
 from kdcore.store.manifest import IndexFile, Manifest, check_manifest, load_manifest, manifest_text
-from kdcore.store.parallel import in_order
+from kdcore.store.part import unpack_part
 from kdcore.store.places import Location, Place, open_place
-from kdcore.store.schema import store_schema
-from kdcore.store.shard import Shard
 from kdcore.store.writer import HashingSink, Receipt
 
 __all__ = ["publish_manifest"]
@@ -33,7 +31,9 @@ def publish_manifest(
     extra: Mapping[str, Any] | None = None,
     codec_state: bytes | None = None,
 ) -> Manifest:
-    """Finish a store: open every shard, refuse a key that two rows share, write index, card, and last the manifest.
+    """Finish a store: join the parts of the index, refuse a key that two rows share, write index, card, manifest.
+
+    No shard is opened: each receipt carries its part, CorruptShard when one has none (as those of a manifest).
 
     Of two jobs that finish the same store, the first one's manifest counts and is returned. Its identity is that of
     identity.json; when this job runs other package versions, `extra` says so as `finished_with`.
@@ -48,10 +48,16 @@ def publish_manifest(
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     name = f"index-{secrets.token_hex(8)}.arrow"
     draft = Manifest(
-        plain["identity"], tuple(receipts), created, IndexFile(name, 0, ""), {}, codec_state, plain["extra"]
+        plain["identity"],
+        tuple(receipt.listed() for receipt in receipts),
+        created,
+        IndexFile(name, 0, ""),
+        {},
+        codec_state,
+        plain["extra"],
     )
     codec = check_manifest(draft, str(place)).make_codec()
-    index, columns = _read_index(place, draft, codec)
+    index, columns = _join_index(place, draft, receipts, codec)
     _refuse_repeated_keys(place, index)
     file = _write_index(place, name, index, index_schema(draft.kind, codec))
     manifest = Manifest(draft.identity, draft.shards, created, file, columns, codec_state, draft.extra)
@@ -70,13 +76,15 @@ def _yield_to_winner(place: Place, manifest: Manifest) -> Manifest:
     return winner
 
 
-def _read_index(place: Place, manifest: Manifest, codec: Codec) -> tuple[Index, dict[str, int]]:
-    schema = store_schema(manifest.kind, codec, manifest.identity.get("vocabulary"))
-    parts = in_order(
-        lambda receipt: read_part(Shard(place, receipt, schema, keep=False), codec), manifest.shards, place.threads
+def _join_index(
+    place: Place, manifest: Manifest, receipts: Sequence[Receipt], codec: Codec
+) -> tuple[Index, dict[str, int]]:
+    parts = (
+        unpack_part(receipt.part, receipt.digest, receipt.rows, f"the receipt of {place.where(receipt.shard)}")
+        for receipt in receipts
     )
     index, columns = build_index(parts, manifest.num_rows)
-    return index, columns or {entry.name: 0 for entry in schema}
+    return index, columns or {entry.name: 0 for entry in manifest.schema(codec)}
 
 
 def _write_index(place: Place, name: str, index: Index, schema: pa.Schema) -> IndexFile:

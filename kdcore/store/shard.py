@@ -5,13 +5,14 @@ import pyarrow as pa
 
 from kdcore.errors import CorruptShard, IdentityMismatch, KDError
 from kdcore.identity import canonical_json
+from kdcore.store.columns import check_batch, key_words
 from kdcore.store.layout import check_shard
 from kdcore.store.place import Source
 from kdcore.store.places import Location, open_place
 from kdcore.store.schema import count_labels, schema_metadata
 from kdcore.store.writer import Receipt
 
-__all__ = ["Shard", "check_batch", "key_words", "list_offsets", "list_values", "open_batches"]
+__all__ = ["Shard", "open_batches"]
 
 # An Arrow file ends with its footer, which holds the schema, the footer's length in 4 bytes, and "ARROW1".
 _END = 10
@@ -96,34 +97,3 @@ def _check_schema(found: pa.Schema, wanted: pa.Schema, where: str) -> None:
             f"{where} must have the columns {wanted.names}, typed as its codec says and without metadata of their own; "
             f"got {found.to_string(show_field_metadata=False, show_schema_metadata=False)}"
         )
-
-
-def check_batch(batch: pa.RecordBatch, where: str) -> None:
-    """Offsets that rise within the values, and no nulls, so that every later slice is within bounds."""
-    for column, entry in zip(batch.columns, batch.schema, strict=True):
-        if column.null_count and entry.name != "target":
-            raise CorruptShard(f"{where}: column '{entry.name}' has nulls")
-        if pa.types.is_list(entry.type):
-            offsets = list_offsets(batch, entry.name)
-            falls = bool((np.diff(offsets) < 0).any())
-            if len(offsets) and (falls or offsets[0] < 0 or offsets[-1] > len(column.values)):
-                raise CorruptShard(f"{where}: offsets of column '{entry.name}' are not valid")
-            if column.values.null_count:
-                raise CorruptShard(f"{where}: column '{entry.name}' has nulls in its lists")
-
-
-def list_offsets(batch: pa.RecordBatch, column: str) -> np.ndarray:
-    """Offsets [rows + 1] int32 of a list column, a view."""
-    return batch.column(column).offsets.to_numpy()
-
-
-def list_values(batch: pa.RecordBatch, column: str) -> np.ndarray:
-    """All values of a list column, a view."""
-    return batch.column(column).values.to_numpy(zero_copy_only=True)
-
-
-def key_words(batch: pa.RecordBatch) -> np.ndarray:
-    """The 16-byte keys of a batch, uint64 [rows, 2], a copy."""
-    data = batch.column("key").buffers()[1]
-    words = np.frombuffer(data, np.uint64, count=2 * batch.num_rows) if batch.num_rows else np.empty(0, np.uint64)
-    return words.reshape(-1, 2).copy()

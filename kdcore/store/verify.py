@@ -11,15 +11,17 @@ from kdcore.errors import CorruptShard, KDError
 from kdcore.identity import differences, new_hash
 from kdcore.labels import Codec, RowView
 from kdcore.store.beginning import identity_text, read_identity
-from kdcore.store.index import Index, ShardPart, read_part
+from kdcore.store.columns import list_offsets
+from kdcore.store.index import Index, read_part
 from kdcore.store.keys import KeyTable
 from kdcore.store.layout import DATA, IDENTITY, check_shard
 from kdcore.store.manifest import Manifest, load_manifest
 from kdcore.store.opening import open_index
 from kdcore.store.parallel import in_order
+from kdcore.store.part import ShardPart
 from kdcore.store.place import Place, Source, altered
 from kdcore.store.places import Location, open_place
-from kdcore.store.shard import Shard, list_offsets
+from kdcore.store.shard import Shard
 from kdcore.store.views import column_views, row_view
 from kdcore.store.writer import Receipt
 

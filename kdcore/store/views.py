@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from kdcore.labels import RowView
-from kdcore.store.shard import list_offsets, list_values
+from kdcore.store.columns import list_offsets, list_values
 
 __all__ = ["Columns", "column_views", "row_view"]
 

@@ -3,14 +3,17 @@
 import re
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 
 from kdcore.errors import StoreError
 from kdcore.identity import new_hash
+from kdcore.labels import Codec
+from kdcore.store.columns import check_batch
 from kdcore.store.layout import DATA, check_unit
+from kdcore.store.part import PartBuilder, pack_part
 from kdcore.store.place import Sink
 from kdcore.store.places import Location, open_place
 from kdcore.store.schema import count_labels
@@ -22,7 +25,12 @@ _ATTEMPT = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True)
 class Receipt:
-    """Proof of one written shard: which unit, which file (relative to the store), how much, and its digest."""
+    """Proof of one written shard: which unit, which file (relative to the store), how much, and its digest.
+
+    The rest is for whoever finishes the store, so that nobody opens the shard again for it; a manifest leaves it out.
+    `part` is the shard's part of the index; of the `measured` labels, `agreed` have their target as best class, and
+    `negative_log_likelihood` is the sum over their targets.
+    """
 
     unit: str
     shard: str
@@ -31,6 +39,14 @@ class Receipt:
     bytes: int
     digest: str
     unit_digest: str
+    part: str = field(default="", repr=False, compare=False)
+    measured: int = field(default=0, compare=False)
+    agreed: int = field(default=0, compare=False)
+    negative_log_likelihood: float = field(default=0.0, compare=False)
+
+    def listed(self) -> "Receipt":
+        """What a manifest keeps of it."""
+        return replace(self, part="", measured=0, agreed=0, negative_log_likelihood=0.0)
 
 
 def shard_name(unit: str, attempt: str | int) -> str:
@@ -49,23 +65,31 @@ def write_shard(
     batches: Iterable[pa.RecordBatch],
     *,
     unit_digest: str,
+    codec: Codec | None = None,
 ) -> Receipt:
     """Write one immutable shard, durable and hashed, under a name that no other attempt has; returns its receipt.
 
-    Nobody reads the shard until its receipt is published. OutOfSpace when the disk is full; nothing partial stays.
+    Nobody reads the shard until its receipt is published. OutOfSpace when the disk is full, CorruptShard for a batch
+    with nulls or, given the `codec`, with rows whose columns do not fit their labels; nothing partial stays.
     """
     name = shard_name(unit, attempt)
     with open_place(store).writer(name) as file:
         sink = HashingSink(file)
-        rows, labels = _write_batches(sink, schema, batches)
-    return Receipt(unit, name, rows, labels, sink.size, sink.hash.hexdigest(), unit_digest)
+        builder = PartBuilder(name, codec)
+        rows, labels = _write_batches(sink, schema, batches, builder)
+    digest = sink.hash.hexdigest()
+    return Receipt(unit, name, rows, labels, sink.size, digest, unit_digest, pack_part(builder.part(), digest))
 
 
-def _write_batches(sink: "HashingSink", schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> tuple[int, int]:
+def _write_batches(
+    sink: "HashingSink", schema: pa.Schema, batches: Iterable[pa.RecordBatch], builder: PartBuilder
+) -> tuple[int, int]:
     rows = labels = 0
     with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
+            check_batch(batch, builder.where)
+            builder.add(batch)
             rows += batch.num_rows
             labels += count_labels(batch)
     return rows, labels

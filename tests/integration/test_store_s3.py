@@ -213,21 +213,20 @@ def test_of_publishers_at_once_exactly_one_wins(url):
     assert sum(name.startswith("index-") for name in open_place(url).entries()) == 1
 
 
+WIDE = pa.schema(
+    [pa.field("key", pa.binary(16)), pa.field("occurrences", pa.int32()), pa.field("noise", pa.list_(pa.uint8()))]
+)
+
+
 def _wide_batches(fail):
     """One small batch, then about 12 MiB of noise that is no label: only the writer looks at it."""
-    schema = pa.schema([pa.field("key", pa.binary(16)), pa.field("noise", pa.list_(pa.uint8()))])
     noise = pa.array([np.random.default_rng(0).integers(0, 255, 4 * MIB, np.uint8)])
     for _ in range(3):
-        yield pa.record_batch([pa.array([bytes(16)], pa.binary(16)), noise], schema=schema)
+        yield pa.record_batch([pa.array([bytes(16)], pa.binary(16)), pa.array([1], pa.int32()), noise], schema=WIDE)
     fail()
 
 
-@pytest.fixture
-def wide():
-    return pa.schema([pa.field("key", pa.binary(16)), pa.field("noise", pa.list_(pa.uint8()))])
-
-
-def test_a_writer_that_fails_midway_leaves_no_upload(url, client, wide, monkeypatch):
+def test_a_writer_that_fails_midway_leaves_no_upload(url, client, monkeypatch):
     monkeypatch.setattr(place_remote, "_PART_BYTES", 5 * MIB)
     open_for_writing(url, identity_of())
     running = []
@@ -237,18 +236,18 @@ def test_a_writer_that_fails_midway_leaves_no_upload(url, client, wide, monkeypa
         raise ValueError("the teacher fell over")
 
     with pytest.raises(ValueError, match="fell over"):
-        write_shard(url, "unit-000000", 0, wide, _wide_batches(fail), unit_digest="d")
+        write_shard(url, "unit-000000", 0, WIDE, _wide_batches(fail), unit_digest="d")
     assert len(running) == 1  # so there was something to abort
     assert _uploads(client) == []
     assert open_place(url).sizes("data") == {}
 
 
-def test_a_large_shard_appears_when_it_is_whole(url, client, wide, monkeypatch):
+def test_a_large_shard_appears_when_it_is_whole(url, client, monkeypatch):
     monkeypatch.setattr(place_remote, "_PART_BYTES", 5 * MIB)
     open_for_writing(url, identity_of())
     seen = []
     receipt = write_shard(
-        url, "unit-000000", 0, wide, _wide_batches(lambda: seen.append(open_place(url).sizes("data"))), unit_digest="d"
+        url, "unit-000000", 0, WIDE, _wide_batches(lambda: seen.append(open_place(url).sizes("data"))), unit_digest="d"
     )
     assert seen == [{}]
     assert open_place(url).sizes("data") == {receipt.shard: receipt.bytes}

@@ -8,7 +8,7 @@ import threading
 import pytest
 from store_fixtures import UNITS, identity_of, make_store, rows_of, write_unit
 
-from kdcore.errors import IdentityMismatch, IncompleteStore, LabelError, OutOfSpace, StoreError
+from kdcore.errors import CorruptShard, IdentityMismatch, IncompleteStore, LabelError, OutOfSpace, StoreError
 from kdcore.store import (
     collect_garbage,
     open_for_writing,
@@ -29,6 +29,22 @@ from kdcore.store.place_local import LocalPlace
 def store(tmp_path):
     open_for_writing(tmp_path / "s", identity_of())
     return tmp_path / "s"
+
+
+PARTS = ("no part", "empty part", "altered part", "part of another shard", "agreed too often", "nan")
+
+
+def _with_bad_part(receipt, another):
+    value = vars(receipt)
+    flipped = value["part"][:40] + chr(ord(value["part"][40]) ^ 1) + value["part"][41:]
+    return {
+        "no part": {name: field for name, field in value.items() if name != "part"},
+        "empty part": {**value, "part": ""},
+        "altered part": {**value, "part": flipped},
+        "part of another shard": {**value, "part": another},
+        "agreed too often": {**value, "agreed": 1},
+        "nan": {**value, "negative_log_likelihood": float("nan")},
+    }
 
 
 def _leftovers(store):
@@ -171,7 +187,7 @@ def test_many_attempts_at_once_agree_on_one_winner(store):
     assert read_receipts(store) == {"unit-000000": winners[0]}
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "torn receipt", "empty receipt", "outside"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "torn receipt", "empty receipt", "outside", *PARTS])
 def test_a_receipt_that_proves_nothing_is_dropped_and_replaced(store, damage):
     receipt = publish_receipt(store, write_unit(store, 0))
     journal, shard = store / "journal" / "unit-000000.json", store / receipt.shard
@@ -181,6 +197,8 @@ def test_a_receipt_that_proves_nothing_is_dropped_and_replaced(store, damage):
         os.truncate(shard, receipt.bytes - 1)
     elif damage == "outside":
         journal.write_text(json.dumps({**vars(receipt), "shard": "../x.arrow"}))
+    elif damage in PARTS:
+        journal.write_text(json.dumps(_with_bad_part(receipt, write_unit(store, 1).part)[damage]))
     else:
         journal.write_text(journal.read_text()[:20] if damage == "torn receipt" else "")
     found = read_receipts(store)
@@ -226,6 +244,18 @@ def test_a_key_in_two_rows_is_refused(store):
     with pytest.raises(StoreError, match="4 keys"):
         publish_manifest(store, identity_of(), list(read_receipts(store).values()))
     assert not (store / "manifest.json").exists()
+
+
+def test_receipts_without_parts_finish_nothing(store):
+    receipts = [publish_receipt(store, write_unit(store, unit)).listed() for unit in range(3)]
+    with pytest.raises(CorruptShard, match="part of the index"):
+        publish_manifest(store, identity_of(), receipts)
+
+
+def test_a_manifest_keeps_no_part(store):
+    manifest = _finish(store)
+    assert manifest.shards[0].part == ""
+    assert b'"part"' not in (store / "manifest.json").read_bytes()
 
 
 def test_a_unit_twice_is_refused(store):

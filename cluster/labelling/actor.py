@@ -30,11 +30,11 @@ class TeacherActor:
         except Exception as error:  # noqa: BLE001  judged by the policy, in the driver
             return _portable(error)
 
-    def label(self, unit: WorkUnit, attempt: str) -> Receipt | Exception:
+    def label(self, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> Receipt | Exception:
         """Label a unit and write its shard; its receipt."""
         assert self._replica is not None
         try:
-            return self._replica.label(unit, attempt)
+            return self._replica.label(unit, attempt, batch_divisor)
         except Exception as error:  # noqa: BLE001  judged by the policy, in the driver
             return _portable(error)
 

@@ -49,10 +49,10 @@ class TextAnswers:
         """The widths of the features."""
         return self.teacher.feature_layers(self.feature_paths) if self.feature_paths else ()
 
-    def rows(self, unit: str, samples: Samples, codec: Codec) -> Iterator[ShardRow]:
+    def rows(self, unit: str, samples: Samples, codec: Codec, batch_divisor: int = 1) -> Iterator[ShardRow]:
         """Labelled rows, in the order of the samples. LabelError names unit and document for outputs not finite."""
         documents = [self._document(ref.name, key, times, sample) for (ref, key, times), sample in samples]
-        for document, window, logits, outputs in self._answers(documents):
+        for document, window, logits, outputs in self._answers(documents, batch_divisor):
             try:
                 document.keep(codec, window, logits, outputs)
             except LabelError as error:
@@ -82,14 +82,17 @@ class TextAnswers:
     def _width(self, codec: Codec) -> int:
         return codec.num_classes or sum(width for _, width in self.teacher.feature_layers(self.feature_paths))
 
-    def _answers(self, documents: Sequence["Document"]) -> Iterator[tuple["Document", Window, Tensor, Tensor]]:
+    def _answers(
+        self, documents: Sequence["Document"], batch_divisor: int = 1
+    ) -> Iterator[tuple["Document", Window, Tensor, Tensor]]:
         """Logits, and what the codec encodes (logits or features), of every window's kept labels."""
         work = [
             (document, window)
             for document in documents
             for window in windows(len(document.tokens), self.config.context, self.config.overlap)
         ]
-        for batch in token_bounded_batches([window.num_tokens for _, window in work], self.config.batch_tokens):
+        limit = max(1, self.config.batch_tokens // batch_divisor)
+        for batch in token_bounded_batches([window.num_tokens for _, window in work], limit):
             inputs = [work[index][0].tokens[work[index][1].start : work[index][1].stop] for index in batch]
             if self.feature_paths:
                 found = self.teacher.window_features(inputs, self.feature_paths)
@@ -121,10 +124,11 @@ class ImageAnswers:
         assert isinstance(sample, ImageSample)
         return self.teacher.feature_layers(self.feature_paths, torch.from_numpy(sample.pixels)[None])
 
-    def rows(self, unit: str, samples: Samples, codec: Codec) -> Iterator[ShardRow]:
+    def rows(self, unit: str, samples: Samples, codec: Codec, batch_divisor: int = 1) -> Iterator[ShardRow]:
         """Labelled rows, in the order of the samples. LabelError names unit and image for outputs not finite."""
-        for start in range(0, len(samples), self.config.batch_size):
-            part = samples[start : start + self.config.batch_size]
+        size = max(1, self.config.batch_size // batch_divisor)
+        for start in range(0, len(samples), size):
+            part = samples[start : start + size]
             images = [sample for _, sample in part if isinstance(sample, ImageSample)]
             outputs = self._outputs(torch.from_numpy(np.stack([image.pixels for image in images])))
             encoded: list[Encoded] = []

@@ -1,5 +1,6 @@
 """Pools of replicas: Ray actors, and their twin in this process."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Collection
 from typing import Any
@@ -20,21 +21,24 @@ class InProcessPool:
     def __init__(self, make: Callable[[], Labeller], deaths: Collection[tuple[str, int]] = ()) -> None:
         self._make, self._deaths = make, set(deaths)
         self._replicas: dict[int, Labeller] = {}
-        self._work: deque[tuple[int, WorkUnit | None, str]] = deque()
+        self._work: deque[tuple[int, WorkUnit | None, str, int]] = deque()
         self._tries: dict[str, int] = {}
         self.died: list[str] = []
 
     def start(self, replica: int) -> None:
         """Load it at the next `wait`."""
-        self._work.append((replica, None, ""))
+        self._work.append((replica, None, "", 1))
 
-    def submit(self, replica: int, unit: WorkUnit, attempt: str) -> None:
+    def submit(self, replica: int, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> None:
         """Label it at one of the next `wait`s."""
-        self._work.append((replica, unit, attempt))
+        self._work.append((replica, unit, attempt, batch_divisor))
 
-    def wait(self) -> Outcome:
-        """Do the oldest piece of work."""
-        replica, unit, attempt = self._work.popleft()
+    def wait(self, timeout: float | None = None) -> Outcome | None:
+        """Do the oldest piece of work; without any, time passes."""
+        if not self._work and timeout is not None:
+            time.sleep(timeout)
+            return None
+        replica, unit, attempt, divisor = self._work.popleft()
         try:
             if unit is None:
                 self._replicas[replica] = self._make()
@@ -45,7 +49,7 @@ class InProcessPool:
                 self.died.append(unit.id)
                 del self._replicas[replica]
                 return Outcome(ReplicaDied(replica, "killed by the test"))
-            return Outcome(UnitDone(replica), self._replicas[replica].label(unit, attempt))
+            return Outcome(UnitDone(replica), self._replicas[replica].label(unit, attempt, divisor))
         except Exception as error:  # noqa: BLE001  whatever a unit raises is the policy's to judge
             return Outcome(UnitError(replica, error))
 
@@ -59,20 +63,32 @@ class RayPool:
         self._arguments = (recipe_json, store_path)
         self._actors: dict[int, Any] = {}
         self._running: dict[Any, tuple[int, bool]] = {}
+        self._answers: dict[int, Any] = {}
 
     def start(self, replica: int) -> None:
-        """Create the actor; its answer to `load`, its identity, is its readiness."""
+        """Create the actor; its answer to `load`, its identity, is its readiness. One that was there is killed."""
+        if replica in self._actors:
+            self._running.pop(self._answers.pop(replica, None), None)
+            self._ray.kill(self._actors.pop(replica))
         actor = self._ray.remote(TeacherActor).options(**self._options(replica)).remote(*self._arguments)
         self._actors[replica] = actor
-        self._running[actor.load.remote(self._config.cpus_per_replica)] = (replica, True)
+        self._expect(replica, actor.load.remote(self._config.cpus_per_replica), loading=True)
 
-    def submit(self, replica: int, unit: WorkUnit, attempt: str) -> None:
+    def submit(self, replica: int, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> None:
         """Only names travel: the actor reads its documents and writes its shard itself."""
-        self._running[self._actors[replica].label.remote(unit, attempt)] = (replica, False)
+        self._expect(replica, self._actors[replica].label.remote(unit, attempt, batch_divisor), loading=False)
 
-    def wait(self) -> Outcome:
-        """The next answer of any actor, or its death."""
-        ready, _ = self._ray.wait(list(self._running), num_returns=1)
+    def _expect(self, replica: int, answer: Any, loading: bool) -> None:
+        self._answers[replica], self._running[answer] = answer, (replica, loading)
+
+    def wait(self, timeout: float | None = None) -> Outcome | None:
+        """The next answer of any actor, or its death; None after `timeout` seconds without."""
+        if not self._running and timeout is not None:
+            time.sleep(timeout)
+            return None
+        ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=timeout)
+        if not ready:
+            return None
         replica, loading = self._running.pop(ready[0])
         try:
             answer = self._ray.get(ready[0])

@@ -65,8 +65,8 @@ class Replica:
         """A digest of which samples a probe begins with: another corpus has others."""
         return digest_json([ref.name for ref in spread(self._source.list("train"))[:_NAMED]])
 
-    def label(self, unit: WorkUnit, attempt: str) -> Receipt:
-        """Label a unit and write its shard; the receipt is not published yet.
+    def label(self, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> Receipt:
+        """Label a unit and write its shard; the receipt is not published yet. `batch_divisor` makes batches smaller.
 
         Raises LabelError naming unit and sample when the teacher's outputs are not finite, UnreadableDocument or
         DataError when a sample cannot be read or has changed since it was planned, OutOfSpace when the disk is full.
@@ -74,7 +74,7 @@ class Replica:
         samples = [(planned, self._read(unit, *planned[:2])) for planned in unit.samples]
         kind, vocabulary = self._teacher.teacher.kind, self._teacher.teacher.num_classes
         with torch.inference_mode():
-            rows = self._teacher.rows(unit.id, samples, self._codec)
+            rows = self._teacher.rows(unit.id, samples, self._codec, batch_divisor)
             schema = store_schema(kind, self._codec, vocabulary)
             statistics = Statistics(kind, self._codec, vocabulary)
             batches = statistics.watch(batches_from_rows(schema, rows))

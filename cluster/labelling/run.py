@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from cluster.connect import cluster_session
 from cluster.labelling.controller import Pool, run_units
+from cluster.labelling.events import EventLog
 from cluster.labelling.pool import RayPool
 from cluster.labelling.probe import ProbeResult
 from cluster.labelling.replica import Replica
@@ -134,7 +135,8 @@ class _Job:
             on_receipt(winner)
 
         with self.make_pool(self.recipe, replicas) as pool:
-            run_units(todo, pool, replicas, self.recipe.labels.max_attempts, publish, self._admit)
+            labels, record = self.recipe.labels, EventLog(self.recipe.run_dir / "labels-events.jsonl")
+            run_units(todo, pool, replicas, labels.max_attempts, publish, self._admit, labels.retry_seconds, record)
 
     def _admit(self, answer: Mapping[str, Any]) -> None:
         """Begin or continue the store with the first replica's identity; all others must have the same."""

@@ -75,7 +75,10 @@ class LabelsConfig(Settings):
     unit_bytes: int = Field(
         default=512_000, ge=1, description="input bytes of one work unit (one shard), at least one sample"
     )
-    max_attempts: int = Field(default=3, ge=1, description="attempts of a unit whose replica died")
+    max_attempts: int = Field(default=3, ge=1, description="attempts of a unit, and of a replica's start")
+    retry_seconds: float = Field(
+        default=1, ge=0, description="wait before a second attempt; twice as long each time, up to a minute"
+    )
     probe_labels: int = Field(
         default=16_384, ge=1, description="labels on which the codec is learnt and its fidelity measured"
     )

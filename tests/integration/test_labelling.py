@@ -18,7 +18,15 @@ from cluster.labelling.replica import Replica, probe_batches
 from cluster.labelling.run import label_store
 from kdcore.config.recipe import Recipe
 from kdcore.data.sources import open_source
-from kdcore.errors import IdentityMismatch, KDError, LabelError, OutOfSpace, ResourceError, UnreadableDocument
+from kdcore.errors import (
+    IdentityMismatch,
+    KDError,
+    LabelError,
+    OutOfSpace,
+    ResourceError,
+    UnitFailed,
+    UnreadableDocument,
+)
 from kdcore.evaluation.fidelity import dense_weights
 from kdcore.store import open_store, verify_store
 
@@ -220,7 +228,7 @@ def test_a_document_that_makes_the_teacher_nan_is_named_with_its_unit(folder: Pa
     weights = load_file(tmp_path / "teacher/model.safetensors")
     weights["model.embed_tokens.weight"][strange] = float("nan")
     save_file(weights, tmp_path / "teacher/model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(LabelError, match=r"unit-00000\d, document 'strange.txt'"):
+    with pytest.raises(UnitFailed, match=r"unit-00000\d, document 'strange.txt'"):
         label(tmp_path, "one-nan")
 
 

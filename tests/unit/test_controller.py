@@ -1,14 +1,17 @@
 """The labelling controller over the in-process twin: faults in milliseconds, no Ray."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.labelling.controller import run_units
+from cluster.labelling.events import EventLog
 from cluster.labelling.pool import InProcessPool
 from kdcore.data.plan import WorkUnit
-from kdcore.errors import ClusterError, IdentityMismatch, LabelError, OutOfSpace, UnitFailed
+from kdcore.errors import ClusterError, IdentityMismatch, LabelError, OutOfSpace, TeacherError, UnitFailed
 from kdcore.store import Receipt
 
 UNITS = [WorkUnit(f"unit-{number:06d}", (), 10, f"digest{number}") for number in range(6)]
@@ -19,11 +22,13 @@ class Fake:
 
     def __init__(self, faults: dict[str, list[Exception]]) -> None:
         self.faults = faults
+        self.divisors: list[tuple[str, int]] = []
 
     def identity(self) -> dict[str, Any]:
         return {"teacher": "weights"}
 
-    def label(self, unit: WorkUnit, attempt: str) -> Receipt:
+    def label(self, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> Receipt:
+        self.divisors.append((unit.id, batch_divisor))
         errors = self.faults.get(unit.id, [])
         if errors:
             raise errors.pop(0)
@@ -32,7 +37,7 @@ class Fake:
 
 def run(pool: InProcessPool, replicas: int = 2, max_attempts: int = 3, **more: Any) -> list[Receipt]:
     published: list[Receipt] = []
-    run_units(UNITS, pool, replicas, max_attempts, published.append, **more)
+    run_units(UNITS, pool, replicas, max_attempts, published.append, retry_seconds=0.001, **more)
     return published
 
 
@@ -64,15 +69,45 @@ def test_a_unit_that_always_kills_is_named_and_the_others_stay_published() -> No
     published: list[Receipt] = []
     pool = InProcessPool(fakes(), deaths={(UNITS[3].id, number) for number in range(3)})
     with pytest.raises(UnitFailed, match=UNITS[3].id):
-        run_units(UNITS, pool, 1, 3, published.append)
-    assert [receipt.unit for receipt in published] == [unit.id for unit in UNITS[:3]]
+        run_units(UNITS, pool, 1, 3, published.append, retry_seconds=0.001)
+    assert {receipt.unit for receipt in published} == {unit.id for unit in UNITS} - {UNITS[3].id}
 
 
-def test_an_error_of_ours_arrives_as_it_was_raised() -> None:
-    error = LabelError("unit-000001, document 'x.py': NaN")
-    with pytest.raises(LabelError) as caught:
+def test_an_error_about_the_job_arrives_as_it_was_raised() -> None:
+    error = TeacherError("unit-000001: weights changed")
+    with pytest.raises(TeacherError) as caught:
         run(InProcessPool(fakes(unit_000001=[error])))
     assert caught.value is error
+
+
+def test_an_error_about_a_unit_is_told_in_the_end_and_the_rest_is_published_and_all_is_recorded() -> None:
+    published: list[Receipt] = []
+    events: list[Any] = []
+    pool = InProcessPool(fakes(unit_000001=[LabelError("document 'x.py': NaN")], unit_000002=[RuntimeError("odd")]))
+    with pytest.raises(UnitFailed, match=r"1 of 6 units failed: unit-000001 LabelError: document 'x.py': NaN"):
+        run_units(UNITS, pool, 2, 3, published.append, retry_seconds=0.001, record=events.append)
+    assert {receipt.unit for receipt in published} == {unit.id for unit in UNITS} - {"unit-000001"}
+    told = [(event["event"], event.get("unit")) for event in events]
+    assert told[-1] == ("Fail", None)
+    assert ("UnitError", "unit-000001") in told
+    assert ("Quarantine", "unit-000001") in told
+    assert ("Retry", "unit-000002") in told
+    assert len(told) == 5
+
+
+def test_out_of_memory_is_tried_again_with_half_the_batch() -> None:
+    fake = Fake({"unit-000001": [RuntimeError("OutOfMemoryError: CUDA out of memory")] * 2})
+    assert len(run(InProcessPool(lambda: fake), 1, max_attempts=1)) == len(UNITS)
+    assert [divisor for unit, divisor in fake.divisors if unit == "unit-000001"] == [1, 2, 4]
+
+
+def test_the_record_is_one_line_of_json_an_event(tmp_path: Path) -> None:
+    record = EventLog(tmp_path / "run" / "events.jsonl")
+    record({"event": "Retry", "unit": "a"})
+    record({"event": "GiveUp", "replica": 1})
+    lines = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["Retry", "GiveUp"]
+    assert all(line["time"] > 0 for line in lines)
 
 
 def test_a_foreign_error_is_tried_again() -> None:
@@ -114,7 +149,7 @@ def test_a_teacher_that_cannot_load_is_reported() -> None:
 
 def test_an_answer_for_another_unit_is_refused() -> None:
     class Confused(Fake):
-        def label(self, unit: WorkUnit, attempt: str) -> Receipt:
+        def label(self, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> Receipt:
             return super().label(UNITS[5], attempt)
 
     with pytest.raises(ClusterError, match=UNITS[5].id):

@@ -10,15 +10,27 @@ from cluster.labelling.policy import (
     Assign,
     Fail,
     Finish,
+    GiveUp,
     Replace,
     ReplicaDied,
     ReplicaReady,
+    Retry,
     State,
+    Tick,
     UnitDone,
     UnitError,
     decide,
 )
-from kdcore.errors import ClusterError, LabelError, StorageUnavailable, UnitFailed
+from kdcore.errors import (
+    ClusterError,
+    ConfigError,
+    IdentityMismatch,
+    KDError,
+    OutOfSpace,
+    StorageUnavailable,
+    TeacherError,
+    UnitFailed,
+)
 
 
 def test_units_are_given_out_in_order_and_the_last_answer_finishes() -> None:
@@ -34,37 +46,44 @@ def test_nothing_to_do_finishes_with_the_first_replica() -> None:
 
 
 def test_a_death_gives_the_unit_to_a_waiting_replica_and_replaces_the_dead() -> None:
-    state = State.of(["a"], 3)
+    state = State.of(["a"], 3, retry_seconds=0)
     decide(state, ReplicaReady(0))
     assert decide(state, ReplicaReady(1)) == []
-    assert decide(state, ReplicaDied(0, "killed")) == [Replace(0), Assign(1, "a", 1)]
+    decisions = decide(state, ReplicaDied(0, "killed"))
+    assert decisions == [Replace(0, "killed"), Retry("a", 0, 0.0, "killed"), Assign(1, "a", 1)]
     assert decide(state, UnitDone(1)) == [Finish()]
 
 
 def test_a_unit_that_kills_every_replica_fails_by_name_after_its_attempts() -> None:
-    state = State.of(["poison"], 2)
+    state = State.of(["poison"], 2, retry_seconds=0)
     decide(state, ReplicaReady(0))
-    assert decide(state, ReplicaDied(0, "killed")) == [Replace(0)]
+    assert decide(state, ReplicaDied(0, "killed"))[0] == Replace(0, "killed")
     assert decide(state, ReplicaReady(0)) == [Assign(0, "poison", 1)]
-    (decision,) = decide(state, ReplicaDied(0, "out of memory"))
+    decision = decide(state, ReplicaDied(0, "node lost"))[-1]
     assert isinstance(decision, Fail)
     assert isinstance(decision.error, UnitFailed)
     assert "poison" in str(decision.error)
-    assert "out of memory" in str(decision.error)
+    assert "node lost" in str(decision.error)
 
 
-def test_an_error_of_ours_is_final_and_kept_as_it_is() -> None:
-    state = State.of(["a"], 3)
+@pytest.mark.parametrize("error", [ConfigError("x"), IdentityMismatch("x"), TeacherError("x"), OutOfSpace("x")])
+def test_an_error_about_the_whole_job_is_final_and_kept_as_it_is(error: KDError) -> None:
+    state = State.of(["a", "b"], 3)
     decide(state, ReplicaReady(0))
-    error = LabelError("NaN in a")
     assert decide(state, UnitError(0, error)) == [Fail(error)]
 
 
-def test_a_storage_that_does_not_answer_is_tried_again_by_the_same_replica_and_named_in_the_end() -> None:
-    state = State.of(["a", "b"], 2)
+def test_a_storage_that_does_not_answer_is_tried_again_after_a_wait_and_named_in_the_end() -> None:
+    state = State.of(["a"], 2, retry_seconds=1)
     decide(state, ReplicaReady(0))
-    assert decide(state, UnitError(0, StorageUnavailable("503 of s3://x"))) == [Assign(0, "a", 1)]
-    (decision,) = decide(state, UnitError(0, StorageUnavailable("503 of s3://x")))
+    (retry,) = decide(state, UnitError(0, StorageUnavailable("503 of s3://x")), 10.0)
+    assert isinstance(retry, Retry)
+    wake = state.wake_at()
+    assert wake is not None
+    assert 10.5 <= wake <= 11.0
+    assert decide(state, Tick(), wake - 0.01) == []
+    assert decide(state, Tick(), wake) == [Assign(0, "a", 1)]
+    decision = decide(state, UnitError(0, StorageUnavailable("503 of s3://x")), 12.0)[-1]
     assert isinstance(decision, Fail)
     assert isinstance(decision.error, UnitFailed)
     for text in ("a failed 2 times", "labels.max_attempts", "503 of s3://x", "labels.path"):
@@ -72,23 +91,28 @@ def test_a_storage_that_does_not_answer_is_tried_again_by_the_same_replica_and_n
     assert "memory" not in str(decision.error)
 
 
-def test_a_storage_that_does_not_answer_a_replica_that_starts_is_said_as_it_is() -> None:
+def test_a_storage_that_does_not_answer_a_replica_that_starts_is_said_as_it_is_in_the_end() -> None:
     error = StorageUnavailable("503 of s3://x")
-    assert decide(State.of(["a"], 2), UnitError(0, error)) == [Fail(error)]
+    state = State.of(["a"], 2, retry_seconds=0)
+    assert [type(decision) for decision in decide(state, UnitError(0, error))] == [Replace]
+    assert decide(state, UnitError(0, error)) == [Fail(error)]
 
 
-def test_another_error_is_tried_again_by_the_same_replica() -> None:
-    state = State.of(["a"], 2)
-    decide(state, ReplicaReady(0))
-    assert decide(state, UnitError(0, RuntimeError("out of memory"))) == [Assign(0, "a", 1)]
-    (decision,) = decide(state, UnitError(0, RuntimeError("out of memory")))
-    assert isinstance(decision, Fail)
-    assert isinstance(decision.error, UnitFailed)
+def test_replicas_that_die_while_loading_end_the_job_only_when_none_works() -> None:
+    state = State.of(["a"], 2, replicas=2)
+    assert decide(state, ReplicaDied(0, "killed"), 0.0) == []
+    assert decide(state, Tick(), 0.4) == []
+    assert [type(decision) for decision in decide(state, Tick(), 1.0)] == [Replace]
+    assert decide(state, ReplicaDied(0, "killed"), 2.0) == [GiveUp(0, "killed")]
+    decide(state, ReplicaDied(1, "killed"), 2.0)
+    assert state.failed_starts[1] == 1
+    decide(state, ReplicaReady(1), 4.0)
+    assert 1 not in state.failed_starts
+    assert decide(state, UnitDone(1), 5.0) == [Finish()]
 
 
-def test_replicas_that_die_while_loading_end_the_job() -> None:
-    state = State.of(["a"], 2)
-    assert decide(state, ReplicaDied(0, "killed")) == [Replace(0)]
+def test_the_last_replica_that_cannot_start_ends_the_job() -> None:
+    state = State.of(["a"], 1)
     (decision,) = decide(state, ReplicaDied(0, "killed"))
     assert isinstance(decision, Fail)
     assert isinstance(decision.error, ClusterError)
@@ -106,7 +130,9 @@ def test_ten_thousand_replicas() -> None:
 def simulate(num_units: int, replicas: int, seed: int, death: float) -> None:
     """Random order of answers; every unit is done exactly once and no replica holds two."""
     rng = random.Random(seed)
-    state = State.of([f"u{number}" for number in range(num_units)], max_attempts=1_000)
+    state = State.of(
+        [f"u{number}" for number in range(num_units)], max_attempts=1_000, replicas=replicas, retry_seconds=0
+    )
     holding: dict[int, str | None] = dict.fromkeys(range(replicas))
     active, done = list(range(replicas)), []
     for _ in range(100 * (num_units + replicas) + 100):
@@ -114,12 +140,12 @@ def simulate(num_units: int, replicas: int, seed: int, death: float) -> None:
         active[position], active[-1] = active[-1], active[position]
         replica = active.pop()
         unit = holding[replica]
-        if rng.random() < death and (unit is not None or state.failed_starts < 100):
+        if rng.random() < death:
             decisions, holding[replica] = decide(state, ReplicaDied(replica, "killed")), None
         elif unit is None:
             decisions = decide(state, ReplicaReady(replica))
         else:
-            done.append(unit)
+            done += [] if state.running[replica].lost else [unit]
             holding[replica] = None
             decisions = decide(state, UnitDone(replica))
         for decision in decisions:
@@ -129,6 +155,8 @@ def simulate(num_units: int, replicas: int, seed: int, death: float) -> None:
             if isinstance(decision, Assign):
                 assert holding[decision.replica] is None
                 holding[decision.replica] = decision.unit
+            elif isinstance(decision, Retry):
+                continue
             else:
                 assert isinstance(decision, Replace)
             active.append(decision.replica)

@@ -1,0 +1,191 @@
+"""What the labelling policy remembers of units and replicas; each step costs O(log n)."""
+
+import heapq
+import zlib
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+__all__ = ["LONGEST_WAIT", "Rates", "Run", "State"]
+
+LONGEST_WAIT = 60.0
+_SAMPLE, _ENOUGH = 101, 3
+_OVERDUE, _STUCK, _STUCK_SECONDS = 2.0, 20.0, 600.0
+
+
+@dataclass
+class Run:
+    """A unit on a replica. `lost`: another replica's answer came first, or the unit was given up meanwhile."""
+
+    unit: str
+    started: float
+    serial: int
+    lost: bool = False
+
+
+class Rates:
+    """The median seconds a byte of the last finished units: a slow replica or a long start does not move it far."""
+
+    def __init__(self) -> None:
+        self._recent: deque[float] = deque()
+        self._sorted: list[float] = []
+
+    def add(self, rate: float) -> None:
+        """One more finished unit."""
+        self._recent.append(rate)
+        insort(self._sorted, rate)
+        if len(self._recent) > _SAMPLE:
+            del self._sorted[bisect_left(self._sorted, self._recent.popleft())]
+
+    def median(self) -> float | None:
+        """None until a few units are finished."""
+        return self._sorted[len(self._sorted) // 2] if len(self._sorted) >= _ENOUGH else None
+
+
+@dataclass
+class State:
+    """What the policy remembers; only `decide` changes it."""
+
+    sizes: Mapping[str, int]
+    fresh: list[str]
+    max_attempts: int
+    replicas: int
+    retry_seconds: float
+    remaining: int
+    finished: int = 0
+    assigned: int = 0
+    again: list[tuple[int, str]] = field(default_factory=list)
+    waiting: list[tuple[float, str, int]] = field(default_factory=list)
+    running: dict[int, Run] = field(default_factory=dict)
+    holders: dict[str, list[int]] = field(default_factory=dict)
+    idle: dict[int, None] = field(default_factory=dict)
+    tries: dict[str, int] = field(default_factory=dict)
+    failures: dict[str, int] = field(default_factory=dict)
+    divisors: dict[str, int] = field(default_factory=dict)
+    quarantined: dict[str, str] = field(default_factory=dict)
+    failed_starts: dict[int, int] = field(default_factory=dict)
+    given_up: set[int] = field(default_factory=set)
+    rates: Rates = field(default_factory=Rates)
+    overdue: list[tuple[float, int, int]] | None = None
+    stuck: list[tuple[float, int, int]] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls,
+        units: Sequence[str],
+        max_attempts: int,
+        sizes: Mapping[str, int] | None = None,
+        replicas: int = 1,
+        retry_seconds: float = 1.0,
+    ) -> "State":
+        """The state before the first event; `units` are those without a receipt, `sizes` their bytes."""
+        known = sizes if sizes is not None else dict.fromkeys(units, 1)
+        # Largest first, so that the last units are small and the replicas end together; taken from the end.
+        fresh = sorted(units, key=lambda unit: -known[unit])
+        fresh.reverse()
+        return cls(known, fresh, max_attempts, replicas, retry_seconds, len(units))
+
+    def has_pending(self) -> bool:
+        """Whether a unit could be given out now."""
+        return bool(self.fresh or self.again)
+
+    def take(self) -> str:
+        """The next unit: those that come back are first, as they may yet fail again."""
+        return heapq.heappop(self.again)[1] if self.again else self.fresh.pop()
+
+    def put_back(self, unit: str) -> None:
+        """A unit that may be tried again now."""
+        heapq.heappush(self.again, (-self.sizes[unit], unit))
+
+    def delay(self, name: str, failures: int) -> float:
+        """Twice as long after each failure, within a bound; the jitter depends on the name, so that a run repeats."""
+        jitter = zlib.crc32(f"{name} {failures}".encode()) / 2**32
+        return min(LONGEST_WAIT, self.retry_seconds * 2.0 ** min(failures - 1, 30)) * (0.5 + 0.5 * jitter)
+
+    def begin(self, replica: int, unit: str, now: float) -> int:
+        """Note that `replica` labels `unit`; the number of this attempt, from 0."""
+        self.assigned += 1
+        self.running[replica] = Run(unit, now, self.assigned)
+        self.holders.setdefault(unit, []).append(replica)
+        heapq.heappush(self.stuck, (self._stuck_at(unit, now), replica, self.assigned))
+        if len(self.stuck) > 2 * len(self.running) + 1_000:  # entries of units that ended; amortised O(1)
+            self.stuck = [entry for entry in self.stuck if self._is_current(entry, lost_too=True)]
+            heapq.heapify(self.stuck)
+        if self.overdue is not None:
+            heapq.heappush(self.overdue, (self._overdue_at(unit, now) or now, replica, self.assigned))
+        number = self.tries.get(unit, 0)
+        self.tries[unit] = number + 1
+        return number
+
+    def end(self, replica: int) -> Run | None:
+        """Take the unit from `replica`."""
+        run = self.running.pop(replica, None)
+        if run is not None and not run.lost:
+            self.holders[run.unit].remove(replica)
+        return run
+
+    def settle(self, unit: str) -> None:
+        """A unit is done or given up: forget it, and ignore who else labels it."""
+        self.remaining -= 1
+        for replica in self.holders.pop(unit, ()):
+            self.running[replica].lost = True
+        for memory in (self.tries, self.failures, self.divisors):
+            memory.pop(unit, None)
+
+    def take_overdue(self, now: float) -> str | None:
+        """The unit that should have been finished longest ago and has no second replica yet."""
+        if self.overdue is None:  # once, when the last unit was given out
+            self.overdue = [
+                (self._overdue_at(run.unit, run.started) or run.started, replica, run.serial)
+                for replica, run in self.running.items()
+                if not run.lost
+            ]
+            heapq.heapify(self.overdue)
+        while self.overdue and self.rates.median() is not None:
+            due, replica, serial = self.overdue[0]
+            if not self._is_current(self.overdue[0]) or len(self.holders[self.running[replica].unit]) > 1:
+                heapq.heappop(self.overdue)
+                continue
+            if due > now:
+                return None
+            run = self.running[replica]
+            current = self._overdue_at(run.unit, run.started) or now
+            if current <= now:
+                heapq.heappop(self.overdue)
+                return run.unit
+            heapq.heapreplace(self.overdue, (current, replica, serial))  # the rate has changed meanwhile
+        return None
+
+    def take_stuck(self, now: float) -> int | None:
+        """A replica that has been at its unit far too long."""
+        while self.stuck and self.stuck[0][0] <= now:
+            _, replica, serial = entry = heapq.heappop(self.stuck)
+            if self._is_current(entry, lost_too=True):
+                run = self.running[replica]
+                current = self._stuck_at(run.unit, run.started)
+                if current <= now and self.rates.median() is not None:
+                    return replica
+                heapq.heappush(self.stuck, (max(current, now + _STUCK_SECONDS), replica, serial))
+        return None
+
+    def wake_at(self) -> float | None:
+        """When the policy wants a Tick if nothing happens before."""
+        while self.stuck and not self._is_current(self.stuck[0], lost_too=True):
+            heapq.heappop(self.stuck)
+        times = [heap[0][0] for heap in (self.waiting, self.stuck) if heap]
+        if self.idle and not self.has_pending() and self.overdue and self.rates.median() is not None:
+            times.append(self.overdue[0][0])
+        return min(times, default=None)
+
+    def _is_current(self, entry: tuple[float, int, int], lost_too: bool = False) -> bool:
+        run = self.running.get(entry[1])
+        return run is not None and run.serial == entry[2] and (lost_too or not run.lost)
+
+    def _overdue_at(self, unit: str, started: float) -> float | None:
+        rate = self.rates.median()
+        return None if rate is None else started + _OVERDUE * rate * self.sizes[unit]
+
+    def _stuck_at(self, unit: str, started: float) -> float:
+        rate = self.rates.median() or 0.0
+        return started + max(_STUCK_SECONDS, _STUCK * rate * self.sizes[unit])

@@ -1,0 +1,143 @@
+"""The labelling policy on bad units, late replicas and stuck ones."""
+
+from cluster.labelling.policy import (
+    Assign,
+    Fail,
+    Finish,
+    Quarantine,
+    Replace,
+    ReplicaDied,
+    ReplicaReady,
+    Retry,
+    State,
+    Tick,
+    UnitDone,
+    UnitError,
+    decide,
+)
+from kdcore.errors import DataError, LabelError, UnitFailed, UnreadableDocument
+
+
+def warm(sizes: dict[str, int], replicas: int = 2) -> State:
+    """A state that has seen three units of one second a byte, on replica 0; `sizes` are still to do."""
+    state = State.of(["w0", "w1", "w2", *sizes], 3, {"w0": 1000, "w1": 1000, "w2": 1000} | sizes, replicas)
+    decide(state, ReplicaReady(0), -3000.0)
+    for time in (-2000.0, -1000.0):
+        decide(state, UnitDone(0), time)
+    return state
+
+
+def test_the_largest_unit_is_first() -> None:
+    state = State.of(["a", "b", "c"], 3, {"a": 1, "b": 3, "c": 2})
+    given = [decide(state, ReplicaReady(number)) for number in range(3)]
+    assert given == [[Assign(0, "b", 0)], [Assign(1, "c", 0)], [Assign(2, "a", 0)]]
+
+
+def test_waits_double_within_a_bound_and_repeat() -> None:
+    state = State.of([], 3, retry_seconds=1)
+    waits = [state.delay("a", number) for number in range(1, 12)]
+    assert waits == [state.delay("a", number) for number in range(1, 12)]
+    assert all(2.0**number / 2 <= wait <= 2.0**number for number, wait in enumerate(waits[:5]))
+    assert max(waits) <= 60
+    assert state.delay("a", 1) != state.delay("b", 1)
+
+
+def test_a_unit_with_an_error_of_its_own_is_quarantined_and_the_rest_goes_on() -> None:
+    state = State.of(["a", "b", "c"], 3)
+    decide(state, ReplicaReady(0))
+    decisions = decide(state, UnitError(0, LabelError("NaN")))
+    assert decisions == [Quarantine("a", 0, "LabelError: NaN"), Assign(0, "b", 0)]
+    decide(state, UnitDone(0))
+    (last,) = decide(state, UnitError(0, UnreadableDocument("c.txt")))[1:]
+    assert isinstance(last, Fail)
+    assert isinstance(last.error, UnitFailed)
+    assert "2 of 3 units failed: a LabelError: NaN; c UnreadableDocument: c.txt" in str(last.error)
+
+
+def test_units_that_fail_one_after_another_before_any_is_done_end_the_job() -> None:
+    state = State.of([f"u{number}" for number in range(9)], 3)
+    decide(state, ReplicaReady(0))
+    for _ in range(2):
+        assert not any(isinstance(found, Fail) for found in decide(state, UnitError(0, DataError("gone"))))
+    last = decide(state, UnitError(0, DataError("gone")))[-1]
+    assert isinstance(last, Fail)
+    assert "as a whole" in str(last.error)
+
+
+def test_the_same_failures_after_a_finished_unit_do_not_end_the_job() -> None:
+    state = State.of([f"u{number}" for number in range(9)], 3)
+    decide(state, ReplicaReady(0))
+    decide(state, UnitDone(0))
+    for _ in range(5):
+        assert not any(isinstance(found, Fail) for found in decide(state, UnitError(0, DataError("gone"))))
+
+
+def test_memory_halves_the_batch_without_end_of_attempts_but_not_for_ever() -> None:
+    state = State.of(["a"], 1, retry_seconds=0)
+    decide(state, ReplicaReady(0))
+    error, divisors = RuntimeError("OutOfMemoryError: CUDA out of memory"), []
+    for _ in range(6):
+        divisors += [found.batch_divisor for found in decide(state, UnitError(0, error)) if isinstance(found, Assign)]
+    assert divisors == [2, 4, 8, 16, 32, 64]
+    assert isinstance(decide(state, UnitError(0, error))[-1], Fail)
+
+
+def test_a_killing_for_memory_halves_the_batch_too() -> None:
+    state = State.of(["a"], 2, retry_seconds=0)
+    decide(state, ReplicaReady(0))
+    decide(state, ReplicaDied(0, "the node was running low on memory"))
+    assert decide(state, ReplicaReady(0)) == [Assign(0, "a", 1, 2)]
+
+
+def test_a_late_unit_gets_a_backup_and_the_first_answer_wins() -> None:
+    state = warm({"x": 10})
+    decide(state, ReplicaReady(1), -10.0)
+    assert state.running[1].unit == "x"
+    assert decide(state, UnitDone(0), 0.0) == []
+    assert state.wake_at() == 10.0
+    assert decide(state, Tick(), 9.0) == []
+    assert decide(state, Tick(), 10.0) == [Assign(0, "x", 1, backup=True)]
+    assert decide(state, UnitDone(0), 20.0) == [Finish()]
+    assert state.running[1].lost
+
+
+def test_no_unit_gets_a_third_replica() -> None:
+    state = warm({"x": 10}, replicas=3)
+    decide(state, ReplicaReady(1), -10.0)
+    decide(state, UnitDone(0), 10.0)
+    assert decide(state, ReplicaReady(2), 100.0) == []
+
+
+def test_a_loser_is_ignored_and_gets_other_work() -> None:
+    state = warm({"x": 10, "y": 1_000}, replicas=3)
+    decide(state, ReplicaReady(1), -1000.0)  # y, the larger
+    decide(state, UnitDone(0), -1000.0)
+    assert state.running[0].unit == "x"
+    decide(state, ReplicaReady(2), -900.0)  # the backup of x
+    assert state.running[2].unit == "x"
+    decide(state, UnitDone(2), -899.0)
+    finished = state.finished
+    assert decide(state, UnitError(0, LabelError("too late")), -890.0) == []
+    assert state.finished == finished
+    assert not state.quarantined
+    assert decide(state, UnitDone(1), 0.0) == [Finish()]
+
+
+def test_a_failure_beside_a_backup_waits_for_the_other() -> None:
+    state = warm({"x": 10})
+    decide(state, ReplicaReady(1), -10.0)
+    decide(state, UnitDone(0), 10.0)
+    assert decide(state, ReplicaDied(1, "killed"), 11.0) == [Replace(1, "killed"), Retry("x", 1, 0.0, "killed")]
+    assert decide(state, UnitDone(0), 20.0) == [Finish()]
+
+
+def test_a_replica_that_never_answers_is_replaced_and_its_unit_tried_again() -> None:
+    state = warm({"x": 40}, replicas=1)
+    decide(state, UnitDone(0), 0.0)
+    assert state.running[0].unit == "x"
+    decide(state, Tick(), 601.0)  # 20 times 40 seconds are more than 600
+    assert decide(state, Tick(), 799.0) == []
+    decisions = decide(state, Tick(), 1_300.0)
+    assert [type(found) for found in decisions] == [Replace, Retry]
+    decide(state, ReplicaReady(0), 1_310.0)
+    assert state.running[0].unit == "x"

@@ -22,6 +22,7 @@ __all__ = [
     "StorageUnavailable",
     "StoreError",
     "TeacherError",
+    "TeacherUnavailable",
     "TokenizerMismatch",
     "TrainingError",
     "UnitFailed",
@@ -57,6 +58,10 @@ class UnreadableDocument(DataError):
 
 class TeacherError(KDError, ValueError):
     """The teacher cannot be loaded safely, or does not fit its tokenizer or data."""
+
+
+class TeacherUnavailable(TeacherError):
+    """A teacher behind an endpoint did not answer, or said that it cannot now; the same may work a moment later."""
 
 
 class TokenizerMismatch(TeacherError):

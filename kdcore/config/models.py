@@ -70,4 +70,23 @@ class TeacherImageConfig(ImageClassifierConfig):
     fit: TrainingConfig | None = Field(default=None, description="train the teacher on the spot with these settings")
 
 
+class TeacherEndpointConfig(Settings):
+    """A causal LM behind an HTTP endpoint that answers with the most probable tokens; for the codec `topk` alone.
+
+    For `kdcore.teachers.endpoint`; recipes do not take it yet.
+    """
+
+    type: Literal["endpoint"] = "endpoint"
+    # No '@': credentials in a URL would be shown in messages.
+    url: str = Field(pattern=r"^https?://[^\s/@?#]+[^\s@?#]*$", description="what `/v1/completions` is appended to")
+    model: str = Field(min_length=1, description="the name that the endpoint knows it by")
+    revision: str = Field(min_length=1, description="your own word for its version, since an endpoint does not tell")
+    tokenizer: str
+    protocol: Literal["vllm"] = "vllm"
+    top_logprobs: int = Field(default=20, ge=1, description="tokens asked for per position; the endpoint has a limit")
+    timeout_seconds: float = Field(default=120.0, gt=0, description="for one answer")
+    attempts: int = Field(default=5, ge=1, description="times that one request is tried")
+    api_key_env: str | None = Field(default=None, description="environment variable that holds the key")
+
+
 TeacherConfig = Annotated[TeacherLMConfig | TeacherImageConfig, Field(discriminator="type")]

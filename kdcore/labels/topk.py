@@ -21,6 +21,8 @@ from kdcore.labels.soft_labels import TopKLabels
 
 __all__ = ["TopKCodec"]
 
+_MAX_EXCESS = 1e-3  # what rounding in float16 on the other side may add to a sum of probabilities
+
 
 @dataclass(frozen=True)
 class TopKCodec(FixedWidth):
@@ -71,6 +73,26 @@ class TopKCodec(FixedWidth):
             name: np.concatenate([empty[name], *(part[name].astype(dtype).ravel() for part in parts)])
             for name, dtype in types.items()
         }
+
+    def encode_entries(self, ids: np.ndarray, log_probs: np.ndarray) -> Encoded:
+        """Classes [N, k], by falling mass, and their log-probabilities into flat columns, where no logits are at hand.
+
+        The tail is one minus their sum here: its mass is off by the rounding of the k values, not of the stored ones.
+        LabelError if they are not k different classes a row whose probabilities sum to at most one.
+        """
+        wanted = (len(ids), self.k)
+        if ids.shape != wanted or log_probs.shape != wanted:
+            raise LabelError(f"entries of codec 'topk' must be {list(wanted)}, got {ids.shape} and {log_probs.shape}")
+        repeated = bool((np.diff(np.sort(ids, axis=1), axis=1) == 0).any())
+        if ids.size and (repeated or ids.min() < 0 or ids.max() >= self.num_classes):
+            raise LabelError(f"entries of codec 'topk' must be different classes below {self.num_classes} in each row")
+        mass = np.exp(log_probs.astype(np.float64)).sum(axis=1)
+        if not (mass <= 1 + _MAX_EXCESS).all():  # NaN is not
+            raise LabelError(f"the probabilities of a label must sum to at most one, got {float(mass.max())}")
+        with np.errstate(divide="ignore", over="ignore"):
+            tail = np.log1p(-np.minimum(mass, 1.0)).astype(np.float16)
+            halves = log_probs.astype(np.float16)
+        return {"ids": ids.astype(self.id_dtype).ravel(), "log_probs": halves.ravel(), "tail_log_prob": tail}
 
     def _encode(self, logits: Tensor) -> dict[str, np.ndarray]:
         log_probs = torch.log_softmax(logits, dim=1)

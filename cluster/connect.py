@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cluster.security import check_versions, token_by_default
 from kdcore.config import ClusterConfig
 from kdcore.errors import ClusterError, missing_extra
 
@@ -15,6 +16,7 @@ __all__ = ["cluster_session", "import_ray", "started_here", "worker_environment"
 
 _ROOT = Path(__file__).resolve().parent.parent
 _CONNECT_SECONDS = 5.0
+_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in the process of a submitted job
 # Set before Ray is imported. The watcher for preempted nodes is one more actor to import torch in; it is of use
 # only where a cluster manager announces preemptions, and a user who has one sets the variable.
 _DRIVER_DEFAULTS = {
@@ -50,7 +52,8 @@ def worker_environment(config: ClusterConfig) -> dict[str, Any]:
     if config.address == "local":
         paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment["env_vars"] = {"PYTHONPATH": os.pathsep.join(paths)}
-    else:
+    elif _JOB_VARIABLE not in os.environ:
+        # A submitted job brought these packages along, and Ray refuses to be told twice.
         environment["py_modules"] = [str(_ROOT / package) for package in ("kdcore", "cluster", "jobs")]
     return environment
 
@@ -62,6 +65,9 @@ def cluster_session(config: ClusterConfig) -> Iterator[None]:
     Inside another session this is a no-op, so that a job of several stages pays for one start.
     Raises ClusterError when the address does not answer or refuses us.
     """
+    check_versions()
+    if config.address == "local":
+        token_by_default()
     ray = import_ray()
     if ray.is_initialized():
         yield

@@ -1,0 +1,71 @@
+"""Submitting twice does no harm; relative paths do not travel."""
+
+from enum import Enum
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from cluster.jobs import RemoteJobs
+from jobs.main import app
+from kdcore.errors import ClusterError
+
+Status = Enum("Status", {name: name for name in ("RUNNING", "SUCCEEDED", "FAILED", "STOPPED")}, type=str)
+
+
+class Cluster(RemoteJobs):
+    """The jobs of no cluster."""
+
+    def __init__(self, **jobs: str) -> None:
+        self.jobs = jobs
+        self.answers_lost = False
+
+    def find(self, job_id: str) -> Any:
+        status = self.jobs.get(job_id)
+        return None if status is None else SimpleNamespace(status=Status[status], message="")
+
+    def _start(self, job_id: str, entrypoint: str, folder: Path, metadata: dict[str, str]) -> None:
+        self.jobs[job_id] = "RUNNING"
+        if self.answers_lost:
+            raise ClusterError("lost")
+
+
+@pytest.mark.parametrize(
+    ("there", "expected"),
+    [
+        ({}, ("a", True)),
+        ({"a": "RUNNING"}, ("a", False)),
+        ({"a": "SUCCEEDED"}, ("a", False)),
+        ({"a": "FAILED"}, ("a-2", True)),
+        ({"a": "STOPPED", "a-2": "FAILED"}, ("a-3", True)),
+        ({"a": "FAILED", "a-2": "RUNNING"}, ("a-2", False)),
+    ],
+)
+def test_the_same_job_is_submitted_once(there: dict[str, str], expected: tuple[str, bool], tmp_path: Path) -> None:
+    assert Cluster(**there).submit("a", "true", tmp_path, {}) == expected
+
+
+def test_a_lost_answer_starts_no_second_job(tmp_path: Path) -> None:
+    cluster = Cluster()
+    cluster.answers_lost = True
+    assert cluster.submit("a", "true", tmp_path, {}) == ("a", False)
+    assert list(cluster.jobs) == ["a"]
+
+
+def test_relative_paths_are_refused_before_anything_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.txt").write_text("a")
+    tree = {
+        "name": "far",
+        "data": {"type": "text", "path": "docs/*.txt"},
+        "teacher": {"type": "causal_lm", "path": "some/hub-name"},
+        "labels": {"path": "/shared/labels"},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree))
+    result = CliRunner().invoke(app, ["submit", "precompute", "recipe.yaml", "--address", "http://127.0.0.1:1"])
+    assert result.exit_code == 2
+    assert "runs 'runs', data.path 'docs/*.txt': the nodes" in result.output

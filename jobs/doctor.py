@@ -32,6 +32,9 @@ Finding = tuple[str, str, str]  # what, value, what to do ("" when all is well)
 @command
 def doctor(
     address: Annotated[str, typer.Option(help="Ray cluster to ask: `local` starts one here.")] = "local",
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe whose label storage is written to from a worker.", metavar="RECIPE")
+    ] = None,
 ) -> None:
     """Check versions, devices, compiler, disk, optional packages and Ray's resources."""
     from rich.console import Console
@@ -39,7 +42,7 @@ def doctor(
 
     table = Table("", "found", "what to do", box=None, pad_edge=False)
     problems = 0
-    for what, value, remedy in _findings(address):
+    for what, value, remedy in _findings(address, recipe):
         problems += bool(remedy)
         table.add_row(what, value, f"[yellow]{remedy.replace('[', chr(92) + '[')}[/]" if remedy else "[green]ok[/]")
     console = Console()
@@ -47,16 +50,21 @@ def doctor(
     console.print(f"{problems} thing(s) to look at" if problems else "all is well")
 
 
-def _findings(address: str) -> Iterator[Finding]:
+def _findings(address: str, recipe: str | None) -> Iterator[Finding]:
     yield "python", platform.python_version(), ""
+    from cluster.security import old_versions
+
+    old = old_versions()
     for package in _CORE:
-        yield package, metadata.version(package), ""
+        yield package, metadata.version(package), old.pop(package, "")
+    for package, remedy in old.items():
+        yield package, metadata.version(package), remedy
     for extra, modules in _EXTRAS.items():
         yield _extra(extra, modules)
     yield from _devices()
     yield _compiler()
     yield from _disks()
-    yield _ray(address)
+    yield from _ray(address, recipe)
 
 
 def _extra(extra: str, modules: tuple[str, ...]) -> Finding:
@@ -98,20 +106,27 @@ def _disks() -> Iterator[Finding]:
             yield name, f"{free / 1e9:.1f} GB free", remedy if free < low else ""
 
 
-def _ray(address: str) -> Finding:
+def _ray(address: str, recipe: str | None) -> Iterator[Finding]:
     if importlib.util.find_spec("ray") is None:
-        return "ray", "not installed", "pip install 'kdcore[cluster]'"
+        yield "ray", "not installed", "pip install 'kdcore[cluster]'"
+        return
     from cluster.connect import cluster_session, import_ray
+    from cluster.nodes import node_findings, storage_finding
     from kdcore.config import ClusterConfig
-    from kdcore.errors import ClusterError
+    from kdcore.config.load import load_recipe
+    from kdcore.errors import KDError
 
+    store = load_recipe(recipe).store_path if recipe is not None else None
     try:
         with cluster_session(ClusterConfig.model_validate({"address": address})):
             resources = import_ray().cluster_resources()
-    except ClusterError as error:
-        return "ray", f"{address}: no answer", str(error)
-    memory = f"{resources.get('memory', 0) / 1e9:.1f} GB"
-    return "ray", f"{address}: {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs, {memory}", ""
+            memory = f"{resources.get('memory', 0) / 1e9:.1f} GB"
+            yield "ray", f"{address}: {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs, {memory}", ""
+            yield from node_findings()
+            if store is not None:
+                yield storage_finding(store)
+    except KDError as error:
+        yield "ray", f"{address}: no answer", str(error)
 
 
 if __name__ == "__main__":

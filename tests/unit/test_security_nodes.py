@@ -1,0 +1,25 @@
+"""The doctor's question to a worker: can it write where the labels go?"""
+
+from pathlib import Path
+
+from cluster.nodes import _node, _try_storage
+
+
+def test_a_writable_place_is_left_as_it_was(tmp_path: Path) -> None:
+    assert _try_storage(str(tmp_path / "new" / "labels")) == ""
+    assert not (tmp_path / "new" / "labels").exists()
+    assert _try_storage(str(tmp_path)) == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_a_place_that_cannot_be_written_says_why(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert "file" in _try_storage(str(tmp_path / "file" / "labels"))
+    assert "StoreError" in _try_storage("s3://key:secret@bucket/labels")
+
+
+def test_a_node_with_other_versions_is_named() -> None:
+    here = {"python": "3.11.7", "ray": "2.60.0"}
+    assert _node("abcdef0123", here, here)[2] == ""
+    assert "ray 2.55.0 (here 2.60.0)" in _node("abcdef0123", {**here, "ray": "2.55.0"}, here)[2]
+    assert "dependencies" in _node("abcdef0123", "RayTaskError: ModuleNotFoundError", here)[2]

@@ -11,7 +11,7 @@ __all__ = ["LONGEST_WAIT", "Rates", "Run", "State"]
 
 LONGEST_WAIT = 60.0
 _SAMPLE, _ENOUGH = 101, 3
-_OVERDUE, _STUCK, _STUCK_SECONDS = 2.0, 20.0, 600.0
+_OVERDUE, _MARGIN, _STUCK, _STUCK_SECONDS = 1.5, 1.25, 20.0, 600.0
 
 
 @dataclass
@@ -67,7 +67,9 @@ class State:
     failed_starts: dict[int, int] = field(default_factory=dict)
     given_up: set[int] = field(default_factory=set)
     rates: Rates = field(default_factory=Rates)
-    overdue: list[tuple[float, int, int]] | None = None
+    pending_bytes: int = 0
+    overdue: list[tuple[float, int, int]] = field(default_factory=list)
+    late: list[tuple[int, int, int]] = field(default_factory=list)
     stuck: list[tuple[float, int, int]] = field(default_factory=list)
 
     @classmethod
@@ -84,7 +86,9 @@ class State:
         # Largest first, so that the last units are small and the replicas end together; taken from the end.
         fresh = sorted(units, key=lambda unit: -known[unit])
         fresh.reverse()
-        return cls(known, fresh, max_attempts, replicas, retry_seconds, len(units))
+        state = cls(known, fresh, max_attempts, replicas, retry_seconds, len(units))
+        state.pending_bytes = sum(known[unit] for unit in units)
+        return state
 
     def has_pending(self) -> bool:
         """Whether a unit could be given out now."""
@@ -92,10 +96,13 @@ class State:
 
     def take(self) -> str:
         """The next unit: those that come back are first, as they may yet fail again."""
-        return heapq.heappop(self.again)[1] if self.again else self.fresh.pop()
+        unit = heapq.heappop(self.again)[1] if self.again else self.fresh.pop()
+        self.pending_bytes -= self.sizes[unit]
+        return unit
 
     def put_back(self, unit: str) -> None:
         """A unit that may be tried again now."""
+        self.pending_bytes += self.sizes[unit]
         heapq.heappush(self.again, (-self.sizes[unit], unit))
 
     def delay(self, name: str, failures: int) -> float:
@@ -112,8 +119,7 @@ class State:
         if len(self.stuck) > 2 * len(self.running) + 1_000:  # entries of units that ended; amortised O(1)
             self.stuck = [entry for entry in self.stuck if self._is_current(entry, lost_too=True)]
             heapq.heapify(self.stuck)
-        if self.overdue is not None:
-            heapq.heappush(self.overdue, (self._overdue_at(unit, now) or now, replica, self.assigned))
+        heapq.heappush(self.overdue, (self._overdue_at(unit, now) or now, replica, self.assigned))
         number = self.tries.get(unit, 0)
         self.tries[unit] = number + 1
         return number
@@ -133,28 +139,30 @@ class State:
         for memory in (self.tries, self.failures, self.divisors):
             memory.pop(unit, None)
 
-    def take_overdue(self, now: float) -> str | None:
-        """The unit that should have been finished longest ago and has no second replica yet."""
-        if self.overdue is None:  # once, when the last unit was given out
-            self.overdue = [
-                (self._overdue_at(run.unit, run.started) or run.started, replica, run.serial)
-                for replica, run in self.running.items()
-                if not run.lost
-            ]
-            heapq.heapify(self.overdue)
-        while self.overdue and self.rates.median() is not None:
-            due, replica, serial = self.overdue[0]
-            if not self._is_current(self.overdue[0]) or len(self.holders[self.running[replica].unit]) > 1:
-                heapq.heappop(self.overdue)
-                continue
-            if due > now:
-                return None
-            run = self.running[replica]
-            current = self._overdue_at(run.unit, run.started) or now
-            if current <= now:
-                heapq.heappop(self.overdue)
-                return run.unit
-            heapq.heapreplace(self.overdue, (current, replica, serial))  # the rate has changed meanwhile
+    def take_late(self, now: float) -> str | None:
+        """A late unit without a second replica that would end the job later than what is pending; largest first."""
+        rate = self.rates.median()
+        if rate is None:
+            return None
+        while self.overdue and (self.overdue[0][0] <= now or not self._is_current(self.overdue[0])):
+            _, replica, serial = entry = heapq.heappop(self.overdue)
+            if self._is_current(entry):
+                run = self.running[replica]
+                current = self._overdue_at(run.unit, run.started) or now
+                if current <= now:
+                    heapq.heappush(self.late, (-self.sizes[run.unit], replica, serial))
+                else:  # the rate has changed meanwhile
+                    heapq.heappush(self.overdue, (current, replica, serial))
+        left = self.pending_bytes * rate / self.replicas
+        while self.late:
+            _, replica, _ = entry = self.late[0]
+            if self._is_current(entry) and len(self.holders[self.running[replica].unit]) == 1:
+                unit = self.running[replica].unit
+                if self.has_pending() and _MARGIN * rate * self.sizes[unit] <= left:
+                    return None
+                heapq.heappop(self.late)
+                return unit
+            heapq.heappop(self.late)
         return None
 
     def take_stuck(self, now: float) -> int | None:

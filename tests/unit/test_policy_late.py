@@ -94,9 +94,9 @@ def test_a_late_unit_gets_a_backup_and_the_first_answer_wins() -> None:
     decide(state, ReplicaReady(1), -10.0)
     assert state.running[1].unit == "x"
     assert decide(state, UnitDone(0), 0.0) == []
-    assert state.wake_at() == 10.0
-    assert decide(state, Tick(), 9.0) == []
-    assert decide(state, Tick(), 10.0) == [Assign(0, "x", 1, backup=True)]
+    assert state.wake_at() == 5.0
+    assert decide(state, Tick(), 4.0) == []
+    assert decide(state, Tick(), 5.0) == [Assign(0, "x", 1, backup=True)]
     assert decide(state, UnitDone(0), 20.0) == [Finish()]
     assert state.running[1].lost
 
@@ -141,3 +141,11 @@ def test_a_replica_that_never_answers_is_replaced_and_its_unit_tried_again() -> 
     assert [type(found) for found in decisions] == [Replace, Retry]
     decide(state, ReplicaReady(0), 1_310.0)
     assert state.running[0].unit == "x"
+
+
+def test_a_late_unit_larger_than_all_that_is_left_does_not_wait_for_the_end() -> None:
+    for others, expected in ((1, Assign(0, "x", 1, backup=True)), (10, Assign(0, "s0", 0))):
+        state = warm({"x": 500} | {f"s{number}": 400 for number in range(others)})
+        decide(state, ReplicaReady(1), -10_000.0)
+        assert state.running[1].unit == "x"
+        assert decide(state, UnitDone(0), 0.0) == [expected]

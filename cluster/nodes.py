@@ -2,36 +2,50 @@
 
 import os
 import platform
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from cluster.connect import import_ray
 
-__all__ = ["node_findings", "storage_finding"]
+__all__ = ["node_findings", "storage_finding", "teacher_findings"]
 
 Finding = tuple[str, str, str]  # what, value, what to do ("" when all is well)
 _SECONDS = 60.0
+_TEACHER_ROOM = 1.2  # of its weights' bytes: activations and the runtime come on top
 _PACKAGES = ("ray", "torch", "pyarrow")
 
 
 def node_findings() -> list[Finding]:
     """Python and packages of each living node, and how they differ from those here."""
+    here = _versions()
+    return [_node(node, found, here) for node, found in _ask_nodes(_versions).items()]
+
+
+def teacher_findings(path: str) -> list[Finding]:
+    """Whether the teacher in a directory fits the smallest GPU of each node that has one."""
+    asked = _ask_nodes(_memory, path, resource="GPU")
+    return [_room(node, found) for node, found in asked.items()]
+
+
+def _ask_nodes(function: Callable[..., Any], *arguments: Any, resource: str | None = None) -> dict[str, Any]:
+    """What a function returns on every living node (with some of a resource); a string where one does not answer."""
     ray = import_ray()
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    ask = ray.remote(num_cpus=0, max_retries=0)(_versions)
-    asked = {
-        node["NodeID"]: ask.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
-        ).remote()
-        for node in ray.nodes()
-        if node["Alive"]
-    }
-    ray.wait(list(asked.values()), num_returns=len(asked), timeout=_SECONDS)
-    here = _versions()
-    return [_node(node, _answer(ray, answer), here) for node, answer in asked.items()]
+    ask = ray.remote(num_cpus=0, max_retries=0)(function)
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    nodes = [node["NodeID"] for node in alive if resource is None or node["Resources"].get(resource, 0) > 0]
+    pins = {node: NodeAffinitySchedulingStrategy(node_id=node, soft=False) for node in nodes}
+    asked = {node: ask.options(scheduling_strategy=pin).remote(*arguments) for node, pin in pins.items()}
+    if asked:
+        ray.wait(list(asked.values()), num_returns=len(asked), timeout=_SECONDS)
+    return {node: _answer(ray, answer) for node, answer in asked.items()}
 
 
-def _answer(ray: Any, reference: Any) -> dict[str, str] | str:
+def _answer(ray: Any, reference: Any) -> Any:
     try:
         return ray.get(reference, timeout=1)
     except ray.exceptions.RayError as error:
@@ -57,6 +71,29 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[package] = "missing"
     return found
+
+
+def _memory(path: str) -> tuple[int, list[int]]:
+    """Bytes of the weights as this node sees them, and of each of its GPUs."""
+    weights = sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return weights, []
+    command = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
+    return weights, [int(line) * 2**20 for line in told.split() if line.isdigit()]
+
+
+def _room(node: str, found: tuple[int, list[int]] | str) -> Finding:
+    name = f"teacher on {node[:8]}"
+    if isinstance(found, str):
+        return name, "no answer", found
+    weights, gpus = found
+    if not weights or not gpus:
+        return name, f"{weights / 1e9:.1f} GB of weights seen, {len(gpus)} GPUs measured: not compared", ""
+    needed, smallest = weights * _TEACHER_ROOM, min(gpus)
+    value = f"needs {needed / 1e9:.1f} GB, smallest GPU {smallest / 1e9:.1f} GB"
+    return name, value, "take a smaller teacher or dtype, or larger GPUs" if needed > smallest else ""
 
 
 def storage_finding(store: str) -> Finding:

@@ -111,20 +111,22 @@ def _ray(address: str, recipe: str | None) -> Iterator[Finding]:
         yield "ray", "not installed", "pip install 'kdcore[cluster]'"
         return
     from cluster.connect import cluster_session, import_ray
-    from cluster.nodes import node_findings, storage_finding
+    from cluster.nodes import node_findings, storage_finding, teacher_findings
     from kdcore.config import ClusterConfig
     from kdcore.config.load import load_recipe
     from kdcore.errors import KDError
 
-    store = load_recipe(recipe).store_path if recipe is not None else None
+    checked = load_recipe(recipe) if recipe is not None else None
     try:
         with cluster_session(ClusterConfig.model_validate({"address": address})):
             resources = import_ray().cluster_resources()
             memory = f"{resources.get('memory', 0) / 1e9:.1f} GB"
             yield "ray", f"{address}: {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs, {memory}", ""
             yield from node_findings()
-            if store is not None:
-                yield storage_finding(store)
+            if checked is not None:
+                yield storage_finding(checked.store_path)
+                if checked.teacher is not None and checked.teacher.path and checked.cluster.gpus_per_replica:
+                    yield from teacher_findings(checked.teacher.path)
     except KDError as error:
         yield "ray", f"{address}: no answer", str(error)
 

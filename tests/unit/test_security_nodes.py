@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cluster.nodes import _node, _try_storage
+from cluster.nodes import _node, _room, _try_storage
 
 
 def test_a_writable_place_is_left_as_it_was(tmp_path: Path) -> None:
@@ -23,3 +23,9 @@ def test_a_node_with_other_versions_is_named() -> None:
     assert _node("abcdef0123", here, here)[2] == ""
     assert "ray 2.55.0 (here 2.60.0)" in _node("abcdef0123", {**here, "ray": "2.55.0"}, here)[2]
     assert "dependencies" in _node("abcdef0123", "RayTaskError: ModuleNotFoundError", here)[2]
+
+
+def test_a_teacher_larger_than_a_gpu_is_named() -> None:
+    assert _room("abcdef0123", (10 * 10**9, [13 * 10**9, 80 * 10**9]))[2] == ""
+    assert "smaller teacher" in _room("abcdef0123", (10 * 10**9, [80 * 10**9, 11 * 10**9]))[2]
+    assert "not compared" in _room("abcdef0123", (0, []))[1]

@@ -6,11 +6,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner
 
 from cluster.jobs import RemoteJobs
 from jobs.main import app
+from jobs.submit import _follow
 from kdcore.errors import ClusterError
 
 Status = Enum("Status", {name: name for name in ("RUNNING", "SUCCEEDED", "FAILED", "STOPPED")}, type=str)
@@ -69,3 +71,14 @@ def test_relative_paths_are_refused_before_anything_is_asked(tmp_path: Path, mon
     result = CliRunner().invoke(app, ["submit", "precompute", "recipe.yaml", "--address", "http://127.0.0.1:1"])
     assert result.exit_code == 2
     assert "runs 'runs', data.path 'docs/*.txt': the nodes" in result.output
+
+
+def test_ctrl_c_leaves_the_job_running_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    jobs: Any = SimpleNamespace(follow=interrupted, address="http://head:8265")
+    with pytest.raises(typer.Exit) as left:
+        _follow(jobs, "kd-a", "precompute", SimpleNamespace())  # type: ignore[arg-type]
+    assert left.value.exit_code == 130
+    assert "the job runs on: kd stop kd-a --address http://head:8265" in capsys.readouterr().out

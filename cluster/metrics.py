@@ -15,7 +15,6 @@ METRICS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "kdcore_units_total": ("counter", ("outcome",), "Work units by how they ended: done, quarantined."),
     "kdcore_retries_total": ("counter", (), "Attempts of work units that were repeated."),
     "kdcore_bytes_total": ("counter", (), "Bytes of finished shards."),
-    "kdcore_teacher_mfu": ("gauge", (), "Model FLOP utilisation of the teachers, from 0 to 1."),
     "kdcore_queue_depth": ("gauge", (), "Work units that no replica holds yet."),
     "kdcore_replicas": ("gauge", ("state",), "Teacher replicas by state."),
 }
@@ -46,10 +45,6 @@ class LabellingMetrics:
     def queue_depth(self, units: int) -> None:
         """Say how many units wait."""
         self._set("kdcore_queue_depth", units)
-
-    def teacher_mfu(self, share: float) -> None:
-        """Say what share of the hardware's FLOPs the teachers use, from 0 to 1."""
-        self._set("kdcore_teacher_mfu", share)
 
     def replicas(self, by_state: Mapping[str, int]) -> None:
         """Say how many replicas are in each state; a state seen before and missing now goes to 0."""

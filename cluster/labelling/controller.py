@@ -60,13 +60,14 @@ def run_units(
     admit: Callable[[Mapping[str, Any]], None] = lambda identity: None,
     retry_seconds: float = 1.0,
     record: Callable[[Mapping[str, Any]], None] = lambda event: None,
+    look: Callable[[policy.State], None] = lambda state: None,
 ) -> None:
     """Label `units`; each receipt is published (journalled) before its replica gets its next unit.
 
     Every replica's identity is shown to `admit`, which raises when it is not the store's, before it gets any work;
     so one replica is loaded even when there is nothing left to label. Raises the KDError of a replica as it was,
     UnitFailed in the end when units failed for good, ClusterError when no replica can start. What is not routine is
-    shown to `record`, as what becomes one line of JSON.
+    shown to `record`, as what becomes one line of JSON; `look` sees the state after every event.
     """
     by_id = {unit.id: unit for unit in units}
     sizes = {unit.id: unit.num_bytes for unit in units}
@@ -89,6 +90,7 @@ def run_units(
         decisions = policy.decide(state, outcome.event, time.monotonic())
         for decision in decisions:
             _record_decision(decision, record)
+        look(state)
         if _perform(decisions, pool, by_id, job):
             return
 

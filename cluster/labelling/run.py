@@ -7,11 +7,11 @@ from typing import Any, Protocol
 
 from cluster.connect import cluster_session
 from cluster.labelling.controller import Pool, run_units
-from cluster.labelling.events import EventLog
 from cluster.labelling.pool import RayPool
 from cluster.labelling.probe import ProbeResult
 from cluster.labelling.replica import Replica
 from cluster.labelling.statistics import Statistics
+from cluster.labelling.watch import Watch
 from cluster.paths import absolute_paths, with_fitted_teacher
 from cluster.preflight import replica_bundles, reserve
 from cluster.progress import ProgressReport
@@ -128,15 +128,22 @@ class _Job:
     def _label(self, todo: Sequence[WorkUnit], on_receipt: Callable[[Receipt], None]) -> None:
         replicas = max(1, min(self.recipe.cluster.replicas, len(todo)))
 
+        watch = Watch(self.recipe.name, self.recipe.run_dir / "labels-events.jsonl")
+
         def publish(receipt: Receipt) -> None:
             winner = publish_receipt(self.path, receipt)
+            if winner == receipt:
+                watch.unit_done(receipt)
             assert self.statistics is not None
             self.statistics.add(winner)
             on_receipt(winner)
 
         with self.make_pool(self.recipe, replicas) as pool:
-            labels, record = self.recipe.labels, EventLog(self.recipe.run_dir / "labels-events.jsonl")
-            run_units(todo, pool, replicas, labels.max_attempts, publish, self._admit, labels.retry_seconds, record)
+            labels = self.recipe.labels
+            run_units(
+                todo, pool, replicas, labels.max_attempts, publish, self._admit, labels.retry_seconds,
+                watch.record, watch.look,
+            )  # fmt: skip
 
     def _admit(self, answer: Mapping[str, Any]) -> None:
         """Begin or continue the store with the first replica's identity; all others must have the same."""

@@ -40,7 +40,6 @@ def use(metrics: LabellingMetrics) -> None:
     metrics.unit_retried()
     metrics.unit_quarantined()
     metrics.queue_depth(3)
-    metrics.teacher_mfu(0.4)
     metrics.replicas({"ready": 2, "starting": 1})
     metrics.replicas({"ready": 3})
 

@@ -1,0 +1,47 @@
+"""What an operator sees of a labelling job: the record of its events, and its metrics."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster.labelling.events import EventLog
+from cluster.labelling.policy import State
+from cluster.metrics import LabellingMetrics
+from kdcore.store.writer import Receipt
+
+__all__ = ["Watch"]
+
+# Gauges that nobody refreshes are dropped by the exporter, so they are set again although nothing changed.
+_GAUGE_SECONDS = 5.0
+
+
+class Watch:
+    """Passes what happens on to `log` (a file of JSON lines) and to Ray's metrics under the job's name."""
+
+    def __init__(self, job: str, log: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log, self._metrics, self._clock = EventLog(log), LabellingMetrics(job), clock
+        self._last = -_GAUGE_SECONDS
+
+    def unit_done(self, receipt: Receipt) -> None:
+        """Count a unit that this job finished."""
+        self._metrics.unit_done(tokens=receipt.labels, size=receipt.bytes)
+
+    def record(self, event: Mapping[str, Any]) -> None:
+        """Log what was not routine, and count retries and units that were given up."""
+        self._log(event)
+        if event["event"] == "Retry":
+            self._metrics.unit_retried()
+        elif event["event"] == "Quarantine":
+            self._metrics.unit_quarantined()
+
+    def look(self, state: State) -> None:
+        """Show how many units wait and what the replicas do, at most every few seconds."""
+        now = self._clock()
+        if now - self._last < _GAUGE_SECONDS:
+            return
+        self._last = now
+        self._metrics.queue_depth(len(state.fresh) + len(state.again) + len(state.waiting))
+        working, idle, gone = len(state.running), len(state.idle), len(state.given_up)
+        starting = max(0, state.replicas - working - idle - gone)
+        self._metrics.replicas({"working": working, "idle": idle, "starting": starting, "given up": gone})

@@ -128,7 +128,11 @@ class State:
         """Take the unit from `replica`."""
         run = self.running.pop(replica, None)
         if run is not None and not run.lost:
-            self.holders[run.unit].remove(replica)
+            holders = self.holders[run.unit]
+            holders.remove(replica)
+            for other in holders:  # the late one is alone again: it may need another backup
+                left = self.running[other]
+                heapq.heappush(self.overdue, (self._overdue_at(run.unit, left.started) or 0.0, other, left.serial))
         return run
 
     def settle(self, unit: str) -> None:

@@ -149,3 +149,11 @@ def test_a_late_unit_larger_than_all_that_is_left_does_not_wait_for_the_end() ->
         decide(state, ReplicaReady(1), -10_000.0)
         assert state.running[1].unit == "x"
         assert decide(state, UnitDone(0), 0.0) == [expected]
+
+
+def test_a_late_unit_whose_backup_died_gets_another() -> None:
+    state = warm({"x": 10})
+    decide(state, ReplicaReady(1), -10.0)
+    assert decide(state, UnitDone(0), 10.0) == [Assign(0, "x", 1, backup=True)]
+    decide(state, ReplicaDied(0, "killed"), 11.0)
+    assert decide(state, ReplicaReady(0), 12.0) == [Assign(0, "x", 2, backup=True)]

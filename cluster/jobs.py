@@ -1,6 +1,7 @@
 """Jobs on a cluster that runs already: Ray's Jobs API, asked in such a way that asking twice does no harm."""
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -41,8 +42,6 @@ class RemoteJobs:
 
     def __init__(self, address: str) -> None:
         import_ray()
-        import logging
-
         from ray.job_submission import JobSubmissionClient
 
         logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)

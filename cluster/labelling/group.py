@@ -22,7 +22,7 @@ def open_meeting(address: str, ranks: int, timeout: float) -> dist.TCPStore:
     except (RuntimeError, ValueError) as error:
         raise ClusterError(
             f"Rank 0 of a teacher must listen at its node's address, cannot at {address}: {error}"
-        ) from (error)
+        ) from error
 
 
 def join_group(rank: int, ranks: int, meeting: dist.TCPStore | tuple[str, int], timeout: float) -> None:

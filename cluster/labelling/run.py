@@ -127,7 +127,6 @@ class _Job:
 
     def _label(self, todo: Sequence[WorkUnit], on_receipt: Callable[[Receipt], None]) -> None:
         replicas = max(1, min(self.recipe.cluster.replicas, len(todo)))
-
         watch = Watch(self.recipe.name, self.recipe.run_dir / "labels-events.jsonl")
 
         def publish(receipt: Receipt) -> None:

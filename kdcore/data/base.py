@@ -1,20 +1,22 @@
 """What all corpora share: the split by name, an explicit held-out set, the limit on samples."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import replace
 
-from kdcore.data.document import ImageSample, Kind, Refs, SampleRef, Split, TextDocument
-from kdcore.data.splits import limit_samples, split_by_name
+from kdcore.data.document import Extent, ImageSample, Kind, Refs, SampleRef, Split, TextDocument
+from kdcore.data.splits import is_heldout, limit_samples
 from kdcore.errors import DataError
 
 
 class BaseSource(ABC):
-    """A corpus that finds all its samples, of which a share given by name, or an explicit list, is held out."""
+    """A corpus whose files are found first and read in slices; a share given by name, or a list, is held out."""
 
     kind: Kind
 
     def __init__(self, heldout_fraction: float, max_samples: int | None, where: str) -> None:
         self._heldout_fraction = heldout_fraction
-        self._max_samples = max_samples
+        self.max_samples = max_samples
         self._where = where
 
     @property
@@ -32,27 +34,47 @@ class BaseSource(ABC):
         """One sample. Raises UnreadableDocument, naming it, when it cannot be read or decoded."""
 
     @abstractmethod
-    def _find(self) -> Refs:
-        """All samples, or those for training where `_find_heldout` gives the others."""
+    def _find(self) -> Iterator[Extent]:
+        """All of the corpus, sorted by name, or what is for training where `_find_heldout` gives the rest."""
 
-    def _find_heldout(self) -> Refs | None:
-        """The held-out samples where they are given by hand; None: they are split off by name."""
+    def _find_heldout(self) -> Iterator[Extent] | None:
+        """What is held out where that is given by hand; None: it is split off by name."""
         return None
 
-    def list(self, split: Split) -> Refs:
-        """The samples of one split, sorted. Raises DataError, naming path and pattern, when there are none."""
-        explicit = self._find_heldout()
-        if explicit is None:
-            refs = split_by_name(self._find(), split, self._heldout_fraction)
+    @abstractmethod
+    def _samples(self, extent: Extent) -> Iterator[SampleRef]:
+        """The samples of an extent, in order."""
+
+    def extents(self, split: Split) -> Iterator[Extent]:
+        """The slices in which a split lies, in the order of their names; opens no more than it needs to cut them."""
+        heldout = self._find_heldout()
+        if heldout is None:
+            yield from self._find()
         elif split == "heldout":
-            refs = explicit
+            yield from (replace(extent, heldout=True) for extent in heldout)
         else:  # a pattern such as *.jsonl may match the held-out files too
-            kept_out = {ref.source for ref in explicit}
-            refs = [ref for ref in self._find() if ref.source not in kept_out]
+            kept_out = {extent.source for extent in heldout}
+            yield from (replace(extent, heldout=False) for extent in self._find() if extent.source not in kept_out)
+
+    def refs(self, extent: Extent, split: Split) -> Iterator[SampleRef]:
+        """The samples of one split in an extent, in order."""
+        wanted = split == "heldout"
+        for ref in self._samples(extent):
+            held = is_heldout(ref.name, self._heldout_fraction) if extent.heldout is None else extent.heldout
+            if held == wanted:
+                yield ref
+
+    def list(self, split: Split) -> Refs:
+        """The samples of one split, sorted, in memory. Raises DataError, naming path and pattern, without any."""
+        refs = [ref for extent in self.extents(split) for ref in self.refs(extent, split)]
         if not refs:
-            raise DataError(
-                f"The {split} split must have at least one sample; it has none of {self._where} "
-                f"(data.heldout_fraction {self._heldout_fraction}). Likely there are too few samples for the share "
-                "held out, or the files are empty; set data.path, data.heldout or data.heldout_fraction."
-            )
-        return limit_samples(sorted(refs), self._max_samples)
+            raise self.no_samples(split)
+        return limit_samples(sorted(refs), self.max_samples)
+
+    def no_samples(self, split: Split) -> DataError:
+        """The error for a split without a sample."""
+        return DataError(
+            f"The {split} split must have at least one sample; it has none of {self._where} "
+            f"(data.heldout_fraction {self._heldout_fraction}). Likely there are too few samples for the share "
+            "held out, or the files are empty; set data.path, data.heldout or data.heldout_fraction."
+        )

@@ -42,3 +42,20 @@ class SampleRef:
 
 
 Refs = list[SampleRef]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A slice of a corpus that one process reads in one go: a file, or a range of it in the file's own measure.
+
+    `start` and `stop` are bytes of a file with lines, rows of a table, 0 and 1 of a file that is one sample. `name` is
+    the file's below the corpus's root, `num_bytes` about what the slice holds, `heldout` whether its samples were
+    held out by hand; None where their names decide.
+    """
+
+    name: str
+    source: str
+    start: int
+    stop: int
+    num_bytes: int
+    heldout: bool | None = None

@@ -4,7 +4,11 @@ import glob
 import os
 from pathlib import Path
 
+from kdcore.data.document import WHOLE_FILE, Extent, SampleRef
 from kdcore.errors import DataError
+
+EXTENT_BYTES = 64 << 20
+"""About what one slice of a file holds: it is read in one go, and the samples of a unit should lie in one."""
 
 _MAGIC = "*?["
 
@@ -20,6 +24,16 @@ def find_files(patterns: str | tuple[str, ...], setting: str) -> dict[str, str]:
     paths = sorted({path for found in matches.values() for path in found})
     root = os.path.commonpath([_fixed_folder(pattern) for pattern in given])
     return {Path(os.path.relpath(path, root)).as_posix(): path for path in paths}
+
+
+def whole_file(name: str, path: str) -> Extent:
+    """The extent of a file that is one sample."""
+    return Extent(name, path, 0, 1, os.path.getsize(path))
+
+
+def whole_sample(extent: Extent) -> SampleRef:
+    """The one sample of a whole file."""
+    return SampleRef(extent.name, extent.source, WHOLE_FILE, extent.num_bytes)
 
 
 def _matches(pattern: str, setting: str) -> list[str]:

@@ -1,12 +1,13 @@
 """scikit-learn's digits: 1,797 images of 8 x 8 pixels, ten classes, no download."""
 
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
 
 from kdcore.config.data import DigitsData
 from kdcore.data.base import BaseSource
-from kdcore.data.document import ImageSample, Kind, Refs, SampleRef
+from kdcore.data.document import Extent, ImageSample, Kind, SampleRef
 from kdcore.errors import missing_extra
 
 _SIDE = 8
@@ -36,9 +37,13 @@ class DigitsSource(BaseSource):
         pixels, targets = self._digits
         return ImageSample(ref.name, pixels[ref.index].copy(), int(targets[ref.index]))
 
-    def _find(self) -> Refs:
-        pixels, _ = self._digits
-        return [SampleRef(f"digit-{row:04d}", "sklearn.datasets", row, _SIDE * _SIDE) for row in range(len(pixels))]
+    def _find(self) -> Iterator[Extent]:
+        rows = len(self._digits[0])
+        yield Extent("digits", "sklearn.datasets", 0, rows, rows * _SIDE * _SIDE)
+
+    def _samples(self, extent: Extent) -> Iterator[SampleRef]:
+        for row in range(extent.start, extent.stop):
+            yield SampleRef(f"digit-{row:04d}", extent.source, row, _SIDE * _SIDE)
 
     @cached_property
     def _digits(self) -> tuple[np.ndarray, np.ndarray]:

@@ -1,12 +1,13 @@
 """A folder with one sub-folder of image files a class."""
 
 import os
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
 from kdcore.config.data import ImageFolderData
 from kdcore.data.base import BaseSource
-from kdcore.data.document import WHOLE_FILE, ImageSample, Kind, Refs, SampleRef
+from kdcore.data.document import WHOLE_FILE, Extent, ImageSample, Kind, SampleRef
 from kdcore.data.images import ImageDecoder
 from kdcore.data.source_text import unreadable
 from kdcore.errors import DataError
@@ -45,28 +46,41 @@ class ImageFolderSource(BaseSource):
             raise unreadable(ref, str(error)) from error
         return ImageSample(ref.name, pixels, self._class_ids[name])
 
-    def _find(self) -> Refs:
-        return _images(self._config.path, "data.path")
+    def _find(self) -> Iterator[Extent]:
+        return _classes(self._config.path, "data.path")
 
-    def _find_heldout(self) -> Refs | None:
+    def _find_heldout(self) -> Iterator[Extent] | None:
         heldout = self._config.heldout
-        return None if heldout is None else _images(heldout, "data.heldout")
+        return None if heldout is None else _classes(heldout, "data.heldout")
+
+    def _samples(self, extent: Extent) -> Iterator[SampleRef]:
+        for path in sorted(_images(Path(extent.source))):
+            yield SampleRef(f"{extent.name}/{path.name}", str(path), WHOLE_FILE, path.stat().st_size)
 
     @cached_property
     def _class_ids(self) -> dict[str, int]:
-        names = sorted({Path(ref.source).parent.name for ref in self._find()})
+        names = sorted({extent.name for extent in self._find()})
         return {name: number for number, name in enumerate(names)}
 
 
-def _images(folders: str | tuple[str, ...], setting: str) -> Refs:
-    refs: Refs = []
+def _classes(folders: str | tuple[str, ...], setting: str) -> Iterator[Extent]:
+    """One extent a class and folder; its bytes are those of the first image times their number."""
+    found: list[Extent] = []
     for folder in (folders,) if isinstance(folders, str) else folders:
         root = Path(os.path.abspath(os.path.expanduser(folder)))
-        files = [path for path in root.glob("*/*") if path.suffix.lower() in _ENDINGS and path.is_file()]
-        if not files:
+        before = len(found)
+        for path in root.iterdir() if root.is_dir() else ():
+            images = list(_images(path)) if path.is_dir() else []
+            if images:
+                size = images[0].stat().st_size * len(images)
+                found.append(Extent(path.name, str(path), 0, len(images), size))
+        if len(found) == before:
             raise DataError(
                 f"{setting} must be a folder with one sub-folder of images a class: '{folder}' ({root}) has no "
                 f"*/* with one of the endings {' '.join(sorted(_ENDINGS))}. Likely the path is wrong."
             )
-        refs += [SampleRef(f"{p.parent.name}/{p.name}", str(p), WHOLE_FILE, p.stat().st_size) for p in files]
-    return refs
+    return iter(sorted(found, key=lambda extent: extent.name))
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.iterdir() if path.suffix.lower() in _ENDINGS and path.is_file())

@@ -2,6 +2,7 @@
 
 import bisect
 import itertools
+from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -11,8 +12,8 @@ import pyarrow.parquet as pq
 
 from kdcore.config.data import ImageParquetData
 from kdcore.data.base import BaseSource
-from kdcore.data.document import ImageSample, Kind, Refs, SampleRef
-from kdcore.data.files import find_files
+from kdcore.data.document import Extent, ImageSample, Kind, SampleRef
+from kdcore.data.files import EXTENT_BYTES, find_files
 from kdcore.data.images import ImageDecoder
 from kdcore.data.source_text import unreadable
 from kdcore.errors import DataError
@@ -55,19 +56,29 @@ class ImageParquetSource(BaseSource):
         except (OSError, ValueError, KeyError, IndexError) as error:
             raise unreadable(ref, f"row {ref.index}, column '{column}': {error}") from error
 
-    def _find(self) -> Refs:
-        return [ref for name, path in self._files.items() for ref in self._rows(name, path)]
+    def _find(self) -> Iterator[Extent]:
+        return (extent for name, path in self._files.items() for extent in self._row_groups(name, path))
 
-    def _find_heldout(self) -> Refs | None:
+    def _find_heldout(self) -> Iterator[Extent] | None:
         if self._heldout_files is None:
             return None
-        return [ref for name, path in self._heldout_files.items() for ref in self._rows(name, path)]
+        return (extent for name, path in self._heldout_files.items() for extent in self._row_groups(name, path))
 
-    def _rows(self, name: str, path: str) -> Refs:
+    def _samples(self, extent: Extent) -> Iterator[SampleRef]:
+        average = extent.num_bytes // max(extent.stop - extent.start, 1)
+        for row in range(extent.start, extent.stop):
+            yield SampleRef(f"{extent.name}#{row:09d}", extent.source, row, average)
+
+    def _row_groups(self, name: str, path: str) -> Iterator[Extent]:
         metadata = _open(path, self._config.image_column, self._config.label_column).metadata
-        groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
-        average = sum(group.total_byte_size for group in groups) // max(metadata.num_rows, 1)
-        return [SampleRef(f"{name}#{row:09d}", path, row, average) for row in range(metadata.num_rows)]
+        start = stop = size = 0
+        for group in (metadata.row_group(number) for number in range(metadata.num_row_groups)):
+            stop, size = stop + group.num_rows, size + group.total_byte_size
+            if size >= EXTENT_BYTES:
+                yield Extent(name, path, start, stop, size)
+                start, size = stop, 0
+        if stop > start:
+            yield Extent(name, path, start, stop, size)
 
     @cached_property
     def _files(self) -> dict[str, str]:

@@ -2,11 +2,13 @@
 
 import os
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 from kdcore.config.data import PythonStdlibData
 from kdcore.data.base import BaseSource
-from kdcore.data.document import WHOLE_FILE, Kind, Refs, SampleRef, TextDocument
+from kdcore.data.document import Extent, Kind, SampleRef, TextDocument
+from kdcore.data.files import whole_file, whole_sample
 from kdcore.data.source_text import read_text
 
 _SKIPPED = frozenset(
@@ -38,12 +40,15 @@ class StdlibSource(BaseSource):
         """The source of a module. Raises UnreadableDocument."""
         return TextDocument(ref.name, read_text(ref))
 
-    def _find(self) -> Refs:
-        refs: Refs = []
+    def _samples(self, extent: Extent) -> Iterator[SampleRef]:
+        yield whole_sample(extent)
+
+    def _find(self) -> Iterator[Extent]:
+        found: list[Extent] = []
         for folder, folders, files in os.walk(self._root):
             folders[:] = sorted(set(folders) - _SKIPPED)
             for path in (Path(folder, file) for file in files if file.endswith(".py")):
-                size = path.stat().st_size
-                if size > 0:
-                    refs.append(SampleRef(path.relative_to(self._root).as_posix(), str(path), WHOLE_FILE, size))
-        return refs
+                extent = whole_file(path.relative_to(self._root).as_posix(), str(path))
+                if extent.num_bytes > 0:
+                    found.append(extent)
+        return iter(sorted(found, key=lambda extent: extent.name))

@@ -2,19 +2,23 @@
 
 import json
 import os
-from functools import lru_cache
+from collections.abc import Iterator
+from typing import BinaryIO
 
 from kdcore.config.data import TextData
 from kdcore.data.base import BaseSource
-from kdcore.data.document import WHOLE_FILE, Kind, Refs, SampleRef, TextDocument
-from kdcore.data.files import find_files
+from kdcore.data.document import WHOLE_FILE, Extent, Kind, SampleRef, TextDocument
+from kdcore.data.files import EXTENT_BYTES, find_files, whole_file, whole_sample
 from kdcore.errors import UnreadableDocument
 
 _JSON_LINES = (".jsonl", ".ndjson")
 
 
 class TextSource(BaseSource):
-    """Files with a name ending in .jsonl or .ndjson are JSON lines; every other file is one UTF-8 document."""
+    """Files with a name ending in .jsonl or .ndjson are JSON lines; every other file is one UTF-8 document.
+
+    A line is known by the byte it begins at, so any process can read it without those before it.
+    """
 
     kind: Kind = "text"
 
@@ -28,22 +32,30 @@ class TextSource(BaseSource):
             return TextDocument(ref.name, read_text(ref))
         return TextDocument(ref.name, self._text_of_line(ref, _read_line(ref)))
 
-    def _find(self) -> Refs:
-        return _refs(find_files(self._config.path, "data.path"))
+    def _find(self) -> Iterator[Extent]:
+        return _extents(find_files(self._config.path, "data.path"))
 
-    def _find_heldout(self) -> Refs | None:
+    def _find_heldout(self) -> Iterator[Extent] | None:
         heldout = self._config.heldout
-        return None if heldout is None else _refs(find_files(heldout, "data.heldout"))
+        return None if heldout is None else _extents(find_files(heldout, "data.heldout"))
+
+    def _samples(self, extent: Extent) -> Iterator[SampleRef]:
+        if not extent.source.endswith(_JSON_LINES):
+            yield whole_sample(extent)
+            return
+        with open(extent.source, "rb") as file:
+            for offset, size in _lines(file, extent.start, extent.stop):
+                yield SampleRef(f"{extent.name}@{offset:012d}", extent.source, offset, size)
 
     def _text_of_line(self, ref: SampleRef, line: bytes) -> str:
         try:
             row = json.loads(line)
         except ValueError as error:  # UnicodeDecodeError and JSONDecodeError
-            raise unreadable(ref, f"line {ref.index + 1} is not JSON: {error}") from error
+            raise unreadable(ref, f"line {_line_number(ref)} is not JSON: {error}") from error
         field = self._config.field
         if not isinstance(row, dict) or not isinstance(row.get(field), str):
             keys = sorted(row) if isinstance(row, dict) else type(row).__name__
-            raise unreadable(ref, f"line {ref.index + 1} has no text under '{field}', only {keys}; set data.field")
+            raise unreadable(ref, f"line {_line_number(ref)} has no text under '{field}', only {keys}; set data.field")
         return _without_surrogates(ref, row[field])
 
 
@@ -69,44 +81,51 @@ def _without_surrogates(ref: SampleRef, text: str) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise unreadable(ref, f"line {ref.index + 1} has an unpaired surrogate: {error}") from error
+        raise unreadable(ref, f"line {_line_number(ref)} has an unpaired surrogate: {error}") from error
     return text
 
 
-def _refs(files: dict[str, str]) -> Refs:
-    refs: Refs = []
+def _extents(files: dict[str, str]) -> Iterator[Extent]:
     for name, path in files.items():
         if not path.endswith(_JSON_LINES):
-            refs.append(SampleRef(name, path, WHOLE_FILE, os.path.getsize(path)))
+            yield whole_file(name, path)
             continue
-        spans = enumerate(_line_spans(path, _version(path)))
-        refs += [SampleRef(f"{name}#{line:09d}", path, line, size) for line, (_, size) in spans if size > 0]
-    return refs
+        size = os.path.getsize(path)
+        for start in range(0, size, EXTENT_BYTES):
+            stop = min(size, start + EXTENT_BYTES)
+            yield Extent(name, path, start, stop, stop - start)
+
+
+def _lines(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """(offset, bytes) of the lines that begin in start..stop-1 and are not empty, white space not counted."""
+    file.seek(max(0, start - 1))
+    if start:
+        file.readline()  # the rest of a line that began before, or the line end just before the first
+    offset = file.tell()
+    while offset < stop and (line := file.readline()):
+        if bare := line.strip():
+            yield offset + len(line) - len(line.lstrip()), len(bare)
+        offset += len(line)
 
 
 def _read_line(ref: SampleRef) -> bytes:
     try:
-        start, size = _line_spans(ref.source, _version(ref.source))[ref.index]
         with open(ref.source, "rb") as file:
-            file.seek(start)
-            return file.read(size)
-    except (OSError, IndexError) as error:
-        raise unreadable(ref, f"line {ref.index + 1}: {error}") from error
+            file.seek(ref.index)
+            return file.read(ref.num_bytes)
+    except OSError as error:
+        raise unreadable(ref, str(error)) from error
 
 
-def _version(path: str) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_mtime_ns, status.st_size
+def _line_number(ref: SampleRef) -> int:
+    """What an editor calls the line; read for a message alone."""
+    with open(ref.source, "rb") as file:
+        return 1 + sum(1 for _ in _lines_before(file, ref.index))
 
 
-@lru_cache(maxsize=64)
-def _line_spans(path: str, version: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-    """(offset, bytes) of every line, white space not counted; `version` drops the answer of a changed file."""
-    spans: list[tuple[int, int]] = []
-    offset = 0
-    with open(path, "rb") as file:
-        for line in file:
-            leading = len(line) - len(line.lstrip())
-            spans.append((offset + leading, len(line.strip())))
-            offset += len(line)
-    return tuple(spans)
+def _lines_before(file: BinaryIO, offset: int) -> Iterator[bytes]:
+    for line in file:
+        offset -= len(line)
+        if offset < 0:
+            return
+        yield line

@@ -1,5 +1,6 @@
 """Corpora behind one interface: list the samples of a split, read one of them."""
 
+from collections.abc import Iterator
 from typing import Protocol
 
 from kdcore.config.data import (
@@ -10,11 +11,17 @@ from kdcore.config.data import (
     PythonStdlibData,
     TextData,
 )
-from kdcore.data.document import ImageSample, Kind, Refs, SampleRef, Split, TextDocument
+from kdcore.data.document import Extent, ImageSample, Kind, Refs, SampleRef, Split, TextDocument
+from kdcore.errors import DataError
 
 
 class Source(Protocol):
-    """A corpus. Listing is deterministic and cheap; reading needs nothing but the reference."""
+    """A corpus, cut into extents whose samples any process lists and reads alone; reading in order is fast.
+
+    All is a function of the corpus: the same extents and references on every machine.
+    """
+
+    max_samples: int | None
 
     @property
     def kind(self) -> Kind:
@@ -31,8 +38,20 @@ class Source(Protocol):
         """Channels of the images; None for text."""
         ...
 
+    def extents(self, split: Split) -> Iterator[Extent]:
+        """The slices in which a split lies, in order. Raises DataError, naming the pattern that matches no file."""
+        ...
+
+    def refs(self, extent: Extent, split: Split) -> Iterator[SampleRef]:
+        """The samples of one split in an extent, in order; `max_samples` is not applied."""
+        ...
+
     def list(self, split: Split) -> Refs:
-        """The samples of one split, sorted. Raises DataError, naming path and pattern, when there are none."""
+        """The samples of one split, sorted, in memory. Raises DataError, naming path and pattern, without any."""
+        ...
+
+    def no_samples(self, split: Split) -> DataError:
+        """The error for a split without a sample."""
         ...
 
     def read(self, ref: SampleRef) -> TextDocument | ImageSample:

@@ -2,7 +2,7 @@
 
 import hashlib
 
-from kdcore.data.document import Refs, Split
+from kdcore.data.document import Refs
 
 _BUCKETS = 10_000
 
@@ -10,12 +10,6 @@ _BUCKETS = 10_000
 def is_heldout(name: str, heldout_fraction: float) -> bool:
     """Whether the sample of this name is held out; the same on every machine and for every corpus around it."""
     return _hash(name) % _BUCKETS < heldout_fraction * _BUCKETS
-
-
-def split_by_name(refs: Refs, split: Split, heldout_fraction: float) -> Refs:
-    """The samples of one split, in the order given."""
-    wanted = split == "heldout"
-    return [ref for ref in refs if is_heldout(ref.name, heldout_fraction) == wanted]
 
 
 def limit_samples(refs: Refs, max_samples: int | None) -> Refs:

@@ -4,6 +4,8 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kdcore.config.data import PythonStdlibData, TextData
 from kdcore.data.sources import open_source
@@ -54,8 +56,27 @@ def test_a_bad_line_is_named(tmp_path, line):
     source = open_source(TextData(path=str(tmp_path / "*.jsonl"), heldout_fraction=0))
     refs = source.list("train")
     assert source.read(refs[2]).text == "last"
-    with pytest.raises(UnreadableDocument, match=r"a\.jsonl#000000001.*line 2.*on_unreadable"):
+    with pytest.raises(UnreadableDocument, match=r"a\.jsonl@000000000017.*line 2.*on_unreadable"):
         source.read(refs[1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lines=st.lists(st.sampled_from(['{"text": "a"}', ' {"text": "bb"} ', "", "  "]), max_size=12),
+    end=st.sampled_from(["\n", "\r\n"]),
+    extent_bytes=st.integers(1, 40),
+)
+def test_lines_are_the_same_however_the_file_is_cut(tmp_path_factory, lines, end, extent_bytes):
+    path = tmp_path_factory.getbasetemp() / "cut.jsonl"
+    path.write_bytes((end.join(lines) + end).encode())
+    source = open_source(TextData(path=str(path), heldout_fraction=0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdcore.data.source_text.EXTENT_BYTES", extent_bytes)
+        extents = list(source.extents("train"))
+        refs = [ref for extent in extents for ref in source.refs(extent, "train")]
+    assert len(extents) == -(-path.stat().st_size // extent_bytes)
+    assert [source.read(ref).text for ref in refs] == [json.loads(line)["text"] for line in lines if line.strip()]
+    assert refs == sorted(refs)
 
 
 def test_undecodable_file_is_named(tmp_path):

@@ -16,6 +16,7 @@ class Memory:
     kind = "text"
     num_classes = None
     num_channels = None
+    max_samples = None
 
     def __init__(self, texts, prefix=""):
         self.texts = {f"{prefix}{n:04d}": text for n, text in enumerate(texts)}

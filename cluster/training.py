@@ -5,7 +5,8 @@ from typing import Any
 
 from cluster.connect import cluster_session, import_ray
 from cluster.paths import absolute_paths
-from cluster.preflight import bundle, require, worker_bundles
+from cluster.placement import bundle, worker_bundles
+from cluster.preflight import require
 from cluster.workers import set_threads
 from kdcore.config import Recipe
 from kdcore.errors import KDError, TrainingError

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from cluster.connect import import_ray
@@ -55,11 +55,11 @@ class InProcessPool:
 
 
 class RayPool:
-    """Actors on the open Ray session, one for each bundle of a placement group (or wherever, without a group)."""
+    """Actors on the open Ray session, each replica in a placement group of its own (or wherever, without groups)."""
 
-    def __init__(self, config: ClusterConfig, recipe_json: str, store_path: str, group: Any = None) -> None:
+    def __init__(self, config: ClusterConfig, recipe_json: str, store_path: str, groups: Sequence[Any] = ()) -> None:
         self._ray = import_ray()
-        self._config, self._group = config, group
+        self._config, self._groups = config, groups
         self._arguments = (recipe_json, store_path)
         self._actors: dict[int, Any] = {}
         self._running: dict[Any, tuple[int, bool]] = {}
@@ -111,11 +111,11 @@ class RayPool:
             "num_gpus": self._config.gpus_per_replica,
             "max_restarts": 0,
         }
-        if self._group is not None:
+        if self._groups:
             from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
-                self._group, placement_group_bundle_index=replica
+                self._groups[replica], placement_group_bundle_index=0
             )
         return options
 

@@ -13,7 +13,8 @@ from cluster.labelling.replica import Replica
 from cluster.labelling.statistics import Statistics
 from cluster.labelling.watch import Watch
 from cluster.paths import absolute_paths, with_fitted_teacher
-from cluster.preflight import replica_bundles, reserve
+from cluster.placement import replica_bundles
+from cluster.preflight import reserve
 from cluster.progress import ProgressReport
 from kdcore.config import Recipe
 from kdcore.data.plan import Plan, WorkUnit, plan_units
@@ -49,12 +50,13 @@ class PoolMaker(Protocol):
 def ray_pool(recipe: Recipe, replicas: int) -> Iterator[RayPool]:
     """Actors on the recipe's cluster; ResourceError when it cannot hold them."""
     config = recipe.cluster
-    bundles = replica_bundles(config)[:replicas]
+    bundles = replica_bundles(config, 1)
+    wanted = [bundles] * replicas if bundles else []
     with (
         cluster_session(config),
-        reserve(bundles, config.resource_deadline_seconds, "cluster.replicas") as group,
+        reserve(wanted, config.resource_deadline_seconds, "cluster.replicas", together=True) as groups,
     ):
-        pool = RayPool(config, recipe.model_dump_json(), str(recipe.store_path), group)
+        pool = RayPool(config, recipe.model_dump_json(), str(recipe.store_path), groups)
         try:
             yield pool
         finally:

@@ -10,7 +10,7 @@ from kdcore.errors import TeacherError
 
 __all__ = ["absolute_paths", "with_fitted_teacher"]
 
-_MAYBE_PATHS = ("path", "tokenizer", "heldout")
+_MAYBE_PATHS = ("path", "tokenizer", "heldout", "chat_template")
 
 
 def absolute_paths(recipe: Recipe) -> Recipe:

@@ -28,6 +28,7 @@ __all__ = [
     "new_hash",
     "package_versions",
     "sample_key_array",
+    "sample_key_json",
     "sample_key_text",
     "sample_key_tokens",
 ]
@@ -65,6 +66,11 @@ def digest_json(value: Any) -> str:
 def sample_key_text(text: str) -> bytes:
     """The key (16 bytes) of a document: its UTF-8 bytes; a lone surrogate is kept as it is."""
     return hashlib.blake2b(b"text\0" + text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
+
+
+def sample_key_json(kind: str, value: Any) -> bytes:
+    """The key (16 bytes) of a sample of several parts: its kind, a zero byte, and the parts as canonical JSON."""
+    return hashlib.blake2b(f"{kind}\0{canonical_json(value)}".encode(), digest_size=KEY_BYTES).digest()
 
 
 def sample_key_array(array: np.ndarray) -> bytes:

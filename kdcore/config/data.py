@@ -1,8 +1,8 @@
 """Where samples come from, and which of them are held out for evaluation."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from kdcore.config.base import Settings
 
@@ -15,12 +15,67 @@ class _Source(Settings):
     max_samples: int | None = Field(default=None, ge=1, description="read no more than this many samples of each split")
 
 
-class TextData(_Source):
+Mask = Literal["all", "completion", "assistant"]
+"""Which tokens are labelled and trained: all, those of the completion, or those of the assistant's turns."""
+
+_MASKS: dict[str, tuple[Mask, ...]] = {
+    "field": ("all",),
+    "prompt_field": ("completion", "all"),
+    "messages_field": ("assistant", "all"),
+}
+"""The masks of each shape of a row; the first is the default."""
+
+
+class RowData(_Source):
+    """Rows with keys: a text, a prompt and its completion, or the messages of a conversation."""
+
+    field: str = Field(default="text", description="the key of a row's text")
+    prompt_field: str | None = Field(default=None, description="the key of a prompt, with completion_field")
+    completion_field: str | None = Field(default=None, description="the key of what follows the prompt")
+    messages_field: str | None = Field(default=None, description="the key of a list of {role, content}")
+    mask: Mask | None = Field(
+        default=None, description="tokens that are labelled; default: all of a text, the completion, the assistant's"
+    )
+    chat_template: str | None = Field(default=None, description="a Jinja file instead of the tokenizer's own template")
+    template_arguments: dict[str, Any] = Field(default={}, description="variables for the chat template")
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> "RowData":
+        if (self.prompt_field is None) != (self.completion_field is None):
+            raise ValueError("prompt_field and completion_field come together: give both, or neither")
+        shapes = [name for name in ("prompt_field", "messages_field") if getattr(self, name) is not None]
+        shapes += ["field"] if self.field != "text" else []
+        if len(shapes) > 1:
+            raise ValueError(
+                "a row has one shape: give `field`, prompt_field and completion_field, or messages_field, not "
+                f"{' and '.join(shapes)}"
+            )
+        if self.mask is not None and self.mask not in _MASKS[self.shape]:
+            valid = " or ".join(_MASKS[self.shape])
+            needs = {"completion": "prompt_field and completion_field", "assistant": "messages_field"}.get(self.mask)
+            raise ValueError(f"mask '{self.mask}' needs {needs}; rows with {self.shape} take {valid}")
+        if self.messages_field is None and (self.chat_template is not None or self.template_arguments):
+            raise ValueError(
+                "chat_template and template_arguments render messages: set messages_field, or leave them out"
+            )
+        return self
+
+    @property
+    def shape(self) -> str:
+        """Which of the keys a row is read by: field, prompt_field (with completion_field) or messages_field."""
+        return next((name for name in ("prompt_field", "messages_field") if getattr(self, name) is not None), "field")
+
+    @property
+    def labelled(self) -> Mask:
+        """The mask, by default the one of the rows' shape."""
+        return self.mask or _MASKS[self.shape][0]
+
+
+class TextData(RowData):
     """Text files (one document each) or JSON lines (one document a line), by path or glob."""
 
     type: Literal["text"] = "text"
     path: str | tuple[str, ...]
-    field: str = Field(default="text", description="the key of the text in JSON lines")
     heldout: str | tuple[str, ...] | None = Field(
         default=None, description="evaluation files; replaces heldout_fraction"
     )

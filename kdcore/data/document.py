@@ -1,7 +1,8 @@
 """Samples as every part of the project sees them: a document, an image, and a reference to either."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,11 +13,31 @@ WHOLE_FILE = -1
 
 
 @dataclass(frozen=True)
+class Conversation:
+    """Messages ({role, content, ...}), with the tools and the variables that a chat template gets; all of it JSON."""
+
+    messages: Sequence[Mapping[str, Any]]
+    tools: Sequence[Mapping[str, Any]] = ()
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def parts(self) -> dict[str, Any]:
+        """All of it as one JSON value, of which its key is a digest; without tools and arguments if it has none."""
+        rest = {"tools": self.tools, "chat_template_kwargs": self.arguments}
+        return {"messages": self.messages, **{name: value for name, value in rest.items() if value}}
+
+
+@dataclass(frozen=True)
 class TextDocument:
-    """One document of text."""
+    """One document of text: plain; a prompt and its completion, joined; or a conversation.
+
+    `prompt` is how many characters of `text` are the prompt. The text of a `conversation` is its contents, line by
+    line; what a model reads of it is up to a chat template.
+    """
 
     name: str
     text: str
+    prompt: int | None = None
+    conversation: Conversation | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Literal
 from kdcore.data.document import ImageSample, SampleRef, Split, TextDocument
 from kdcore.data.sources import Source
 from kdcore.errors import ConfigError, DataError, UnreadableDocument
-from kdcore.identity import digest_samples, sample_key_array, sample_key_text
+from kdcore.identity import digest_samples, sample_key_array, sample_key_json, sample_key_text
 
 PlannedSample = tuple[SampleRef, bytes, int]
 """A reference, the sample's 16-byte key, and how often the sample occurs in the data."""
@@ -41,7 +41,14 @@ class Plan:
 
 def sample_key(sample: TextDocument | ImageSample) -> bytes:
     """The 16-byte key of a sample's content; its name has no part in it."""
-    return sample_key_text(sample.text) if isinstance(sample, TextDocument) else sample_key_array(sample.pixels)
+    if isinstance(sample, ImageSample):
+        return sample_key_array(sample.pixels)
+    if sample.conversation is not None:
+        return sample_key_json("conversation", sample.conversation.parts())
+    if sample.prompt is not None:
+        prompt, completion = sample.text[: sample.prompt], sample.text[sample.prompt :]
+        return sample_key_json("prompt", {"prompt": prompt, "completion": completion})
+    return sample_key_text(sample.text)
 
 
 def plan_units(

@@ -9,6 +9,7 @@ from kdcore.config.data import TextData
 from kdcore.data.base import BaseSource
 from kdcore.data.document import WHOLE_FILE, Extent, Kind, SampleRef, TextDocument
 from kdcore.data.files import EXTENT_BYTES, find_files, whole_file, whole_sample
+from kdcore.data.rows import document_of_row
 from kdcore.errors import UnreadableDocument
 
 _JSON_LINES = (".jsonl", ".ndjson")
@@ -27,10 +28,12 @@ class TextSource(BaseSource):
         self._config = config
 
     def read(self, ref: SampleRef) -> TextDocument:
-        """The document. Raises UnreadableDocument for bytes that are not UTF-8, or a line without the text's key."""
+        """The document. Raises UnreadableDocument for bytes that are not UTF-8, or a line that is no such row."""
         if ref.index == WHOLE_FILE:
+            if self._config.shape != "field":
+                raise unreadable(ref, f"data.{self._config.shape} asks for JSON lines (.jsonl), this is plain text")
             return TextDocument(ref.name, read_text(ref))
-        return TextDocument(ref.name, self._text_of_line(ref, _read_line(ref)))
+        return self._document(ref, _read_line(ref))
 
     def _find(self) -> Iterator[Extent]:
         return _extents(find_files(self._config.path, "data.path"))
@@ -47,16 +50,15 @@ class TextSource(BaseSource):
             for offset, size in _lines(file, extent.start, extent.stop):
                 yield SampleRef(f"{extent.name}@{offset:012d}", extent.source, offset, size)
 
-    def _text_of_line(self, ref: SampleRef, line: bytes) -> str:
+    def _document(self, ref: SampleRef, line: bytes) -> TextDocument:
         try:
             row = json.loads(line)
         except ValueError as error:  # UnicodeDecodeError and JSONDecodeError
             raise unreadable(ref, f"line {_line_number(ref)} is not JSON: {error}") from error
-        field = self._config.field
-        if not isinstance(row, dict) or not isinstance(row.get(field), str):
-            keys = sorted(row) if isinstance(row, dict) else type(row).__name__
-            raise unreadable(ref, f"line {_line_number(ref)} has no text under '{field}', only {keys}; set data.field")
-        return _without_surrogates(ref, row[field])
+        try:
+            return document_of_row(ref.name, row, self._config)
+        except UnreadableDocument as error:
+            raise unreadable(ref, f"line {_line_number(ref)} {error.message}") from error
 
 
 def read_text(ref: SampleRef) -> str:
@@ -74,15 +76,6 @@ def unreadable(ref: SampleRef, reason: str) -> UnreadableDocument:
         f"Every sample must be readable; '{ref.name}' ({ref.source}) is not: {reason}. "
         "Repair or remove it, or set data.on_unreadable: skip."
     )
-
-
-def _without_surrogates(ref: SampleRef, text: str) -> str:
-    # JSON can spell half a surrogate pair, which no tokenizer or digest can encode.
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise unreadable(ref, f"line {_line_number(ref)} has an unpaired surrogate: {error}") from error
-    return text
 
 
 def _extents(files: dict[str, str]) -> Iterator[Extent]:

@@ -1,9 +1,11 @@
 """Digests of weights, tokenizers, inputs and environments, and the comparison of two identities."""
 
+import bisect
 import hashlib
 import importlib.metadata
+import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,18 @@ __all__ = [
     "differences",
     "digest_bytes",
     "digest_file",
+    "digest_input",
     "digest_json",
+    "digest_sample_arrays",
     "digest_samples",
     "digest_state",
     "digest_tokenizer",
+    "join_input",
     "mix",
     "new_hash",
+    "num_parts",
     "package_versions",
+    "part_start",
     "sample_key_array",
     "sample_key_json",
     "sample_key_text",
@@ -34,6 +41,8 @@ __all__ = [
 ]
 
 KEY_BYTES = 16
+PART_SAMPLES = 1 << 24
+_PIECE = 1 << 16
 _PACKAGES = ("kdcore", "numpy", "pyarrow", "torch", "transformers", "tokenizers", "timm", "torchvision")
 
 
@@ -92,12 +101,78 @@ def digest_samples(samples: Iterable[tuple[bytes, int]]) -> str:
 
     It is the digest of `[["KEY IN HEX", OCCURRENCES], ...]` as JSON, fed piece by piece.
     """
-    state = new_hash()
+    pairs, state = iter(samples), new_hash()
     state.update(b"[")
-    for number, (key, occurrences) in enumerate(samples):
-        state.update(f'{", " if number else ""}["{key.hex()}", {occurrences:d}]'.encode())
+    first = True
+    while piece := list(itertools.islice(pairs, _PIECE)):
+        keys = np.frombuffer(b"".join(key for key, _ in piece), np.uint8).reshape(-1, KEY_BYTES)
+        text = _samples_text(keys, np.array([times for _, times in piece], dtype=np.int64))
+        state.update(text[2:] if first else text)
+        first = False
     state.update(b"]")
     return state.hexdigest()
+
+
+def digest_sample_arrays(keys: np.ndarray, occurrences: np.ndarray) -> str:
+    """`digest_samples` of keys uint8 [N, 16] (or uint64 [N, 2]) and their occurrences int [N]."""
+    keys, state = _as_bytes(keys), new_hash()
+    state.update(b"[")
+    for start in range(0, len(keys), _PIECE):
+        text = _samples_text(keys[start : start + _PIECE], occurrences[start : start + _PIECE])
+        state.update(text[2:] if start == 0 else text)
+    state.update(b"]")
+    return state.hexdigest()
+
+
+def _as_bytes(keys: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(keys).view(np.uint8).reshape(-1, KEY_BYTES)
+
+
+def _samples_text(keys: np.ndarray, occurrences: np.ndarray) -> bytes:
+    """`, ["KEY IN HEX", OCCURRENCES]` for each of keys uint8 [N, 16], one after the other."""
+    counts = np.asarray(occurrences, dtype=np.int64)
+    before, between = b', ["', b'", '
+    digits = len(str(int(counts.max(initial=1))))
+    text = np.empty((len(keys), len(before) + 2 * KEY_BYTES + len(between) + digits + 1), dtype=np.uint8)
+    hexadecimal = np.frombuffer(b"0123456789abcdef", np.uint8)
+    at = len(before)
+    text[:, :at] = np.frombuffer(before, np.uint8)
+    text[:, at : at + 2 * KEY_BYTES : 2] = hexadecimal[keys >> 4]
+    text[:, at + 1 : at + 2 * KEY_BYTES : 2] = hexadecimal[keys & 15]
+    at += 2 * KEY_BYTES
+    text[:, at : at + len(between)] = np.frombuffer(between, np.uint8)
+    at += len(between)
+    powers = 10 ** np.arange(digits - 1, -1, -1, dtype=np.int64)
+    text[:, at : at + digits] = hexadecimal[counts[:, None] // powers % 10]
+    text[:, -1] = ord("]")
+    written = np.ones(text.shape, dtype=bool)
+    written[:, at : at + digits - 1] = counts[:, None] >= powers[:-1]  # no zeros in front
+    return text[written].tobytes()
+
+
+def digest_input(keys: np.ndarray, occurrences: np.ndarray) -> str:
+    """Digest of an input: keys uint8 [N, 16] (or uint64 [N, 2]), sorted and each once, their occurrences int [N]."""
+    keys, parts = _as_bytes(keys), num_parts(int(occurrences.sum()))
+    bounds = [
+        bisect.bisect_left(range(len(keys)), part_start(part, parts), key=lambda row: keys[row].tobytes())
+        for part in range(parts + 1)
+    ]
+    return join_input([digest_sample_arrays(keys[a:b], occurrences[a:b]) for a, b in itertools.pairwise(bounds)])
+
+
+def join_input(digests: Sequence[str]) -> str:
+    """Digest of an input from those of its parts, in order: that of the one part, or the digest of the list."""
+    return digests[0] if len(digests) == 1 else digest_json(list(digests))
+
+
+def num_parts(num_samples: int, part_samples: int = PART_SAMPLES) -> int:
+    """In how many parts, by the first bits of their keys, so many samples (repeated ones too) are compared."""
+    return max(1, -(-num_samples // part_samples))
+
+
+def part_start(part: int, parts: int) -> bytes:
+    """The least key (16 bytes) of a part; of the one after the last, a byte string above every key."""
+    return (-(-(part << 128) // parts)).to_bytes(KEY_BYTES, "big") if part < parts else b"\xff" * (KEY_BYTES + 1)
 
 
 def digest_state(state: Mapping[str, Tensor]) -> str:

@@ -47,6 +47,7 @@ def orphans(store: Path) -> set[str]:
     needed = {manifest.index.file, *(receipt.shard for receipt in manifest.shards)}
     needed |= {f"journal/{receipt.unit}.json" for receipt in manifest.shards}
     needed |= {"manifest.json", "identity.json", "README.md", "probe.json"}
+    needed |= {f"plan/{file.name}" for file in store.glob("plan/input-*.json")}
     files = {str(file.relative_to(store)) for file in store.rglob("*") if file.is_file()}
     assert needed <= files
     return files - needed

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kdcore.config.models import TeacherImageConfig, TeacherLMConfig
-from kdcore.data.document import ImageSample, TextDocument
+from kdcore.data.document import ImageSample, SampleRef, TextDocument
 from kdcore.data.plan import PlannedSample, sample_key
 from kdcore.data.sources import Source
 from kdcore.data.tokenizer import encode_document
@@ -45,7 +45,7 @@ class TextAnswers:
         """
         return {"context": self.config.context, "overlap": self.config.overlap}
 
-    def layers(self, source: Source) -> Layers:
+    def layers(self, source: Source, ref: SampleRef) -> Layers:
         """The widths of the features."""
         return self.teacher.feature_layers(self.feature_paths) if self.feature_paths else ()
 
@@ -116,11 +116,11 @@ class ImageAnswers:
         """Nothing beyond the weights."""
         return {}
 
-    def layers(self, source: Source) -> Layers:
+    def layers(self, source: Source, ref: SampleRef) -> Layers:
         """The widths of the features, from a pass over one image of the source."""
         if not self.feature_paths:
             return ()
-        sample = source.read(source.list("train")[0])
+        sample = source.read(ref)
         assert isinstance(sample, ImageSample)
         return self.teacher.feature_layers(self.feature_paths, torch.from_numpy(sample.pixels)[None])
 

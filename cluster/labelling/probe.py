@@ -5,21 +5,20 @@ Every replica that finds no probe in the store makes it; the first to publish wi
 
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kdcore.config.labels import CodecConfig
-from kdcore.data.document import SampleRef
 from kdcore.evaluation.fidelity import fidelity
-from kdcore.identity import canonical_json, compare_identity, digest_bytes
+from kdcore.identity import canonical_json, compare_identity
 from kdcore.labels import Codec, codec_from_spec
 from kdcore.labels.feature import Layers
 from kdcore.labels.learn import ProbeBatch, learn_codec
 from kdcore.store import Manifest, load_manifest, publish_probe, read_probe
 from kdcore.store.manifest import is_finished
 
-__all__ = ["Probe", "ProbeResult", "settle_codec", "spread"]
+__all__ = ["Probe", "ProbeResult", "settle_codec"]
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,3 @@ def settle_codec(
     result = ProbeResult.of(content)
     compare_identity(result.asked, wanted, what=f"the probe that began the label store {store_path}")
     return result.codec
-
-
-def spread(refs: Sequence[SampleRef]) -> list[SampleRef]:
-    """The samples in an order of their own, the same on every machine: the first few stand for all."""
-    return sorted(refs, key=lambda ref: digest_bytes(f"probe:{ref.name}".encode()))

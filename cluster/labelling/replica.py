@@ -1,13 +1,13 @@
 """One copy of a teacher: reads the documents of a unit itself, labels them, and writes the shard itself."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from cluster.labelling.answers import ImageAnswers, TextAnswers
 from cluster.labelling.loading import load_answers
-from cluster.labelling.probe import settle_codec, spread
+from cluster.labelling.probe import settle_codec
 from cluster.labelling.statistics import Statistics
 from kdcore.config import Recipe
 from kdcore.data.document import ImageSample, SampleRef, TextDocument
@@ -17,6 +17,7 @@ from kdcore.errors import ConfigError, DataError, LabelError, UnreadableDocument
 from kdcore.identity import digest_json, digest_tokenizer, package_versions
 from kdcore.labels import Codec
 from kdcore.labels.learn import ProbeBatch
+from kdcore.planning import Asked, planned_input, read_unit
 from kdcore.store.schema import batches_from_rows, store_schema
 from kdcore.store.writer import Receipt, write_shard
 
@@ -27,23 +28,30 @@ _FROM_ONE = 512
 
 
 class Replica:
-    """The teacher of a recipe, loaded. Its labels of a unit depend on nothing but the unit and the store's codec."""
+    """The teacher of a recipe, loaded. Its labels of a unit depend on nothing but the unit and the store's codec.
 
-    def __init__(self, recipe_json: str, store_path: str) -> None:
+    `probe` are the samples of the plan's probe, read from the store's folder when not given.
+    """
+
+    def __init__(self, recipe_json: str, store_path: str, probe: Sequence[SampleRef] | None = None) -> None:
         recipe = Recipe.model_validate_json(recipe_json)
         if recipe.teacher is None:
             raise ConfigError(f"labelling needs a teacher, but recipe '{recipe.name}' has none: add `teacher`")
         self._store_path = store_path
         self._source: Source = open_source(recipe.data)
         self._teacher = load_answers(recipe, self._source)
-        asked = {**self._asked(), "probe_labels": recipe.labels.probe_labels, "probe": self._probed_names()}
+        if probe is None:
+            probe = planned_input(store_path, Asked.of(recipe)).probe
+        # The first names stand for the corpus: another one has others.
+        names = digest_json([ref.name for ref in probe[:_NAMED]])
+        asked = {**self._asked(), "probe_labels": recipe.labels.probe_labels, "probe": names}
         self._codec: Codec = settle_codec(
             store_path,
             asked,
             recipe.codec,
             self._teacher.teacher.num_classes,
-            self._teacher.layers(self._source),
-            probe_batches(self._source, self._teacher, recipe),
+            self._teacher.layers(self._source, probe[0]),
+            probe_batches(probe, self._source, self._teacher, recipe),
         )
 
     def identity(self) -> dict[str, Any]:
@@ -61,17 +69,13 @@ class Replica:
             "vocabulary": teacher.num_classes,
         }
 
-    def _probed_names(self) -> str:
-        """A digest of which samples a probe begins with: another corpus has others."""
-        return digest_json([ref.name for ref in spread(self._source.list("train"))[:_NAMED]])
-
     def label(self, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> Receipt:
         """Label a unit and write its shard; the receipt is not published yet. `batch_divisor` makes batches smaller.
 
         Raises LabelError naming unit and sample when the teacher's outputs are not finite, UnreadableDocument or
         DataError when a sample cannot be read or has changed since it was planned, OutOfSpace when the disk is full.
         """
-        samples = [(planned, self._read(unit, *planned[:2])) for planned in unit.samples]
+        samples = [(planned, self._read(unit, *planned[:2])) for planned in read_unit(self._store_path, unit)]
         kind, vocabulary = self._teacher.teacher.kind, self._teacher.teacher.num_classes
         with torch.inference_mode():
             rows = self._teacher.rows(unit.id, samples, self._codec, batch_divisor)
@@ -101,14 +105,16 @@ class Replica:
 
 
 @torch.inference_mode()
-def probe_batches(source: Source, teacher: "TextAnswers | ImageAnswers", recipe: Recipe) -> Iterator[ProbeBatch]:
-    """Up to labels.probe_labels labels of the training split, in an order that mixes the documents.
+def probe_batches(
+    refs: Sequence[SampleRef], source: Source, teacher: "TextAnswers | ImageAnswers", recipe: Recipe
+) -> Iterator[ProbeBatch]:
+    """Up to labels.probe_labels labels of `refs`, as the plan has them for a probe.
 
     Samples that cannot be read or labelled are left out: they are refused, or skipped, by name with their unit. Raises
     the LabelError of the last one when there is no other.
     """
     wanted, found, failure = recipe.labels.probe_labels, 0, None
-    for ref in spread(source.list("train")):
+    for ref in refs:
         # A long document is left before it fills the probe.
         stop = min(wanted, found + max(wanted // 8, _FROM_ONE))
         try:

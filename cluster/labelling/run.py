@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from cluster.connect import cluster_session
 from cluster.labelling.controller import Pool, run_units
+from cluster.labelling.planning import input_of_finished, plan_work
 from cluster.labelling.pool import RayPool
 from cluster.labelling.probe import ProbeResult
 from cluster.labelling.replica import Replica
@@ -17,8 +18,7 @@ from cluster.placement import replica_bundles
 from cluster.preflight import reserve
 from cluster.progress import ProgressReport
 from kdcore.config import Recipe
-from kdcore.data.plan import Plan, WorkUnit, plan_units
-from kdcore.data.sources import open_source
+from kdcore.data.plan import Input, Plan, WorkUnit
 from kdcore.errors import ConfigError
 from kdcore.identity import compare_identity
 from kdcore.store import (
@@ -71,32 +71,27 @@ def label_store(recipe: Recipe, on_note: Callable[[str], None] = print, make_poo
     """
     if recipe.teacher is None:
         raise ConfigError(f"labelling needs a teacher, but recipe '{recipe.name}' has none: add `teacher`")
-    recipe = with_fitted_teacher(absolute_paths(recipe))
-    plan = plan_units(open_source(recipe.data), "train", recipe.labels.unit_bytes, recipe.data.on_unreadable)
-    if plan.skipped:
-        on_note(f"skipped {len(plan.skipped)} samples, first: {plan.skipped[0][0]}: {plan.skipped[0][1]}")
-    job = _Job(recipe, plan, on_note, make_pool)
+    job = _Job(with_fitted_teacher(absolute_paths(recipe)), on_note, make_pool)
     if job.is_finished():
         on_note(f"labels: {job.path} is finished; nothing to do")
     else:
-        job.run()
+        job.run(plan_work(job.recipe, on_note))
     return job.path
 
 
 def check_store(recipe: Recipe) -> None:
     """IdentityMismatch unless the recipe's finished store is what labelling it now would give.
 
-    Reads the input for its digest and loads the teacher for its identity.
+    Reads the input for its digest, unless a plan of it is there, and loads the teacher for its identity.
     """
-    recipe = with_fitted_teacher(absolute_paths(recipe))
-    plan = plan_units(open_source(recipe.data), "train", recipe.labels.unit_bytes, recipe.data.on_unreadable)
-    _Job(recipe, plan, print, ray_pool).is_finished()
+    _Job(with_fitted_teacher(absolute_paths(recipe)), print, ray_pool).is_finished()
 
 
 class _Job:
-    def __init__(self, recipe: Recipe, plan: Plan, on_note: Callable[[str], None], make_pool: PoolMaker) -> None:
-        self.recipe, self.plan, self.on_note, self.make_pool = recipe, plan, on_note, make_pool
+    def __init__(self, recipe: Recipe, on_note: Callable[[str], None], make_pool: PoolMaker) -> None:
+        self.recipe, self.on_note, self.make_pool = recipe, on_note, make_pool
         self.path = recipe.store_path
+        self.input: Input | None = None
         self.identity: dict[str, Any] | None = None
         self.probe: ProbeResult | None = None
         self.statistics: Statistics | None = None
@@ -108,18 +103,21 @@ class _Job:
         """
         if not is_finished(self.path):
             return False
-        wanted = self._whole_identity(Replica(self.recipe.model_dump_json(), str(self.path)).identity())
+        self.input = input_of_finished(self.recipe, self.on_note)
+        replica = Replica(self.recipe.model_dump_json(), str(self.path), self.input.probe)
+        wanted = self._whole_identity(replica.identity())
         compare_identity(load_manifest(self.path).identity, wanted, what=f"the label store {self.path}")
         return True
 
-    def run(self) -> None:
+    def run(self, plan: Plan) -> None:
+        self.input = plan.input
         began = time.monotonic()
-        cut = {unit.id: unit.digest for unit in self.plan.units}
+        cut = {unit.id: unit.digest for unit in plan.units}
         journal = read_receipts(self.path, cut)
         for note in journal.notes:
             self.on_note(f"labels: {note}; its unit is labelled again")
-        todo = [unit for unit in self.plan.units if unit.id not in journal]
-        done = {unit.id: unit.num_bytes for unit in self.plan.units}
+        todo = [unit for unit in plan.units if unit.id not in journal]
+        done = {unit.id: unit.num_bytes for unit in plan.units}
         already = sum(done[name] for name in journal)
         if journal:
             self.on_note(f"labels: {len(journal)} of {len(cut)} units were there, {len(todo)} to go")
@@ -165,7 +163,8 @@ class _Job:
         return Statistics(self.identity["kind"], self.probe.codec, self.identity["vocabulary"])
 
     def _whole_identity(self, answer: Mapping[str, Any]) -> dict[str, Any]:
-        return {"format": _FORMAT, **answer, "input": self.plan.input_digest}
+        assert self.input is not None
+        return {"format": _FORMAT, **answer, "input": self.input.digest}
 
     def _finish(self, cut: Mapping[str, str], seconds: float) -> None:
         assert self.identity is not None
@@ -184,12 +183,13 @@ class _Job:
         )
 
     def _totals(self, receipts: list[Receipt]) -> dict[str, Any]:
+        assert self.input is not None
         labels, size = sum(item.labels for item in receipts), sum(item.bytes for item in receipts)
         return {
             "rows": sum(item.rows for item in receipts),
             "labels": labels,
-            "samples": self.plan.num_samples,
+            "samples": self.input.num_samples,
             "bytes_per_label": size / labels if labels else None,
-            "skipped": [list(item) for item in self.plan.skipped[:100]],
-            "num_skipped": len(self.plan.skipped),
+            "skipped": [list(item) for item in self.input.skipped],
+            "num_skipped": self.input.num_skipped,
         }

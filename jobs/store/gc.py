@@ -21,7 +21,7 @@ def gc(
     ] = "24h",
     force: Annotated[bool, typer.Option("--force", help="Allow --min-age below 5m: no job writes here.")] = False,
 ) -> None:
-    """Remove the orphans of a store: shards of lost attempts, torn files, uploads that never ended.
+    """Remove the orphans: shards of lost attempts, torn files, uploads that never ended; of a finished store also its plan.
 
     Receipts, the manifest, and whatever they name stay, and so does any file that no store's writer can have made.
     """
@@ -33,10 +33,10 @@ def gc(
         )
 
     from kdcore.store import collect_garbage, open_place
-    from kdcore.store.layout import DATA, JOURNAL
+    from kdcore.store.layout import DATA, JOURNAL, PLAN
 
     place = open_place(store)
-    sizes = {name: size for folder in ("", DATA, JOURNAL) for name, size in place.sizes(folder).items()}
+    sizes = {name: size for folder in ("", DATA, JOURNAL, PLAN) for name, size in place.sizes(folder).items()}
     names = collect_garbage(place, seconds, dry_run)
     for name in names:
         say(name)

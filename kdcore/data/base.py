@@ -1,5 +1,6 @@
 """What all corpora share: the split by name, an explicit held-out set, the limit on samples."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
@@ -55,6 +56,14 @@ class BaseSource(ABC):
         else:  # a pattern such as *.jsonl may match the held-out files too
             kept_out = {extent.source for extent in heldout}
             yield from (replace(extent, heldout=False) for extent in self._find() if extent.source not in kept_out)
+
+    def stamp(self, extent: Extent) -> str:
+        """What changes when the file of an extent does: its bytes and its time of change; "" without a file."""
+        try:
+            state = os.stat(extent.source)
+        except OSError:
+            return ""
+        return f"{state.st_size}-{state.st_mtime_ns}"
 
     def refs(self, extent: Extent, split: Split) -> Iterator[SampleRef]:
         """The samples of one split in an extent, in order."""

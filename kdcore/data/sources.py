@@ -42,6 +42,10 @@ class Source(Protocol):
         """The slices in which a split lies, in order. Raises DataError, naming the pattern that matches no file."""
         ...
 
+    def stamp(self, extent: Extent) -> str:
+        """What changes when the samples of an extent may have: a plan of it holds as long as this is the same."""
+        ...
+
     def refs(self, extent: Extent, split: Split) -> Iterator[SampleRef]:
         """The samples of one split in an extent, in order; `max_samples` is not applied."""
         ...

@@ -2,7 +2,7 @@
 
 import hashlib
 
-from kdcore.data.document import Refs
+from kdcore.data.document import Refs, SampleRef
 
 _BUCKETS = 10_000
 
@@ -16,9 +16,22 @@ def limit_samples(refs: Refs, max_samples: int | None) -> Refs:
     """At most `max_samples` samples, chosen by the hash of their names: the first ones would be all of one class."""
     if max_samples is None or len(refs) <= max_samples:
         return refs
-    chosen = sorted(refs, key=lambda ref: (_hash("limit:" + ref.name), ref.index))[:max_samples]
-    return sorted(chosen)
+    return sorted(sorted(refs, key=limit_rank)[:max_samples])
+
+
+def limit_rank(ref: SampleRef) -> tuple[bytes, int]:
+    """`max_samples` keeps the samples whose rank (32 bytes, and the index for samples of one name) is least."""
+    return _digest("limit:" + ref.name), ref.index
+
+
+def probe_rank(ref: SampleRef) -> bytes:
+    """The order (16 bytes) in which a probe takes samples, the same on every machine: the first few stand for all."""
+    return hashlib.blake2b(f"probe:{ref.name}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
 def _hash(text: str) -> int:
-    return int(hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest(), 16)
+    return int.from_bytes(_digest(text), "big")
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()

@@ -1,6 +1,6 @@
 """Label stores: layout, writer, journal, reader, verifier, over directories and buckets. FORMAT.md has the bytes."""
 
-from kdcore.store.beginning import open_for_writing, publish_probe
+from kdcore.store.beginning import open_for_writing, prepare_store, publish_probe
 from kdcore.store.compact import compact_store
 from kdcore.store.derive import Derived
 from kdcore.store.distillkit import DistillKitConfig
@@ -45,6 +45,7 @@ __all__ = [
     "open_for_writing",
     "open_place",
     "open_store",
+    "prepare_store",
     "publish_manifest",
     "publish_probe",
     "publish_receipt",

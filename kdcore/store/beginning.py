@@ -8,7 +8,7 @@ from typing import Any
 
 from kdcore.errors import StoreError
 from kdcore.identity import canonical_json, compare_identity
-from kdcore.store.layout import DATA, IDENTITY, JOURNAL, PROBE, is_temporary
+from kdcore.store.layout import DATA, IDENTITY, JOURNAL, PLAN, PROBE, is_plan_file, is_temporary
 from kdcore.store.places import Location, Place, open_place
 from kdcore.store.probe import probe_text, read_probe
 
@@ -44,10 +44,17 @@ def prepare_store(store: Location) -> Place:
 
 
 def _foreign(place: Place) -> list[str]:
-    """What lies here that is neither an empty folder of ours nor a temporary file of a job that was killed."""
+    """What lies here that is neither an empty folder of ours, nor a plan, nor a temporary file of a killed job."""
     found = [name for name in place.entries() if not is_temporary(name)]
-    inside = [f"{folder}/{name}" for folder in (DATA, JOURNAL) if folder in found for name in place.entries(folder)]
-    return [name for name in found if name not in (DATA, JOURNAL)] + inside
+    ours = {DATA: is_temporary, JOURNAL: is_temporary, PLAN: is_plan_file}
+    inside = [
+        f"{folder}/{name}"
+        for folder, is_ours in ours.items()
+        if folder in found
+        for name in place.entries(folder)
+        if not is_ours(name)
+    ]
+    return [name for name in found if name not in ours] + inside
 
 
 def _try_conditional_puts(place: Place) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from kdcore.errors import StoreError
-from kdcore.identity import compare_identity, digest_samples
+from kdcore.identity import compare_identity, digest_sample_arrays
 from kdcore.store.beginning import open_for_writing, publish_probe
 from kdcore.store.index import Index, read_part
 from kdcore.store.journal import publish_receipt, read_journal, read_receipts
@@ -215,6 +215,4 @@ def joined(batches: Iterator[pa.RecordBatch], limit: int = _BATCH_BYTES) -> Iter
 def samples_digest(index: Index, rows: slice | np.ndarray, occurrences: np.ndarray | None = None) -> str:
     """Digest of some rows' keys and occurrences: the digest of a unit."""
     counts = index.occurrences if occurrences is None else occurrences
-    raw = np.ascontiguousarray(index.keys[rows]).tobytes()
-    keys = (raw[start : start + 16] for start in range(0, len(raw), 16))
-    return digest_samples(zip(keys, counts[rows].tolist(), strict=True))
+    return digest_sample_arrays(index.keys[rows], counts[rows])

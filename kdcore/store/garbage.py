@@ -1,9 +1,9 @@
-"""Remove what no manifest and no receipt names: losers of two attempts, torn files, uploads that never ended."""
+"""Remove what nothing names: losers of two attempts, torn files, uploads that never ended, plans of finished stores."""
 
 from kdcore.errors import IncompleteStore
 from kdcore.store.beginning import is_begun
 from kdcore.store.journal import read_receipts
-from kdcore.store.layout import DATA, IDENTITY, JOURNAL, PROBE, is_written_by_us
+from kdcore.store.layout import DATA, IDENTITY, JOURNAL, PLAN, PROBE, is_temporary, is_written_by_us
 from kdcore.store.manifest import is_finished, load_manifest
 from kdcore.store.places import Location, Place, open_place
 
@@ -28,7 +28,7 @@ def collect_garbage(store: Location, min_age_seconds: float = _DAY, dry_run: boo
     # Listed before the names are read: a shard whose receipt is published in between is named, not garbage.
     old = [
         name
-        for folder in ("", DATA, JOURNAL)
+        for folder in ("", DATA, JOURNAL, PLAN)
         for name, age in sorted(place.ages(folder).items())
         if age >= min_age_seconds and is_written_by_us(name)
     ]
@@ -45,4 +45,5 @@ def _named(place: Place) -> set[str]:
     if is_finished(place):
         manifest = load_manifest(place)
         return {manifest.index.file, *(receipt.shard for receipt in manifest.shards)}
-    return {receipt.shard for receipt in read_receipts(place).values()}
+    plan = {name for name in place.sizes(PLAN) if not is_temporary(name)}  # of a job that may go on
+    return plan | {receipt.shard for receipt in read_receipts(place).values()}

@@ -10,26 +10,31 @@ __all__ = [
     "IDENTITY",
     "JOURNAL",
     "MANIFEST",
+    "PLAN",
     "PROBE",
     "check_index",
     "check_shard",
     "check_unit",
+    "is_plan_file",
     "is_temporary",
     "is_written_by_us",
 ]
 
 MANIFEST, IDENTITY, CARD, PROBE = "manifest.json", "identity.json", "README.md", "probe.json"
-DATA, JOURNAL = "data", "journal"
+DATA, JOURNAL, PLAN = "data", "journal", "plan"
 _UNIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _SHARD = re.compile(rf"{DATA}/[A-Za-z0-9][A-Za-z0-9._-]*\.arrow")
 _INDEX = re.compile(r"index-[0-9a-f]+\.arrow")
 # What writers name their files, at its narrowest: unit-UNIT-ATTEMPT-TOKEN.arrow, index-TOKEN.arrow, and hidden names.
 _SHARD_NAME = r"unit-[A-Za-z0-9_-]+-[A-Za-z0-9_-]+-[0-9a-f]{8}\.arrow"
 _INDEX_NAME = r"index-[0-9a-f]{16}\.arrow"
-_FINAL = re.compile(rf"{DATA}/{_SHARD_NAME}|{_INDEX_NAME}")
+_PLAN_NAME = r"(?:rows|keys|repeats|cut|units)-[0-9a-f]{32}-[0-9a-f]{16}\.arrow"
+_PLAN_NOTE = r"(?:survey|input)-[0-9a-f]{32}\.json"
+_FINAL = re.compile(rf"{DATA}/{_SHARD_NAME}|{_INDEX_NAME}|{PLAN}/{_PLAN_NAME}|{PLAN}/survey-[0-9a-f]{{32}}\.json")
 _HIDDEN = re.compile(
-    rf"\.(?:{_SHARD_NAME}|{_INDEX_NAME})\.partial"
-    r"|\.(?:(?:manifest|identity|probe)\.json|README\.md|trial|unit-[A-Za-z0-9_-]+\.json)\.[0-9a-f]{16}\.tmp"
+    rf"\.(?:{_SHARD_NAME}|{_INDEX_NAME}|{_PLAN_NAME})\.partial"
+    r"|\.(?:(?:manifest|identity|probe)\.json|README\.md|trial|unit-[A-Za-z0-9_-]+\.json"
+    rf"|{_PLAN_NOTE})\.[0-9a-f]{{16}}\.tmp"
 )
 
 
@@ -62,8 +67,13 @@ def is_temporary(name: str) -> bool:
 def is_written_by_us(name: str) -> bool:
     """Whether only a store's writer can have made a file of this name, and nothing but a manifest or receipt keeps it.
 
-    A shard in data/, an index at the root, or a temporary file of either.
+    A shard in data/, an index at the root, what a plan is made of in plan/, or a temporary file of these.
     """
-    if name.count("/") and name.rpartition("/")[0] not in (DATA, JOURNAL):
+    if name.count("/") and name.rpartition("/")[0] not in (DATA, JOURNAL, PLAN):
         return False
     return is_temporary(name) or _FINAL.fullmatch(name) is not None
+
+
+def is_plan_file(name: str) -> bool:
+    """Whether a name in plan/ is one that only the planning of a job can have given."""
+    return is_temporary(name) or re.fullmatch(f"{_PLAN_NAME}|{_PLAN_NOTE}", name) is not None

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from kdcore.errors import IdentityMismatch, StoreError
-from kdcore.identity import differences, digest_samples
+from kdcore.identity import differences, digest_input
 from kdcore.store.derive import (
     Derived,
     DerivedUnit,
@@ -111,9 +111,7 @@ class _Rows:
     def input_digest(self) -> str:
         """The digest that a plan over all inputs together would have."""
         rows = self.order[self.kept[self.order]]
-        raw = np.ascontiguousarray(self.keys[rows]).tobytes()
-        keys = (raw[start : start + 16] for start in range(0, len(raw), 16))
-        return digest_samples(zip(keys, self.occurrences[rows].tolist(), strict=True))
+        return digest_input(self.keys[rows], self.occurrences[rows])
 
     def check(self, sources: Sequence[SourceStore]) -> None:
         """StoreError when two rows of one key are not one sample."""

@@ -12,7 +12,7 @@ from kdcore.store.places import Location, open_place
 from kdcore.store.schema import count_labels, schema_metadata
 from kdcore.store.writer import Receipt
 
-__all__ = ["Shard", "open_batches"]
+__all__ = ["Shard", "open_batches", "refuse_extensions"]
 
 # An Arrow file ends with its footer, which holds the schema, the footer's length in 4 bytes, and "ARROW1".
 _END = 10
@@ -54,7 +54,7 @@ def open_batches(buffer: pa.Buffer, schema: pa.Schema, where: str) -> list[pa.Re
 
     IdentityMismatch when its metadata says something else than the manifest, CorruptShard for damage.
     """
-    _refuse_extensions(buffer, where)
+    refuse_extensions(buffer, where)
     try:
         reader = pa.ipc.open_file(pa.BufferReader(buffer))
         _check_schema(reader.schema, schema, where)
@@ -70,7 +70,7 @@ def open_batches(buffer: pa.Buffer, schema: pa.Schema, where: str) -> list[pa.Re
     return batches
 
 
-def _refuse_extensions(buffer: pa.Buffer, where: str) -> None:
+def refuse_extensions(buffer: pa.Buffer, where: str) -> None:
     """CorruptShard when the footer declares an extension type.
 
     Before Arrow reads the schema: what other packages of this process have registered (Ray, datasets) would be run on

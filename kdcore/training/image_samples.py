@@ -7,10 +7,11 @@ import torch
 
 from kdcore.config import Recipe
 from kdcore.data.document import ImageSample
-from kdcore.data.plan import PlannedSample, plan_units
+from kdcore.data.plan import PlannedSample
 from kdcore.data.sources import Source
 from kdcore.errors import DataError
 from kdcore.labels.soft_labels import SoftLabels
+from kdcore.planning import plan_units
 from kdcore.training.batches import ImageBatch
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ class StoreJoin:
 
 def image_samples(recipe: Recipe, source: Source, uses_labels: bool) -> ImageSamples:
     """The train split, with the labels of the recipe's store where the arm uses them."""
-    plan = plan_units(source, "train", recipe.labels.unit_bytes, recipe.data.on_unreadable)
-    samples = [sample for unit in plan.units for sample in unit.samples]
+    _, parts = plan_units(source, "train", recipe.labels.unit_bytes, recipe.data.on_unreadable)
+    samples = [sample for part in parts for sample in part]
     join = None
     if uses_labels:
         from kdcore.store.reader import open_store

@@ -8,12 +8,12 @@ import torch
 from kdcore.config import Recipe
 from kdcore.data.chunks import make_chunks
 from kdcore.data.document import TextDocument
-from kdcore.data.plan import plan_units
 from kdcore.data.sources import open_source
 from kdcore.data.tokenizer import encode_document
 from kdcore.errors import DataError, LabelError, TokenizerMismatch
 from kdcore.identity import digest_tokenizer
 from kdcore.labels.soft_labels import SoftLabels
+from kdcore.planning import plan_units
 from kdcore.training.batches import TextBatch
 
 if TYPE_CHECKING:
@@ -45,10 +45,10 @@ class SourceRows:
 
     def __init__(self, recipe: Recipe, tokenizer: object) -> None:
         source = open_source(recipe.data)
-        plan = plan_units(source, "train", recipe.labels.unit_bytes, recipe.data.on_unreadable)
+        _, parts = plan_units(source, "train", recipe.labels.unit_bytes, recipe.data.on_unreadable)
         self._rows: list[np.ndarray] = []
         self._times: list[int] = []
-        for ref, _, times in (sample for unit in plan.units for sample in unit.samples):
+        for ref, _, times in (sample for part in parts for sample in part):
             document = source.read(ref)
             assert isinstance(document, TextDocument)
             # int32: a corpus stays in memory for the whole run.

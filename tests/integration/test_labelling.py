@@ -17,7 +17,9 @@ from cluster.labelling.pool import InProcessPool
 from cluster.labelling.replica import Replica, probe_batches
 from cluster.labelling.run import label_store
 from kdcore.config.recipe import Recipe
+from kdcore.data.document import SampleRef
 from kdcore.data.sources import open_source
+from kdcore.data.splits import probe_rank
 from kdcore.errors import (
     IdentityMismatch,
     KDError,
@@ -145,6 +147,10 @@ def test_another_budget_than_the_store_was_begun_with_is_refused(folder: Path) -
         label(folder, "budget", labels={"codec": {"type": "threshold", "budget_bytes": 7}})
 
 
+def _probe(recipe: Recipe) -> list[SampleRef]:
+    return sorted(open_source(recipe.data).list("train"), key=probe_rank)
+
+
 def test_the_probe_of_another_teacher_is_refused(folder: Path, tmp_path: Path) -> None:
     """A job that dies after its probe leaves no identity yet: the probe says for whom it was made."""
     import shutil
@@ -152,7 +158,7 @@ def test_the_probe_of_another_teacher_is_refused(folder: Path, tmp_path: Path) -
     from safetensors.torch import load_file, save_file
 
     first = Recipe.model_validate(recipe(folder, "probed", labels={"codec": {"type": "threshold", "draws": 6}}))
-    Replica(first.model_dump_json(), first.store_path)
+    Replica(first.model_dump_json(), first.store_path, _probe(first))
     assert not (folder / "runs/probed/labels/identity.json").exists()
     shutil.copytree(folder / "teacher", tmp_path / "teacher")
     weights = load_file(tmp_path / "teacher/model.safetensors")
@@ -170,7 +176,7 @@ def test_a_long_document_does_not_fill_the_probe(folder: Path, tmp_path: Path) -
     (tmp_path / "docs/long.txt").write_text(long)
     small = Recipe.model_validate(recipe(folder, "long", data=recipe(tmp_path, "x")["data"]))
     source = open_source(small.data)
-    sizes = [len(batch.seeds) for batch in probe_batches(source, load_answers(small, source), small)]
+    sizes = [len(batch.seeds) for batch in probe_batches(_probe(small), source, load_answers(small, source), small)]
     assert 512 <= sum(sizes) < 16_384
     assert len(sizes) > 8
 

@@ -1,28 +1,27 @@
+import os
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcore.config.data import DigitsData, TextData
-from kdcore.data.document import SampleRef, TextDocument
-from kdcore.data.plan import plan_units
+from kdcore.data.base import BaseSource
+from kdcore.data.document import Extent, SampleRef, TextDocument
 from kdcore.data.sources import open_source
 from kdcore.errors import DataError, UnreadableDocument
 from kdcore.identity import sample_key_text
+from kdcore.planning import plan_units
 
 
-class Memory:
-    """A source over texts in memory; None is an unreadable document."""
+class Memory(BaseSource):
+    """A source over texts in memory, so many to an extent; None is an unreadable document."""
 
     kind = "text"
-    num_classes = None
-    num_channels = None
-    max_samples = None
 
-    def __init__(self, texts, prefix=""):
+    def __init__(self, texts, prefix="", extent=2, max_samples=None):
+        super().__init__(0.0, max_samples, "memory")
         self.texts = {f"{prefix}{n:04d}": text for n, text in enumerate(texts)}
-
-    def list(self, split):
-        return [SampleRef(name, "memory", 0, len(text or "?")) for name, text in self.texts.items()]
+        self.extent = extent
 
     def read(self, ref):
         text = self.texts[ref.name]
@@ -30,34 +29,55 @@ class Memory:
             raise UnreadableDocument(f"{ref.name} is broken")
         return TextDocument(ref.name, text)
 
+    def _find(self):
+        names = list(self.texts)
+        for start in range(0, len(names), self.extent):
+            part = names[start : start + self.extent]
+            size = sum(len(self.texts[name] or "?") for name in part)
+            yield Extent(part[0], "memory", start, start + len(part), size)
+
+    def _samples(self, extent):
+        for name in list(self.texts)[extent.start : extent.stop]:
+            yield SampleRef(name, "memory", 0, len(self.texts[name] or "?"))
+
+
+@pytest.fixture(autouse=True)
+def no_sync(monkeypatch):
+    """Nothing here is about power cuts."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
 
 @settings(max_examples=60, deadline=None)
 @given(texts=st.lists(st.text("ab", min_size=1, max_size=6), min_size=1, max_size=40), unit_bytes=st.integers(1, 20))
 def test_each_key_once_and_units_within_their_size(texts, unit_bytes):
-    plan = plan_units(Memory(texts), "train", unit_bytes)
-    samples = [sample for unit in plan.units for sample in unit.samples]
+    plan, parts = plan_units(Memory(texts), "train", unit_bytes)
+    samples = [sample for part in parts for sample in part]
     assert {key: times for _, key, times in samples} == {sample_key_text(t): texts.count(t) for t in texts}
-    assert plan.num_keys == len(samples) == len(set(texts))
-    assert plan.num_samples == len(texts)
+    assert plan.input.num_keys == len(samples) == len(set(texts))
+    assert plan.input.num_samples == len(texts)
     assert [unit.id for unit in plan.units] == [f"unit-{n:06d}" for n in range(len(plan.units))]
-    for unit in plan.units:
-        assert unit.num_bytes == sum(ref.num_bytes for ref, _, _ in unit.samples)
-        assert unit.num_bytes <= unit_bytes or len(unit.samples) == 1
-    for unit, following in zip(plan.units, plan.units[1:], strict=False):
-        assert unit.num_bytes + following.samples[0][0].num_bytes > unit_bytes  # no unit is closed early
+    for unit, part in zip(plan.units, parts, strict=True):
+        assert unit.num_bytes == sum(ref.num_bytes for ref, _, _ in part)
+        assert unit.num_bytes <= unit_bytes or len(part) == 1
+    for unit, following in zip(plan.units, parts[1:], strict=False):
+        assert unit.num_bytes + following[0][0].num_bytes > unit_bytes  # no unit is closed early
+
+
+def _digest(source, unit_bytes):
+    return plan_units(source, "train", unit_bytes)[0].input.digest
 
 
 def test_input_digest_is_of_content_alone():
-    digest = plan_units(Memory(["a", "b", "c"]), "train", 100).input_digest
-    assert plan_units(Memory(["a", "b", "c"], prefix="other-"), "train", 100).input_digest == digest
-    assert plan_units(Memory(["c", "a", "b"]), "train", 1).input_digest == digest
+    digest = _digest(Memory(["a", "b", "c"]), 100)
+    assert _digest(Memory(["a", "b", "c"], prefix="other-"), 100) == digest
+    assert _digest(Memory(["c", "a", "b"]), 1) == digest
     others = [["a", "b"], ["a", "b", "d"], ["a", "b", "c", "c"]]
-    assert len({digest, *(plan_units(Memory(texts), "train", 100).input_digest for texts in others)}) == 4
+    assert len({digest, *(_digest(Memory(texts), 100) for texts in others)}) == 4
 
 
 def test_unit_digest_follows_the_content_of_the_unit():
-    first = plan_units(Memory(["aa", "bb", "cc"]), "train", 4)
-    second = plan_units(Memory(["aa", "bb", "dd"]), "train", 4)
+    first, _ = plan_units(Memory(["aa", "bb", "cc"]), "train", 4)
+    second, _ = plan_units(Memory(["aa", "bb", "dd"]), "train", 4)
     assert first.units[0].digest == second.units[0].digest
     assert first.units[1].digest != second.units[1].digest
 
@@ -66,9 +86,9 @@ def test_unreadable_and_empty_documents():
     source = Memory(["good", None, "", "fine"])
     with pytest.raises(UnreadableDocument, match="0001"):
         plan_units(source, "train", 100)
-    plan = plan_units(source, "train", 100, "skip")
-    assert plan.skipped == (("0001", "0001 is broken"), ("0002", "empty"))
-    assert plan.num_samples == 2
+    found = plan_units(source, "train", 100, "skip")[0].input
+    assert found.skipped == (("0001", "0001 is broken"), ("0002", "empty"))
+    assert (found.num_samples, found.num_skipped) == (2, 2)
     with pytest.raises(DataError, match="0000"):
         plan_units(Memory([None, ""]), "train", 100, "skip")
 
@@ -77,9 +97,10 @@ def test_real_sources_plan_twice_the_same(tmp_path):
     (tmp_path / "a.txt").write_text("same")
     (tmp_path / "b.txt").write_text("same")
     config = TextData(path=str(tmp_path / "*.txt"), heldout_fraction=0)
-    plan = plan_units(open_source(config), "train", 100)
-    assert plan == plan_units(open_source(config), "train", 100)
-    ((ref, _, times),) = plan.units[0].samples
+    plan, samples = plan_units(open_source(config), "train", 100)
+    again = plan_units(open_source(config), "train", 100)
+    assert (plan.input, samples) == (again[0].input, again[1])
+    ((ref, _, times),) = samples[0]
     assert (ref.name, times) == ("a.txt", 2)
-    images = plan_units(open_source(DigitsData(max_samples=20)), "train", 640)
-    assert (len(images.units), images.num_keys) == (2, 20)
+    images, _ = plan_units(open_source(DigitsData(max_samples=20)), "train", 640)
+    assert (len(images.units), images.input.num_keys) == (2, 20)

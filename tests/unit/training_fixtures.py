@@ -9,12 +9,12 @@ import torch
 
 from kdcore.config import Recipe
 from kdcore.data.document import ImageSample, TextDocument
-from kdcore.data.plan import plan_units
 from kdcore.data.sources import open_source
 from kdcore.data.tokenizer import encode_document, load_tokenizer, valid_vocabulary
 from kdcore.identity import digest_tokenizer
 from kdcore.labels import label_seeds
 from kdcore.labels.learn import ProbeBatch, learn_codec
+from kdcore.planning import plan_units
 from kdcore.store import (
     ShardRow,
     batches_from_rows,
@@ -95,8 +95,8 @@ def write_labels(recipe: Recipe) -> None:
     source = open_source(recipe.data)
     tokenizer = load_tokenizer(TOKENIZER) if source.kind == "text" else None
     classes = valid_vocabulary(tokenizer) if tokenizer is not None else int(source.num_classes or 0)
-    plan = plan_units(source, "train", recipe.labels.unit_bytes)
-    planned = [sample for unit in plan.units for sample in unit.samples]
+    plan, parts = plan_units(source, "train", recipe.labels.unit_bytes)
+    planned = [sample for part in parts for sample in part]
     answers = {key: _answer(source.read(ref), key, classes, tokenizer) for ref, key, _ in planned}
     probe = [
         ProbeBatch(logits, _hard(tokens), label_seeds(key, len(logits))) for key, (tokens, logits) in answers.items()
@@ -104,11 +104,11 @@ def write_labels(recipe: Recipe) -> None:
     codec = learn_codec(recipe.codec, classes, probe).codec
     digest = None if tokenizer is None else digest_tokenizer(tokenizer)
     identity = {"format": 1, "kind": source.kind, "teacher": {}, "tokenizer": digest, "codec": codec.spec()}
-    identity = {**identity, "vocabulary": classes, "numerics": {}, "input": plan.input_digest, "versions": {}}
+    identity = {**identity, "vocabulary": classes, "numerics": {}, "input": plan.input.digest, "versions": {}}
     store, schema = recipe.store_path, store_schema(source.kind, codec)
     open_for_writing(store, identity)
-    for unit in plan.units:
-        rows = [_row(source.read(ref), key, times, codec, answers[key]) for ref, key, times in unit.samples]
+    for unit, part in zip(plan.units, parts, strict=True):
+        rows = [_row(source.read(ref), key, times, codec, answers[key]) for ref, key, times in part]
         batches = batches_from_rows(schema, rows)
         publish_receipt(store, write_shard(store, unit.id, 0, schema, batches, unit_digest=unit.digest))
     receipts = read_journal(store, {unit.id: unit.digest for unit in plan.units})

@@ -1,0 +1,76 @@
+"""What there is to label, planned in this process where that is soon done, else by tasks on the job's cluster."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from cluster.connect import cluster_session
+from cluster.labelling.events import EventLog
+from cluster.progress import ProgressReport, duration
+from cluster.ray_map import ray_map
+from kdcore.config import Recipe
+from kdcore.data.plan import Input, Plan
+from kdcore.planning import Asked, Extents, Planning, find_input, make_plan, measure, survey_input
+from kdcore.store import prepare_store
+
+__all__ = ["input_of_finished", "plan_work"]
+
+OnNote = Callable[[str], None]
+
+# Tasks of a cluster that is only just started take longer than that.
+_SMALL_BYTES = 64_000_000
+
+
+def plan_work(recipe: Recipe, on_note: OnNote) -> Plan:
+    """The units of a recipe's training split, in files of its store; those of an earlier job with the same input.
+
+    Raises StoreError where no store may begin, UnreadableDocument and DataError as `make_plan` does.
+    """
+    began = time.monotonic()
+    asked = Asked.of(recipe)
+    extents = measure(asked.corpus)
+    with _planning(recipe, extents, str(prepare_store(recipe.store_path))) as planning:
+        plan = make_plan(asked, extents, planning)
+    found, seconds = plan.input, time.monotonic() - began
+    figures = {"samples": found.num_samples, "distinct": found.num_keys, "units": len(plan.units)}
+    EventLog(recipe.run_dir / "labels-events.jsonl")({"event": "Planned", **figures, "seconds": round(seconds, 1)})
+    told = ", ".join(f"{value:,} {name}" for name, value in figures.items())
+    on_note(f"plan: {told} in {duration(seconds)}")
+    _note_skipped(found, on_note)
+    return plan
+
+
+def input_of_finished(recipe: Recipe, on_note: OnNote) -> Input:
+    """The input of a recipe whose store is finished: as noted there, else read again."""
+    asked = Asked.of(recipe)
+    extents = measure(asked.corpus)
+    found = find_input(recipe.store_path, asked, extents.key)
+    if found is not None:
+        return found
+    with ExitStack() as stack:
+        place = str(recipe.store_path)
+        if _is_small(extents):  # a finished store is left as it is where that can be
+            place = stack.enter_context(tempfile.TemporaryDirectory(prefix="kdcore-plan-"))
+        found = survey_input(asked, extents, stack.enter_context(_planning(recipe, extents, place)))
+    _note_skipped(found, on_note)
+    return found
+
+
+@contextmanager
+def _planning(recipe: Recipe, extents: Extents, place: str) -> Iterator[Planning]:
+    if _is_small(extents):
+        yield Planning(place)
+        return
+    with cluster_session(recipe.cluster), ProgressReport("plan", extents.num_bytes, "bytes") as progress:
+        yield Planning(place, ray_map, progress.advance)
+
+
+def _is_small(extents: Extents) -> bool:
+    return extents.num_bytes < _SMALL_BYTES
+
+
+def _note_skipped(found: Input, on_note: OnNote) -> None:
+    if found.num_skipped:
+        name, reason = found.skipped[0]
+        on_note(f"skipped {found.num_skipped:,} samples, first: {name}: {reason}")

@@ -1,0 +1,18 @@
+"""The samples of a unit, for who labels it."""
+
+from kdcore.data.plan import PlannedSample, WorkUnit
+from kdcore.planning.files import PlanTable
+from kdcore.planning.rows import BATCH_ROWS, CUT, planned_samples
+from kdcore.store.places import Location, open_place
+
+
+def read_unit(location: Location, unit: WorkUnit) -> list[PlannedSample]:
+    """The samples that a unit is planned to have, in the order of the corpus. CorruptShard when the plan is gone."""
+    rows = unit.rows
+    table = PlanTable(open_place(location), rows.file, CUT)
+    samples: list[PlannedSample] = []
+    for number in range(rows.start // BATCH_ROWS, -(-rows.stop // BATCH_ROWS)):
+        first = number * BATCH_ROWS
+        start, stop = max(rows.start, first) - first, min(rows.stop - first, BATCH_ROWS)
+        samples += planned_samples(table.batch(number).slice(start, stop - start))
+    return samples

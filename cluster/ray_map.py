@@ -56,7 +56,7 @@ class _UnderWay:
         except self._ray.exceptions.RayError as error:
             raise ClusterError(
                 f"{self._function.__name__} of part {number} must end on a worker of the cluster; {_ATTEMPTS + 1} "
-                f"workers died over it, the last so: {str(error).strip()[:400]}. Likely the workers' nodes are short of memory"
+                f"workers died over it, the last so: {str(error).strip()[:400]}. Likely their nodes are short of memory"
             ) from error
         if isinstance(answer, StorageUnavailable) and attempts > 1:
             self.start(number, task, attempts - 1)

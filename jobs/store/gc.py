@@ -21,7 +21,7 @@ def gc(
     ] = "24h",
     force: Annotated[bool, typer.Option("--force", help="Allow --min-age below 5m: no job writes here.")] = False,
 ) -> None:
-    """Remove the orphans: shards of lost attempts, torn files, uploads that never ended; of a finished store also its plan.
+    """Remove the orphans: shards of lost attempts, torn files, uploads that never ended, and a finished store's plan.
 
     Receipts, the manifest, and whatever they name stay, and so does any file that no store's writer can have made.
     """

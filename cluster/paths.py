@@ -50,5 +50,5 @@ def _walk(value: Any, key: str = "") -> Any:
 
 
 def _is_local(value: str) -> bool:
-    """A hub name such as `org/model` is not a path here; a pattern is one wherever its folder exists."""
-    return "*" in value or Path(value).exists()
+    """A hub name such as `org/model` is not a path here, nor a URL; a pattern is one wherever its folder exists."""
+    return not is_url(value) and ("*" in value or Path(value).exists())

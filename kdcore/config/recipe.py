@@ -1,5 +1,6 @@
 """A recipe: one YAML file that runs end to end."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import Field, model_validator
@@ -37,11 +38,10 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Recipe":
-        if self.labels.path is not None and is_url(self.labels.path):
-            check_url(self.labels.path)
-            if self.labels.path.startswith("memory:"):
+        for setting, path in self._places():
+            if is_url(path) and check_url(path, setting)[0] == "memory":
                 raise ValueError(
-                    "labels.path memory:// exists in one process alone: set a directory or s3://BUCKET/PREFIX"
+                    f"{setting} memory:// exists in one process alone: set a directory or s3://BUCKET/PREFIX"
                 )
         text = isinstance(self.data, TextData | PythonStdlibData)
         kind = "causal_lm" if text else "image_classifier"
@@ -53,6 +53,15 @@ class Recipe(Settings):
         if self.training is not None and self.teacher is not None:
             self._trainable(self.training)
         return self
+
+    def _places(self) -> Iterator[tuple[str, str]]:
+        """Settings whose values are paths or URLs, each with its values."""
+        if self.labels.path is not None:
+            yield "labels.path", self.labels.path
+        for name in ("path", "heldout"):
+            value = getattr(self.data, name, None) or ()
+            for path in (value,) if isinstance(value, str) else value:
+                yield f"data.{name}", path
 
     def _trainable(self, training: TrainingConfig) -> None:
         """Labels that no loss can take are refused before they are made."""

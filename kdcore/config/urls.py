@@ -1,4 +1,4 @@
-"""Is it a path or a URL? Only label stores may live at a URL, and a URL of ours never carries a secret."""
+"""Is it a path or a URL? Label stores and input data may live at a URL, and a URL of ours never carries a secret."""
 
 import re
 
@@ -14,26 +14,24 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
-def check_url(url: str) -> tuple[str, str]:
+def check_url(url: str, setting: str = "labels.path") -> tuple[str, str]:
     """Scheme and path of SCHEME://BUCKET/PREFIX; ConfigError when it is malformed or embeds credentials.
 
-    The message never repeats the URL: what makes it wrong may be a secret.
+    The message names the `setting` and never repeats the URL: what makes it wrong may be a secret.
     """
     match = _URL.fullmatch(url)
     if match is None:
         raise ConfigError(
-            "a store's URL is SCHEME://BUCKET/PREFIX, such as s3://bucket/labels, and no more: set labels.path so"
+            f"a URL here is SCHEME://BUCKET/PREFIX, such as s3://bucket/prefix, and no more: set {setting} so"
         )
     scheme, rest = match.groups()
     if "@" in rest or "?" in rest or "#" in rest or "://" in rest or "::" in rest:
         raise ConfigError(
-            f"a store's URL is {scheme}://BUCKET/PREFIX and nothing else, this one has credentials or options in it "
+            f"a URL here is {scheme}://BUCKET/PREFIX and nothing else, this one has credentials or options in it "
             f"('@', '?', '#' or '::'). Give credentials as the storage's own tools take them, in the environment or "
-            f"in their file, and set labels.path to bucket and prefix alone"
+            f"in their file, and set {setting} to bucket and prefix alone"
         )
     parts = rest.strip("/").split("/")
     if not all(parts) or ".." in parts or "." in parts:
-        raise ConfigError(
-            f"a store's URL is {scheme}://BUCKET/PREFIX without empty parts, '.' or '..'; set labels.path so"
-        )
+        raise ConfigError(f"a URL here is {scheme}://BUCKET/PREFIX without empty parts, '.' or '..'; set {setting} so")
     return scheme, "/".join(parts)

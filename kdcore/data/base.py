@@ -1,11 +1,11 @@
 """What all corpora share: the split by name, an explicit held-out set, the limit on samples."""
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
 
 from kdcore.data.document import Extent, ImageSample, Kind, Refs, SampleRef, Split, TextDocument
+from kdcore.data.inputs import inputs_of
 from kdcore.data.splits import is_heldout, limit_samples
 from kdcore.errors import DataError
 
@@ -58,12 +58,8 @@ class BaseSource(ABC):
             yield from (replace(extent, heldout=False) for extent in self._find() if extent.source not in kept_out)
 
     def stamp(self, extent: Extent) -> str:
-        """What changes when the file of an extent does: its bytes and its time of change; "" without a file."""
-        try:
-            state = os.stat(extent.source)
-        except OSError:
-            return ""
-        return f"{state.st_size}-{state.st_mtime_ns}"
+        """What changes when the file of an extent does: "" without a file."""
+        return inputs_of(extent.source).version(extent.source)
 
     def refs(self, extent: Extent, split: Split) -> Iterator[SampleRef]:
         """The samples of one split in an extent, in order."""

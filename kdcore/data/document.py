@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from kdcore.errors import UnreadableDocument
+
 Kind = Literal["text", "image"]
 Split = Literal["train", "heldout"]
 
@@ -80,3 +82,11 @@ class Extent:
     stop: int
     num_bytes: int
     heldout: bool | None = None
+
+
+def unreadable(ref: SampleRef, reason: str) -> UnreadableDocument:
+    """The error of one sample, naming it, its file and what to set."""
+    return UnreadableDocument(
+        f"Every sample must be readable; '{ref.name}' ({ref.source}) is not: {reason}. "
+        "Repair or remove it, or set data.on_unreadable: skip."
+    )

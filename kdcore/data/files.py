@@ -1,62 +1,63 @@
-"""Files by path or glob, named so that the name does not depend on where the corpus lies."""
+"""Files by path, URL or glob, named so that the name does not depend on where the corpus lies."""
 
-import glob
 import os
-from pathlib import Path
+import posixpath
+from dataclasses import dataclass
 
-from kdcore.data.document import WHOLE_FILE, Extent, SampleRef
+from kdcore.config.urls import is_url
+from kdcore.data.inputs import InputFile, absolute, fixed_folder, inputs_of
 from kdcore.errors import DataError
 
-EXTENT_BYTES = 64 << 20
-"""About what one slice of a file holds: it is read in one go, and the samples of a unit should lie in one."""
 
-_MAGIC = "*?["
+@dataclass(frozen=True, order=True)
+class NamedFile:
+    """A file of a corpus: `name` is its path below the deepest folder that all patterns share."""
+
+    name: str
+    file: InputFile
+
+    @property
+    def path(self) -> str:
+        """Where it lies, a path or a URL."""
+        return self.file.path
 
 
-def find_files(patterns: str | tuple[str, ...], setting: str) -> dict[str, str]:
-    """Name -> path of every file that the patterns match, sorted by name; `~` and `**` are understood.
+def find_files(patterns: str | tuple[str, ...], setting: str) -> list[NamedFile]:
+    """Every file that the patterns match, sorted by name; `~` and `**` are understood.
 
-    A name is the path below the deepest folder that all patterns share. Raises DataError, naming the pattern and
-    the `setting` to change, for a pattern without a file.
+    Raises DataError, naming the pattern and the `setting` to change, for a pattern without a file.
     """
     given = (patterns,) if isinstance(patterns, str) else patterns
-    matches = {pattern: _matches(pattern, setting) for pattern in given}
-    paths = sorted({path for found in matches.values() for path in found})
-    root = os.path.commonpath([_fixed_folder(pattern) for pattern in given])
-    return {Path(os.path.relpath(path, root)).as_posix(): path for path in paths}
+    found = {file.path: file for pattern in given for file in _matches(pattern, setting)}
+    root = _common([fixed_folder(pattern) for pattern in given], setting)
+    return sorted(NamedFile(_relative(path, root), file) for path, file in found.items())
 
 
-def whole_file(name: str, path: str) -> Extent:
-    """The extent of a file that is one sample."""
-    return Extent(name, path, 0, 1, os.path.getsize(path))
+def _matches(pattern: str, setting: str) -> list[InputFile]:
+    found = inputs_of(pattern, setting).matches(pattern)
+    if found:
+        return found
+    folder = os.path.isdir(absolute(pattern))
+    what = "is a folder" if folder else "matches no file"
+    hint = f"A folder needs a pattern: '{pattern.rstrip('/')}/**/*.txt'." if folder else "Is the path right?"
+    where, note = f" ({absolute(pattern)})", " A relative path starts at the folder that the command runs in."
+    if is_url(pattern):
+        where, note = "", " Files below a prefix need a pattern such as s3://bucket/prefix/**/*.jsonl."
+    raise DataError(f"{setting} must match at least one file: '{pattern}'{where} {what}. {hint}{note}")
 
 
-def whole_sample(extent: Extent) -> SampleRef:
-    """The one sample of a whole file."""
-    return SampleRef(extent.name, extent.source, WHOLE_FILE, extent.num_bytes)
+def _common(folders: list[str], setting: str) -> str:
+    remote = [is_url(folder) for folder in folders]
+    if not any(remote):
+        return os.path.commonpath(folders)
+    schemes = {folder.split("://", 1)[0] for folder in folders} if all(remote) else set()
+    if len(schemes) != 1:
+        raise DataError(f"{setting} must lie in one storage, got local and remote ones together: {sorted(folders)}")
+    scheme = schemes.pop()
+    return f"{scheme}://{posixpath.commonpath([folder.split('://', 1)[1] for folder in folders])}"
 
 
-def _matches(pattern: str, setting: str) -> list[str]:
-    expanded = os.path.abspath(os.path.expanduser(pattern))
-    found = [path for path in glob.glob(expanded, recursive=True) if os.path.isfile(path)]
-    if os.path.isfile(expanded) and not found:  # a literal name with brackets in it
-        found = [expanded]
-    if not found:
-        folder = os.path.isdir(expanded)
-        what = "is a folder" if folder else "matches no file"
-        hint = f"A folder needs a pattern: '{pattern.rstrip('/')}/**/*.txt'." if folder else "Is the path right?"
-        raise DataError(
-            f"{setting} must match at least one file: '{pattern}' ({expanded}) {what}. {hint} "
-            "A relative path starts at the folder that the command runs in."
-        )
-    return found
-
-
-def _fixed_folder(pattern: str) -> str:
-    """The folder above the first part of the pattern that has a wildcard, or above the file."""
-    path = Path(os.path.abspath(os.path.expanduser(pattern)))
-    if path.exists():
-        return str(path.parent)
-    parts = path.parts
-    wild = next((at for at, part in enumerate(parts) if any(char in part for char in _MAGIC)), len(parts) - 1)
-    return str(Path(*parts[:wild]))
+def _relative(path: str, root: str) -> str:
+    if is_url(path):
+        return path.removeprefix(f"{root.rstrip('/')}/") if not root.endswith("://") else path.split("://", 1)[1]
+    return os.path.relpath(path, root).replace(os.sep, "/")

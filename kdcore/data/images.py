@@ -1,10 +1,13 @@
 """Encoded image bytes to normalised pixels."""
 
 import io
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from kdcore.config.data import ImageParquetData
+from kdcore.data.document import ImageSample
 from kdcore.errors import ConfigError, missing_extra
 
 
@@ -22,6 +25,13 @@ class ImageDecoder:
         self._size = config.size
         self._mean = np.asarray(config.mean, dtype=np.float32)[:, None, None]
         self._std = np.asarray(config.std, dtype=np.float32)[:, None, None]
+
+    def sample(self, name: str, image: Any, target: Any) -> ImageSample:
+        """A row's image, encoded bytes or a struct with `bytes`, and its class. Raises ValueError for another."""
+        data = image.get("bytes") if isinstance(image, Mapping) else image
+        if not isinstance(data, bytes) or not isinstance(target, int) or target < 0:
+            raise ValueError(f"needs bytes and a label of at least 0, has {type(data).__name__} and {target!r}")
+        return ImageSample(name, self.decode(data), target)
 
     def decode(self, data: bytes) -> np.ndarray:
         """Pixels float32 [C, size, size]. Raises ValueError for bytes that are no whole image."""

@@ -5,10 +5,11 @@ from typing import Any
 
 from kdcore.config.data import RowData
 from kdcore.data.document import Conversation, TextDocument
+from kdcore.data.formats.base import Columns
 from kdcore.errors import UnreadableDocument
 from kdcore.identity import canonical_json
 
-__all__ = ["document_of_row"]
+__all__ = ["columns_of", "document_of_row"]
 
 _TOOLS, _ARGUMENTS = "tools", "chat_template_kwargs"
 
@@ -29,6 +30,15 @@ def document_of_row(name: str, row: Any, config: RowData) -> TextDocument:
         completion = _text(row, config.completion_field, "completion_field")
         return TextDocument(name, prompt + completion, prompt=len(prompt))
     return TextDocument(name, _text(row, config.field, "field"))
+
+
+def columns_of(config: RowData) -> Columns:
+    """The columns of a table that `document_of_row` looks at."""
+    if config.messages_field is not None:
+        return Columns({config.messages_field: "data.messages_field"}, (_TOOLS, _ARGUMENTS))
+    if config.prompt_field is not None and config.completion_field is not None:
+        return Columns({config.prompt_field: "data.prompt_field", config.completion_field: "data.completion_field"})
+    return Columns({config.field: "data.field"})
 
 
 def _text(row: Mapping[str, Any], key: str, setting: str) -> str:

@@ -2,16 +2,16 @@
 
 import hashlib
 import json
-import os
+import posixpath
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 
 from kdcore.config.data import ImageFolderData
+from kdcore.config.urls import check_url, is_url
 from kdcore.data.base import BaseSource
-from kdcore.data.document import WHOLE_FILE, Extent, ImageSample, Kind, SampleRef
+from kdcore.data.document import WHOLE_FILE, Extent, ImageSample, Kind, SampleRef, unreadable
 from kdcore.data.images import ImageDecoder
-from kdcore.data.source_text import unreadable
+from kdcore.data.inputs import InputFile, absolute, inputs_of
 from kdcore.errors import DataError
 
 _ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -39,12 +39,12 @@ class ImageFolderSource(BaseSource):
 
     def read(self, ref: SampleRef) -> ImageSample:
         """One image. Raises UnreadableDocument."""
-        name = Path(ref.source).parent.name
+        name = posixpath.basename(posixpath.dirname(ref.source))
         if name not in self._class_ids:
             raise unreadable(ref, f"its folder '{name}' is no class of data.path; classes: {sorted(self._class_ids)}")
         try:
-            pixels = self._decoder.decode(Path(ref.source).read_bytes())
-        except (OSError, ValueError) as error:
+            pixels = self._decoder.decode(inputs_of(ref.source).read(ref.source))
+        except ValueError as error:  # DataError is one
             raise unreadable(ref, str(error)) from error
         return ImageSample(ref.name, pixels, self._class_ids[name])
 
@@ -57,13 +57,13 @@ class ImageFolderSource(BaseSource):
 
     def stamp(self, extent: Extent) -> str:
         """Of the names, bytes and times of change of a folder's images."""
-        states = [(path.name, path.stat()) for path in sorted(_images(Path(extent.source)))]
-        listed = [[name, state.st_size, state.st_mtime_ns] for name, state in states]
+        listed = [(posixpath.basename(file.path), file.version) for file in _images(extent.source)]
         return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
     def _samples(self, extent: Extent) -> Iterator[SampleRef]:
-        for path in sorted(_images(Path(extent.source))):
-            yield SampleRef(f"{extent.name}/{path.name}", str(path), WHOLE_FILE, path.stat().st_size)
+        for file in _images(extent.source):
+            name = f"{extent.name}/{posixpath.basename(file.path)}"
+            yield SampleRef(name, file.path, WHOLE_FILE, file.num_bytes)
 
     @cached_property
     def _class_ids(self) -> dict[str, int]:
@@ -72,16 +72,18 @@ class ImageFolderSource(BaseSource):
 
 
 def _classes(folders: str | tuple[str, ...], setting: str) -> Iterator[Extent]:
-    """One extent a class and folder; its bytes are those of the first image times their number."""
+    """One extent a class and folder."""
     found: list[Extent] = []
     for folder in (folders,) if isinstance(folders, str) else folders:
-        root = Path(os.path.abspath(os.path.expanduser(folder)))
+        root = absolute(folder).rstrip("/")
+        if is_url(root):
+            check_url(root, setting)
         before = len(found)
-        for path in root.iterdir() if root.is_dir() else ():
-            images = list(_images(path)) if path.is_dir() else []
+        for path in inputs_of(root, setting).listed(root)[1]:
+            images = _images(path)
             if images:
-                size = images[0].stat().st_size * len(images)
-                found.append(Extent(path.name, str(path), 0, len(images), size))
+                size = sum(image.num_bytes for image in images)
+                found.append(Extent(posixpath.basename(path), path, 0, len(images), size))
         if len(found) == before:
             raise DataError(
                 f"{setting} must be a folder with one sub-folder of images a class: '{folder}' ({root}) has no "
@@ -90,5 +92,6 @@ def _classes(folders: str | tuple[str, ...], setting: str) -> Iterator[Extent]:
     return iter(sorted(found, key=lambda extent: extent.name))
 
 
-def _images(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.iterdir() if path.suffix.lower() in _ENDINGS and path.is_file())
+def _images(folder: str) -> list[InputFile]:
+    files = inputs_of(folder).listed(folder)[0]
+    return sorted(file for file in files if posixpath.splitext(file.path)[1].lower() in _ENDINGS)

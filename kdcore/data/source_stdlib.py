@@ -8,8 +8,9 @@ from pathlib import Path
 from kdcore.config.data import PythonStdlibData
 from kdcore.data.base import BaseSource
 from kdcore.data.document import Extent, Kind, SampleRef, TextDocument
-from kdcore.data.files import whole_file, whole_sample
-from kdcore.data.source_text import read_text
+from kdcore.data.files import NamedFile
+from kdcore.data.formats.whole import Whole
+from kdcore.data.inputs import local_file
 
 _SKIPPED = frozenset(
     {
@@ -33,22 +34,22 @@ class StdlibSource(BaseSource):
     kind: Kind = "text"
 
     def __init__(self, config: PythonStdlibData) -> None:
+        self._files = Whole()
         self._root = sysconfig.get_path("stdlib")
         super().__init__(config.heldout_fraction, config.max_samples, f"the standard library at {self._root}")
 
     def read(self, ref: SampleRef) -> TextDocument:
         """The source of a module. Raises UnreadableDocument."""
-        return TextDocument(ref.name, read_text(ref))
+        return TextDocument(ref.name, self._files.row(ref))
 
     def _samples(self, extent: Extent) -> Iterator[SampleRef]:
-        yield whole_sample(extent)
+        return self._files.samples(extent)
 
     def _find(self) -> Iterator[Extent]:
         found: list[Extent] = []
         for folder, folders, files in os.walk(self._root):
             folders[:] = sorted(set(folders) - _SKIPPED)
             for path in (Path(folder, file) for file in files if file.endswith(".py")):
-                extent = whole_file(path.relative_to(self._root).as_posix(), str(path))
-                if extent.num_bytes > 0:
-                    found.append(extent)
-        return iter(sorted(found, key=lambda extent: extent.name))
+                name = path.relative_to(self._root).as_posix()
+                found += self._files.cut(NamedFile(name, local_file(str(path))))
+        return iter(sorted((extent for extent in found if extent.num_bytes > 0), key=lambda extent: extent.name))

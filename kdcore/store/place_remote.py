@@ -1,14 +1,11 @@
 """A place in an object store, over fsspec: conditional puts instead of links, aborted uploads instead of renames.
 
-Nothing here holds a credential: fsspec and the storage's own library take them from the environment or their files.
-What an error says of them is cut out, and a place is pickled as its URL.
+A place holds no credential (see filesystem.py): it is pickled as its URL.
 """
 
 import contextlib
 import datetime
-import functools
 import io
-import os
 import re
 import secrets
 import time
@@ -16,9 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kdcore.errors import CorruptShard, KDError, StorageUnavailable, StoreError, missing_extra
+from kdcore.errors import CorruptShard, KDError, StorageUnavailable, StoreError
 from kdcore.identity import digest_file
 from kdcore.store.cache import cached, fetching, make_room, mark_used, publish_copy
+from kdcore.store.filesystem import CONFLICT, error_code, filesystem, is_passing, reason, storage_errors
 from kdcore.store.place import HeldBytes, MappedFile, Place, Replaced, Sink, altered, missing, wrong_size
 from kdcore.store.place_local import out_of_space
 
@@ -27,12 +25,8 @@ __all__ = ["RemotePlace"]
 # S3 takes 10,000 parts of at least 5 MiB: shards up to 160 GB.
 _PART_BYTES = 16 << 20
 _CONFLICTS = 5
-# Answers of S3 to a conditional put whose name is taken, and to one that another is just taking.
+# Answers of S3 to a conditional put whose name is taken.
 _TAKEN = frozenset({"PreconditionFailed", "412"})
-_CONFLICT = frozenset({"ConditionalRequestConflict", "409"})
-_PASSING = frozenset({"InternalError", "ServiceUnavailable", "SlowDown", "RequestTimeout", "OperationAborted"})
-_TOO_MANY, _NOT_IMPLEMENTED = 429, 501
-_filesystems: dict[tuple[str, int, int], Any] = {}
 
 
 class RemotePlace(Place):
@@ -45,9 +39,9 @@ class RemotePlace(Place):
         if not path:
             raise StoreError(f"a store's URL is {scheme}://BUCKET/PREFIX, this one names no bucket: set labels.path so")
         self.url, self._root, self._scheme = f"{scheme}://{path}", path, scheme
-        self._fs = _filesystem(scheme)
+        self._fs = filesystem(scheme, "labels.path")
         self._root = self._fs._strip_protocol(self.url)
-        self._errors = _storage_errors()
+        self._errors = storage_errors()
 
     def __reduce__(self) -> tuple[type["RemotePlace"], tuple[str, str]]:
         return type(self), (self._scheme, self.url.removeprefix(f"{self._scheme}://"))
@@ -68,9 +62,9 @@ class RemotePlace(Place):
         except self._errors as error:
             if action == "read" and isinstance(error, FileNotFoundError):
                 raise
-            kind = StorageUnavailable if _is_passing(error) else StoreError
+            kind = StorageUnavailable if is_passing(error) else StoreError
             raise kind(
-                f"cannot {action} {self.where(name) if name else self.url}: {_reason(error)}. Check that the storage "
+                f"cannot {action} {self.where(name) if name else self.url}: {reason(error)}. Check that the storage "
                 f"answers, its endpoint and region, and that your credentials may do this; then start again, "
                 f"what was published stays"
             ) from None  # a client's error may carry the request, with its signature
@@ -132,9 +126,9 @@ class RemotePlace(Place):
                     self._fs.pipe_file(self._path(name), content, mode="create")
                     return True
                 except self._errors as error:
-                    if isinstance(error, FileExistsError) or _code(error) in _TAKEN:
+                    if isinstance(error, FileExistsError) or error_code(error) in _TAKEN:
                         return False
-                    if _code(error) not in _CONFLICT or attempt == _CONFLICTS - 1:
+                    if error_code(error) not in CONFLICT or attempt == _CONFLICTS - 1:
                         raise
             time.sleep(0.1 * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
@@ -275,50 +269,6 @@ def _is_held(path: Path, size: int, digest: str, verify: bool) -> bool:
         return False
 
 
-def _filesystem(scheme: str) -> Any:
-    """A filesystem of this process alone: settings of it are not those of a caller that asks fsspec for one too.
-
-    One for each environment, since it reads endpoint and credentials from there, once.
-    """
-    environment = frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
-    key = (scheme, os.getpid(), hash(environment))
-    # Without a lock, which a fork could copy while it is held; of two made at once, one is kept.
-    return _filesystems.get(key) or _filesystems.setdefault(key, _new_filesystem(scheme))
-
-
-def _new_filesystem(scheme: str) -> Any:
-    import fsspec
-
-    try:
-        made = fsspec.filesystem(scheme, skip_instance_cache=True)
-    except ImportError:
-        raise missing_extra(
-            "s3fs" if scheme in ("s3", "s3a") else f"the fsspec package of '{scheme}'", "s3", f"a store at {scheme}://"
-        ) from None
-    except ValueError as error:
-        raise StoreError(
-            f"labels.path is a directory or a URL such as s3://bucket/prefix, got {scheme}://: {error}"
-        ) from error
-    if hasattr(made, "retries"):
-        # The client below asks again too, and the two multiply: giving up on a dead storage would take minutes.
-        made.retries = 2
-    return made
-
-
-def _storage_errors() -> tuple[type[Exception], ...]:
-    """What fsspec and the libraries below it raise."""
-    kinds: list[type[Exception]] = [OSError, TimeoutError, NotImplementedError]
-    with contextlib.suppress(ImportError):
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        kinds += [BotoCoreError, ClientError]
-    with contextlib.suppress(ImportError):
-        from aiohttp import ClientError as ConnectionLost
-
-        kinds.append(ConnectionLost)
-    return tuple(kinds)
-
-
 def _uploads(fs: Any, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
     """All pages of a bucket's unfinished uploads below a prefix."""
     marker: dict[str, str] = {}
@@ -329,51 +279,6 @@ def _uploads(fs: Any, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
         if not page.get("IsTruncated"):
             return
         marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
-
-
-def _response(error: BaseException) -> Mapping[str, Any]:
-    """The storage's answer that an error tells of, {} where there was none."""
-    found = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
-    return found if isinstance(found, Mapping) else {}
-
-
-def _code(error: BaseException) -> str:
-    """The storage's own code of an error, '' where it has none."""
-    return str(_response(error).get("Error", {}).get("Code", ""))
-
-
-def _is_passing(error: BaseException) -> bool:
-    """Whether the same may work a moment later: no answer, a lost connection, a storage that says it cannot now."""
-    status = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if isinstance(status, int) and (status == _TOO_MANY or (status >= 500 and status != _NOT_IMPLEMENTED)):
-        return True
-    return _code(error) in _PASSING | _CONFLICT or isinstance(error, _connection_errors())
-
-
-@functools.cache
-def _connection_errors() -> tuple[type[BaseException], ...]:
-    kinds: list[type[BaseException]] = [TimeoutError, ConnectionError]
-    with contextlib.suppress(ImportError):
-        from botocore import exceptions as boto
-
-        kinds += [boto.ConnectionError, boto.HTTPClientError, boto.ResponseStreamingError, boto.IncompleteReadError]
-    with contextlib.suppress(ImportError):
-        from aiohttp import ClientConnectionError, ClientPayloadError
-
-        kinds += [ClientConnectionError, ClientPayloadError]
-    return tuple(kinds)
-
-
-def _reason(error: BaseException) -> str:
-    """Kind and first words of an error, without what may be a secret."""
-    text = re.sub(r"//[^/@\s]*@", "//", f"{type(error).__name__}: {error}")
-    secrets_known = [
-        os.environ.get(name) for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
-    ]
-    for secret in secrets_known:
-        if secret:
-            text = text.replace(secret, "(credential)")
-    return text[:300]
 
 
 def _is_file(item: Mapping[str, Any]) -> bool:

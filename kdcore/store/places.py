@@ -28,6 +28,6 @@ def open_place(path: Location) -> Place:
         return LocalPlace(Path(text))
     try:
         scheme, inner = check_url(text)
+        return LocalPlace(Path(f"/{inner}")) if scheme in ("file", "local") else RemotePlace(scheme, inner)
     except ConfigError as error:
         raise StoreError(str(error)) from None
-    return LocalPlace(Path(f"/{inner}")) if scheme in ("file", "local") else RemotePlace(scheme, inner)

@@ -71,7 +71,7 @@ def test_lines_are_the_same_however_the_file_is_cut(tmp_path_factory, lines, end
     path.write_bytes((end.join(lines) + end).encode())
     source = open_source(TextData(path=str(path), heldout_fraction=0))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdcore.data.source_text.EXTENT_BYTES", extent_bytes)
+        patch.setattr("kdcore.data.formats.base.EXTENT_BYTES", extent_bytes)
         extents = list(source.extents("train"))
         refs = [ref for extent in extents for ref in source.refs(extent, "train")]
     assert len(extents) == -(-path.stat().st_size // extent_bytes)

@@ -1,0 +1,81 @@
+"""JSON lines: one row a line, known by the byte at which it begins, so that any process reads it without the others."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+from kdcore.config.urls import is_url
+from kdcore.data.document import Extent, SampleRef, unreadable
+from kdcore.data.files import NamedFile
+from kdcore.data.formats import base
+from kdcore.data.formats.recent import Recent
+from kdcore.data.inputs import inputs_of
+from kdcore.errors import DataError
+
+_BLOCK_BYTES = 1 << 20
+_SCAN_BYTES = 8 << 20
+_FILES = 8
+_COUNTED_BYTES = 64 << 20
+
+
+class Lines:
+    """Files as they lie; extents are ranges of bytes."""
+
+    def __init__(self) -> None:
+        self._files: Recent[str, BinaryIO] = Recent(_FILES)
+        self._lock = threading.Lock()
+
+    def cut(self, file: NamedFile) -> Iterator[Extent]:
+        """Ranges of equal bytes; a line belongs to the range in which it begins."""
+        size = file.file.num_bytes
+        for start in range(0, size, base.EXTENT_BYTES):
+            stop = min(size, start + base.EXTENT_BYTES)
+            yield Extent(file.name, file.path, start, stop, stop - start)
+
+    def samples(self, extent: Extent) -> Iterator[SampleRef]:
+        """The lines that are not empty."""
+        with inputs_of(extent.source).open(extent.source, _SCAN_BYTES) as file:
+            for offset, size in _lines(file, extent.start, extent.stop):
+                yield SampleRef(f"{extent.name}@{offset:012d}", extent.source, offset, size)
+
+    def row(self, ref: SampleRef) -> Any:
+        """The line's value."""
+        inputs = inputs_of(ref.source)
+        try:
+            with self._lock:
+                file = self._files.get(ref.source, lambda: inputs.open(ref.source, _BLOCK_BYTES))
+                file.seek(ref.index)
+                line = file.read(ref.num_bytes)
+        except DataError as error:
+            self._files.drop(ref.source)
+            raise unreadable(ref, str(error)) from error
+        return parsed(ref, line, self.place)
+
+    def place(self, ref: SampleRef) -> str:
+        """What an editor calls the line, where counting is cheap."""
+        if is_url(ref.source) or ref.index > _COUNTED_BYTES:
+            return f"the line at byte {ref.index}"
+        with inputs_of(ref.source).open(ref.source, 0) as file:
+            number = 1 + file.read(ref.index).count(b"\n")
+        return f"line {number}"
+
+
+def parsed(ref: SampleRef, line: bytes, place: Callable[[SampleRef], str]) -> Any:
+    """The value of a line. Raises UnreadableDocument for what is no JSON in UTF-8."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError
+        raise unreadable(ref, f"{place(ref)} is not JSON: {error}") from error
+
+
+def _lines(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """(offset, bytes) of the lines that begin in start..stop-1 and are not empty, white space not counted."""
+    file.seek(max(0, start - 1))
+    if start:
+        file.readline()  # the rest of a line that began before, or the line end just before the first
+    offset = file.tell()
+    while offset < stop and (line := file.readline()):
+        if bare := line.strip():
+            yield offset + len(line) - len(line.lstrip()), len(bare)
+        offset += len(line)

@@ -1,0 +1,31 @@
+"""Files that are one UTF-8 document each."""
+
+from collections.abc import Iterator
+
+from kdcore.data.document import WHOLE_FILE, Extent, SampleRef, unreadable
+from kdcore.data.files import NamedFile
+from kdcore.data.inputs import inputs_of
+from kdcore.errors import DataError
+
+
+class Whole:
+    """One sample a file, line ends as they are."""
+
+    def cut(self, file: NamedFile) -> Iterator[Extent]:
+        """The file."""
+        yield Extent(file.name, file.path, 0, 1, file.file.num_bytes)
+
+    def samples(self, extent: Extent) -> Iterator[SampleRef]:
+        """The file."""
+        yield SampleRef(extent.name, extent.source, WHOLE_FILE, extent.num_bytes)
+
+    def row(self, ref: SampleRef) -> str:
+        """Its text."""
+        try:
+            return inputs_of(ref.source).read(ref.source).decode("utf-8")
+        except (DataError, UnicodeDecodeError) as error:
+            raise unreadable(ref, str(error)) from error
+
+    def place(self, ref: SampleRef) -> str:
+        """Nothing: the sample is the file."""
+        return ""

@@ -4,7 +4,7 @@ import os
 import posixpath
 from dataclasses import dataclass
 
-from kdcore.config.urls import is_url
+from kdcore.config.urls import check_url, is_url
 from kdcore.data.inputs import InputFile, absolute, fixed_folder, inputs_of
 from kdcore.errors import DataError
 
@@ -25,9 +25,12 @@ class NamedFile:
 def find_files(patterns: str | tuple[str, ...], setting: str) -> list[NamedFile]:
     """Every file that the patterns match, sorted by name; `~` and `**` are understood.
 
-    Raises DataError, naming the pattern and the `setting` to change, for a pattern without a file.
+    Raises DataError, naming the pattern and the `setting` to change, for a pattern without a file; ConfigError for a
+    URL that is none, or has a secret in it.
     """
     given = (patterns,) if isinstance(patterns, str) else patterns
+    for pattern in filter(is_url, given):
+        check_url(pattern, setting)
     found = {file.path: file for pattern in given for file in _matches(pattern, setting)}
     root = _common([fixed_folder(pattern) for pattern in given], setting)
     return sorted(NamedFile(_relative(path, root), file) for path, file in found.items())

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from kdcore.config.urls import check_url, is_url
+from kdcore.config.urls import is_url
 from kdcore.errors import DataError, KDError, StorageUnavailable
 
 _MAGIC = frozenset("*?[")
@@ -50,7 +50,7 @@ class Inputs(Protocol):
 
 
 def inputs_of(path: str, setting: str = "data.path") -> Inputs:
-    """What reaches a path, a URL, or a pattern of either. Raises ConfigError, naming the `setting`, for a bad URL."""
+    """What reaches a path, a URL, or a pattern of either. Raises ConfigError for a scheme that fsspec does not know."""
     if not is_url(path):
         return _Local()
     return _Remote(path.split("://", 1)[0], setting)
@@ -59,7 +59,7 @@ def inputs_of(path: str, setting: str = "data.path") -> Inputs:
 def fixed_folder(pattern: str) -> str:
     """The folder above the first part of a pattern that has a wildcard, or above the file; absolute, `~` expanded."""
     if is_url(pattern):
-        scheme, inner = check_url(pattern, "data.path")
+        scheme, inner = pattern.rstrip("/").split("://", 1)
         return f"{scheme}://{'/'.join(_fixed(inner.split('/')))}"
     path = Path(absolute(pattern))
     return str(path.parent) if path.exists() else str(Path(*_fixed(path.parts)))
@@ -129,14 +129,14 @@ class _Remote:
         self._errors = storage_errors()
 
     def matches(self, pattern: str) -> list[InputFile]:
-        _, inner = check_url(pattern, self._setting)
-        parts = inner.split("/")
+        parts = pattern.split("://", 1)[1].rstrip("/").split("/")
         with self.explained(pattern):
             self._fs.invalidate_cache()
             if "*" not in pattern:  # brackets may be part of a name
                 with contextlib.suppress(FileNotFoundError):
                     found = self._fs.info(self._inner(pattern))
-                    return [self._file(found)] if found["type"] == "file" else []
+                    if found["type"] == "file" and found["name"].strip("/") == self._inner(pattern).strip("/"):
+                        return [self._file(found)]
             fixed = _fixed(parts)
             return [self._file(item) for item in self._expand("/".join(fixed), parts[len(fixed) :])]
 
@@ -202,18 +202,21 @@ class _Remote:
             ) from None
 
     def _list(self, folder: str) -> list[dict[str, Any]]:
-        itself = f"{self._inner(folder)}/"
+        itself = self._inner(folder)
         try:
-            return [item for item in self._fs.ls(itself.rstrip("/"), detail=True) if item["name"] != itself]
+            found = self._fs.ls(itself, detail=True)
         except FileNotFoundError:
             return []
+        # Not an object that stands for the folder, nor, where there is no such folder, the file of this name.
+        return [item for item in found if item["name"].rstrip("/").rpartition("/")[0] == itself]
 
     def _find(self, folder: str) -> list[dict[str, Any]]:
         try:
             found = self._fs.find(self._inner(folder), detail=True)
         except FileNotFoundError:
             return []
-        return [item for item in found.values() if item["type"] == "file" and not item["name"].endswith("/")]
+        files = (item for item in found.values() if item["type"] == "file" and not item["name"].endswith("/"))
+        return [item for item in files if item["name"].startswith(f"{self._inner(folder)}/")]
 
     def _inner(self, path: str) -> str:
         return self._fs._strip_protocol(path if is_url(path) else f"{self._scheme}://{path}")

@@ -44,7 +44,8 @@ def columns_of(config: RowData) -> Columns:
 def _text(row: Mapping[str, Any], key: str, setting: str) -> str:
     value = row.get(key)
     if not isinstance(value, str):
-        raise UnreadableDocument(f"has no text under '{key}', only {sorted(map(str, row))}; set data.{setting}")
+        instead = f"but {type(value).__name__}" if key in row else f"only {sorted(map(str, row))}"
+        raise UnreadableDocument(f"has no text under '{key}', {instead}; set data.{setting}")
     _check_encodable(value, key)
     return value
 

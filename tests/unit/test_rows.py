@@ -128,5 +128,5 @@ def test_lines_of_conversations(tmp_path):
     assert source.read(refs[0]) == TextDocument(refs[0].name, "a\nb", conversation=source.read(refs[0]).conversation)
     with pytest.raises(UnreadableDocument, match=r"a\.jsonl.*line 2 has no list of messages.*on_unreadable"):
         source.read(refs[1])
-    with pytest.raises(UnreadableDocument, match="messages_field asks for JSON lines"):
+    with pytest.raises(UnreadableDocument, match="messages_field asks for rows"):
         source.read(refs[2])

@@ -5,6 +5,7 @@ import itertools
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kdcore.config.urls import is_url
 from kdcore.data.formats.table import Groups, TableFormat, opened
 from kdcore.errors import DataError, KDError
 
@@ -31,7 +32,7 @@ class Parquet(TableFormat):
     def _read(self, path: str, groups: Groups, number: int) -> pa.Table:
         metadata, wanted = groups.found
         with opened(path) as source:
-            file = pq.ParquetFile(source, metadata=metadata, pre_buffer=True)
+            file = pq.ParquetFile(source, metadata=metadata, pre_buffer=is_url(path))
             return file.read_row_group(number, columns=wanted, use_threads=False)
 
 

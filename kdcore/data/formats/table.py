@@ -32,6 +32,14 @@ class Groups:
     found: Any
 
 
+@dataclass(frozen=True)
+class _Held:
+    """A group in memory. One that is not `sound` has a row that must not be looked at: a wild offset, no UTF-8."""
+
+    table: pa.Table
+    sound: bool
+
+
 class TableFormat(ABC):
     """Groups are read whole and the last two are kept: rows in order cost one pass."""
 
@@ -39,7 +47,7 @@ class TableFormat(ABC):
         self._columns = columns
         self._looked: Recent[str, Groups] = Recent(_FILES)
         # A group that cannot be read stays so: its rows are not tried one by one.
-        self._groups: Recent[tuple[str, int], pa.Table | DataError] = Recent(_GROUPS)
+        self._groups: Recent[tuple[str, int], _Held | DataError] = Recent(_GROUPS)
 
     @abstractmethod
     def _look(self, path: str) -> Groups:
@@ -74,30 +82,38 @@ class TableFormat(ABC):
             number = bisect.bisect_right(groups.bounds, ref.index) - 1
             if not 0 <= number < len(groups.num_bytes):
                 raise DataError("the file has fewer rows than when it was listed")
-            table = self._groups.get((ref.source, number), lambda: self._group(ref.source, groups, number))
-        except DataError as error:
-            raise unreadable(ref, f"{self.place(ref)}: {error}") from error
-        if isinstance(table, DataError):
-            raise unreadable(ref, f"{self.place(ref)}: {table}")
-        try:
-            return {name: table.column(name)[ref.index - groups.bounds[number]].as_py() for name in table.column_names}
-        except (ValueError, pa.ArrowException) as error:  # such as bytes that are no UTF-8
+            held = self._groups.get((ref.source, number), lambda: self._group(ref.source, groups, number))
+            if isinstance(held, DataError):
+                raise held
+            row = held.table.slice(ref.index - groups.bounds[number], 1)
+            if not held.sound:
+                row.validate(full=True)
+            return row.to_pylist()[0]
+        except (DataError, ValueError, pa.ArrowException) as error:
             raise unreadable(ref, f"{self.place(ref)}: {error}") from error
 
     def place(self, ref: SampleRef) -> str:
         """The row's number, from 0."""
         return f"row {ref.index}"
 
-    def _group(self, path: str, groups: Groups, number: int) -> pa.Table | DataError:
+    def _group(self, path: str, groups: Groups, number: int) -> _Held | DataError:
         try:
             table = self._read(path, groups, number)
-            if table.num_rows != groups.bounds[number + 1] - groups.bounds[number]:
-                return DataError("it has other rows than when it was listed")
-            return table if isinstance(table, pa.Table) else pa.Table.from_batches([table])
         except KDError:
             raise
         except (OSError, ValueError, pa.ArrowException) as error:
             return DataError(f"it lies in a part of the file that is damaged: {error}")
+        if table.num_rows != groups.bounds[number + 1] - groups.bounds[number]:
+            return DataError("it lies among other rows than when the file was listed")
+        return _Held(table if isinstance(table, pa.Table) else pa.Table.from_batches([table]), _is_sound(table))
+
+
+def _is_sound(table: pa.Table | pa.RecordBatch) -> bool:
+    try:
+        table.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def opened(path: str, block_bytes: int = 0) -> pa.NativeFile:

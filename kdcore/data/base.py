@@ -59,7 +59,7 @@ class BaseSource(ABC):
 
     def stamp(self, extent: Extent) -> str:
         """What changes when the file of an extent does: "" without a file."""
-        return inputs_of(extent.source).version(extent.source)
+        return extent.version or inputs_of(extent.source).version(extent.source)
 
     def refs(self, extent: Extent, split: Split) -> Iterator[SampleRef]:
         """The samples of one split in an extent, in order."""

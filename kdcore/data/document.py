@@ -73,7 +73,7 @@ class Extent:
 
     `start` and `stop` are bytes of a file with lines, rows of a table, 0 and 1 of a file that is one sample. `name` is
     the file's below the corpus's root, `num_bytes` about what the slice holds, `heldout` whether its samples were
-    held out by hand; None where their names decide.
+    held out by hand; None where their names decide. `version` changes when the file does, "" where it is not known.
     """
 
     name: str
@@ -82,6 +82,7 @@ class Extent:
     stop: int
     num_bytes: int
     heldout: bool | None = None
+    version: str = ""
 
 
 def unreadable(ref: SampleRef, reason: str) -> UnreadableDocument:

@@ -54,7 +54,12 @@ def merged(file: NamedFile, pieces: Iterable[tuple[int, int]]) -> Iterator[Exten
     for stop, num_bytes in pieces:
         size += num_bytes
         if size >= EXTENT_BYTES:
-            yield Extent(file.name, file.path, start, stop, size)
+            yield slice_of(file, start, stop, size)
             start, size = stop, 0
     if stop > start:
-        yield Extent(file.name, file.path, start, stop, size)
+        yield slice_of(file, start, stop, size)
+
+
+def slice_of(file: NamedFile, start: int, stop: int, num_bytes: int) -> Extent:
+    """An extent of a file as it was listed."""
+    return Extent(file.name, file.path, start, stop, num_bytes, version=file.file.version)

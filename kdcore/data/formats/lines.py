@@ -25,32 +25,39 @@ class Lines:
     def __init__(self) -> None:
         self._files: Recent[str, BinaryIO] = Recent(_FILES)
         self._lock = threading.Lock()
+        self._listed = "", 0, b""
 
     def cut(self, file: NamedFile) -> Iterator[Extent]:
         """Ranges of equal bytes; a line belongs to the range in which it begins."""
         size = file.file.num_bytes
         for start in range(0, size, base.EXTENT_BYTES):
             stop = min(size, start + base.EXTENT_BYTES)
-            yield Extent(file.name, file.path, start, stop, stop - start)
+            yield base.slice_of(file, start, stop, stop - start)
 
     def samples(self, extent: Extent) -> Iterator[SampleRef]:
-        """The lines that are not empty."""
+        """The lines that are not empty; the one that was just listed is read without going to the file again."""
         with inputs_of(extent.source).open(extent.source, _SCAN_BYTES) as file:
-            for offset, size in _lines(file, extent.start, extent.stop):
-                yield SampleRef(f"{extent.name}@{offset:012d}", extent.source, offset, size)
+            for offset, line in _lines(file, extent.start, extent.stop):
+                self._listed = extent.source, offset, line
+                yield SampleRef(f"{extent.name}@{offset:012d}", extent.source, offset, len(line))
 
     def row(self, ref: SampleRef) -> Any:
         """The line's value."""
+        source, offset, line = self._listed
+        if (source, offset) != (ref.source, ref.index):
+            line = self._line(ref)
+        return parsed(ref, line, self.place)
+
+    def _line(self, ref: SampleRef) -> bytes:
         inputs = inputs_of(ref.source)
         try:
             with self._lock:
                 file = self._files.get(ref.source, lambda: inputs.open(ref.source, _BLOCK_BYTES))
                 file.seek(ref.index)
-                line = file.read(ref.num_bytes)
+                return file.read(ref.num_bytes)
         except DataError as error:
             self._files.drop(ref.source)
             raise unreadable(ref, str(error)) from error
-        return parsed(ref, line, self.place)
 
     def place(self, ref: SampleRef) -> str:
         """What an editor calls the line, where counting is cheap."""
@@ -69,13 +76,13 @@ def parsed(ref: SampleRef, line: bytes, place: Callable[[SampleRef], str]) -> An
         raise unreadable(ref, f"{place(ref)} is not JSON: {error}") from error
 
 
-def _lines(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """(offset, bytes) of the lines that begin in start..stop-1 and are not empty, white space not counted."""
+def _lines(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+    """(offset, line) of the lines that begin in start..stop-1 and are not empty, without white space around them."""
     file.seek(max(0, start - 1))
     if start:
         file.readline()  # the rest of a line that began before, or the line end just before the first
     offset = file.tell()
     while offset < stop and (line := file.readline()):
         if bare := line.strip():
-            yield offset + len(line) - len(line.lstrip()), len(bare)
+            yield offset + len(line) - len(line.lstrip()), bare
         offset += len(line)

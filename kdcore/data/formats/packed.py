@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from kdcore.data.document import Extent, SampleRef, unreadable
 from kdcore.data.files import NamedFile
+from kdcore.data.formats.base import slice_of
 from kdcore.data.formats.lines import parsed
 from kdcore.data.formats.recent import Recent
 from kdcore.data.inputs import inputs_of
@@ -35,7 +36,7 @@ class PackedLines:
 
     def cut(self, file: NamedFile) -> Iterator[Extent]:
         """The file, in packed bytes: how long the text is shows only at its end."""
-        yield Extent(file.name, file.path, 0, file.file.num_bytes, file.file.num_bytes)
+        yield slice_of(file, 0, file.file.num_bytes, file.file.num_bytes)
 
     def samples(self, extent: Extent) -> Iterator[SampleRef]:
         """The lines that are not empty; where the stream breaks, one more sample that cannot be read."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from kdcore.data.document import WHOLE_FILE, Extent, SampleRef, unreadable
 from kdcore.data.files import NamedFile
+from kdcore.data.formats.base import slice_of
 from kdcore.data.inputs import inputs_of
 from kdcore.errors import DataError
 
@@ -13,7 +14,7 @@ class Whole:
 
     def cut(self, file: NamedFile) -> Iterator[Extent]:
         """The file."""
-        yield Extent(file.name, file.path, 0, 1, file.file.num_bytes)
+        yield slice_of(file, 0, 1, file.file.num_bytes)
 
     def samples(self, extent: Extent) -> Iterator[SampleRef]:
         """The file."""

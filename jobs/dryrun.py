@@ -130,10 +130,10 @@ def _estimate_text(recipe: Recipe) -> Estimate:
 def _learnt_codec(recipe: Recipe, source: "Source", answers: "TextAnswers | ImageAnswers") -> "Codec":
     """What the labelling job would learn, from fewer labels."""
     from cluster.labelling.replica import probe_batches
-    from kdcore.data.splits import probe_rank
+    from kdcore.data.splits import probe_order
     from kdcore.labels.learn import learn_codec
 
-    refs = sorted(source.list("train"), key=probe_rank)
+    refs = probe_order(source.list("train"))
     settings = recipe.labels.model_copy(update={"probe_labels": min(recipe.labels.probe_labels, _LABELS_PROBED)})
     batches = probe_batches(refs, source, answers, recipe.model_copy(update={"labels": settings}))
     return learn_codec(recipe.codec, answers.teacher.num_classes, batches, answers.layers(source, refs[0])).codec

@@ -24,8 +24,13 @@ def limit_rank(ref: SampleRef) -> tuple[bytes, int]:
     return _digest("limit:" + ref.name), ref.index
 
 
+def probe_order(refs: Refs) -> Refs:
+    """The samples as a probe takes them, in the same order on every machine: the first few stand for all."""
+    return sorted(refs, key=probe_rank)
+
+
 def probe_rank(ref: SampleRef) -> bytes:
-    """The order (16 bytes) in which a probe takes samples, the same on every machine: the first few stand for all."""
+    """Where a sample is in `probe_order`: by these 16 bytes, samples of one name in the order of the corpus."""
     return hashlib.blake2b(f"probe:{ref.name}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 

@@ -9,6 +9,7 @@ import torch
 
 from kdcore.config.recipe import Recipe
 from kdcore.data.sources import open_source
+from kdcore.data.splits import probe_order
 from kdcore.labels.learn import ProbeBatch
 from kdcore.labels.sampling import label_seeds
 
@@ -53,7 +54,7 @@ def real_teacher(path: str, num_learn: int, num_measure: int) -> Answers:
     )
     source = open_source(recipe.data)
     answers = load_answers(recipe, source)
-    learn = list(probe_batches(source, answers, recipe))
+    learn = list(probe_batches(probe_order(source.list("train")), source, answers, recipe))
     heldout = (batch for ref in source.list("heldout") for batch in answers.probe(ref.name, source.read(ref)))
     with torch.inference_mode():
         measure = gathered(heldout, num_measure)

@@ -19,7 +19,7 @@ from cluster.labelling.run import label_store
 from kdcore.config.recipe import Recipe
 from kdcore.data.document import SampleRef
 from kdcore.data.sources import open_source
-from kdcore.data.splits import probe_rank
+from kdcore.data.splits import probe_order
 from kdcore.errors import (
     IdentityMismatch,
     KDError,
@@ -148,7 +148,7 @@ def test_another_budget_than_the_store_was_begun_with_is_refused(folder: Path) -
 
 
 def _probe(recipe: Recipe) -> list[SampleRef]:
-    return sorted(open_source(recipe.data).list("train"), key=probe_rank)
+    return probe_order(open_source(recipe.data).list("train"))
 
 
 def test_the_probe_of_another_teacher_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -3,42 +3,13 @@ import os
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planning_fixtures import Memory
 
 from kdcore.config.data import DigitsData, TextData
-from kdcore.data.base import BaseSource
-from kdcore.data.document import Extent, SampleRef, TextDocument
 from kdcore.data.sources import open_source
 from kdcore.errors import DataError, UnreadableDocument
 from kdcore.identity import sample_key_text
 from kdcore.planning import plan_units
-
-
-class Memory(BaseSource):
-    """A source over texts in memory, so many to an extent; None is an unreadable document."""
-
-    kind = "text"
-
-    def __init__(self, texts, prefix="", extent=2, max_samples=None):
-        super().__init__(0.0, max_samples, "memory")
-        self.texts = {f"{prefix}{n:04d}": text for n, text in enumerate(texts)}
-        self.extent = extent
-
-    def read(self, ref):
-        text = self.texts[ref.name]
-        if text is None:
-            raise UnreadableDocument(f"{ref.name} is broken")
-        return TextDocument(ref.name, text)
-
-    def _find(self):
-        names = list(self.texts)
-        for start in range(0, len(names), self.extent):
-            part = names[start : start + self.extent]
-            size = sum(len(self.texts[name] or "?") for name in part)
-            yield Extent(part[0], "memory", start, start + len(part), size)
-
-    def _samples(self, extent):
-        for name in list(self.texts)[extent.start : extent.stop]:
-            yield SampleRef(name, "memory", 0, len(self.texts[name] or "?"))
 
 
 @pytest.fixture(autouse=True)

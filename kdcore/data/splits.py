@@ -9,7 +9,7 @@ _BUCKETS = 10_000
 
 def is_heldout(name: str, heldout_fraction: float) -> bool:
     """Whether the sample of this name is held out; the same on every machine and for every corpus around it."""
-    return _hash(name) % _BUCKETS < heldout_fraction * _BUCKETS
+    return heldout_fraction > 0 and _hash(name) % _BUCKETS < heldout_fraction * _BUCKETS
 
 
 def limit_samples(refs: Refs, max_samples: int | None) -> Refs:

@@ -14,6 +14,7 @@ from kdcore.errors import KDError, StoreError
 from kdcore.identity import digest_bytes
 from kdcore.planning.corpus import Corpus
 from kdcore.planning.files import PlanTable, write_table
+from kdcore.planning.survey import listed
 from kdcore.store.layout import PLAN
 from kdcore.store.places import Location, Place, open_place
 
@@ -69,12 +70,12 @@ def read_plan(place: Place, asked: Asked, key: str) -> Plan | None:
     value = _read(place, asked, key)
     if value is None:
         return None
-    files, listed = [PlanFile(**item) for item in value["files"]], PlanFile(**value["units"])
+    files, table = [PlanFile(**item) for item in value["files"]], PlanFile(**value["units"])
     sizes = place.sizes(PLAN)
-    if any(sizes.get(file.name) != file.num_bytes for file in (*files, listed)):
+    if any(sizes.get(file.name) != file.num_bytes for file in (*files, table)):
         return None
     units: list[WorkUnit] = []
-    for batch in PlanTable(place, listed, _UNITS).batches():
+    for batch in PlanTable(place, table, _UNITS).batches():
         columns = (batch.column(name).to_pylist() for name in ("id", "file", "start", "stop", "num_bytes", "digest"))
         for name, file, start, stop, num_bytes, digest in zip(*columns, strict=True):
             units.append(WorkUnit(name, PlanRows(files[file], start, stop), num_bytes, digest))
@@ -89,12 +90,12 @@ def write_plan(place: Place, asked: Asked, key: str, plan: Plan) -> None:
     columns = [pa.array(column) for column in np.array(rows, dtype=np.int64).T.copy()]
     columns[0] = columns[0].cast(pa.int32())
     columns += [pa.array([unit.digest for unit in plan.units]), pa.array([unit.id for unit in plan.units])]
-    listed = write_table(place, "units", key, _UNITS, [pa.record_batch(columns, schema=_UNITS)])
+    table = write_table(place, "units", key, _UNITS, [pa.record_batch(columns, schema=_UNITS)])
     value = {
         "key": key,
-        "input": asdict(plan.input),
+        "input": {**vars(plan.input), "probe": [listed(ref) for ref in plan.input.probe]},
         "files": [asdict(file) for file in files],
-        "units": asdict(listed),
+        "units": asdict(table),
     }
     place.put(asked.note, json.dumps(value).encode())
 
@@ -117,5 +118,5 @@ def _input(value: dict[str, Any]) -> Input:
         num_keys=value["num_keys"],
         skipped=tuple((name, reason) for name, reason in value["skipped"]),
         num_skipped=value["num_skipped"],
-        probe=tuple(SampleRef(**ref) for ref in value["probe"]),
+        probe=tuple(SampleRef(*ref) for ref in value["probe"]),
     )

@@ -79,7 +79,7 @@ def survey(task: SurveyTask) -> Survey:
     found = _earlier(place, task.key)
     if found is None:
         found = _read_block(task, place)
-        place.put(_note(task.key), json.dumps(asdict(found)).encode())
+        place.put(_note(task.key), _text(found))
     return found.below(task.probe_bound)
 
 
@@ -148,6 +148,18 @@ def _earlier(place: Place, key: str) -> Survey | None:
     return found if all(place.size(file.name) == file.num_bytes for file in (found.rows, found.keys)) else None
 
 
+def _text(found: Survey) -> bytes:
+    probe = [[rank, *listed(ref)] for rank, ref in found.probe]
+    files = {"rows": asdict(found.rows), "keys": asdict(found.keys)}
+    counts = {"num_samples": found.num_samples, "num_skipped": found.num_skipped}
+    return json.dumps({**files, **counts, "skipped": found.skipped, "probe": probe}).encode()
+
+
+def listed(ref: SampleRef) -> tuple[str, str, int, int]:
+    """A reference as JSON; `SampleRef(*listed(ref))` is it again."""
+    return ref.name, ref.source, ref.index, ref.num_bytes
+
+
 def _survey(value: dict[str, Any]) -> Survey:
     return Survey(
         rows=PlanFile(**value["rows"]),
@@ -155,5 +167,5 @@ def _survey(value: dict[str, Any]) -> Survey:
         num_samples=value["num_samples"],
         skipped=tuple((name, reason) for name, reason in value["skipped"]),
         num_skipped=value["num_skipped"],
-        probe=tuple((found, SampleRef(**ref)) for found, ref in value["probe"]),
+        probe=tuple((found, SampleRef(*ref)) for found, *ref in value["probe"]),
     )

@@ -45,7 +45,7 @@ def show(recipe: Recipe) -> None:
     say(f"samples        {found.samples:,}")
     say(f"labels         {found.labels:,}")
     say(f"label store    {found.store_bytes / 1e6:,.1f} MB in {recipe.store_path}")
-    say(f"labelling      about {_minutes(found.label_seconds)} on {recipe.cluster.replicas} replica(s)")
+    say(f"labelling      about {_minutes(found.label_seconds)} on {recipe.cluster.replicas.max} replica(s)")
     if recipe.training is not None:
         say(f"training       about {_minutes(found.train_seconds)} on {recipe.cluster.workers} worker(s), all arms")
     if not is_url(recipe.store_path):
@@ -122,7 +122,7 @@ def _estimate_text(recipe: Recipe) -> Estimate:
         samples=len(refs),
         labels=labels,
         store_bytes=int(labels * per_label + len(refs) * _ROW_BYTES),
-        label_seconds=labels * read_twice / speed / _cpu_share(recipe.cluster.replicas),
+        label_seconds=labels * read_twice / speed / _cpu_share(recipe.cluster.replicas.max),
         train_seconds=_train_text(recipe, teacher.tokenizer, labels),
     )
 
@@ -185,7 +185,7 @@ def _estimate_images(recipe: Recipe) -> Estimate:
 
     label, train = 0.0, 0.0
     if isinstance(recipe.teacher, TeacherImageConfig):
-        label = per_image(recipe.teacher, False) * len(refs) / _cpu_share(recipe.cluster.replicas)
+        label = per_image(recipe.teacher, False) * len(refs) / _cpu_share(recipe.cluster.replicas.max)
         if recipe.teacher.fit is not None:
             train += per_image(recipe.teacher, True) * _images(recipe.teacher.fit, len(refs))
     if recipe.training is not None and isinstance(recipe.student, ImageClassifierConfig):

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from cluster.labelling import policy
+from cluster.labelling import moves
+from cluster.labelling.policy import decide
+from cluster.labelling.policy_state import Rules, State
 from kdcore.data.plan import WorkUnit
-from kdcore.errors import ClusterError
+from kdcore.errors import ClusterError, ResourceError
 from kdcore.store.writer import Receipt
 
 __all__ = ["Labeller", "Outcome", "Pool", "run_units"]
@@ -18,7 +20,7 @@ __all__ = ["Labeller", "Outcome", "Pool", "run_units"]
 class Outcome:
     """One event of a pool: with the receipt of a finished unit, or the identity of a replica that is ready."""
 
-    event: policy.Event
+    event: moves.Event
     receipt: Receipt | None = None
     identity: Mapping[str, Any] | None = None
 
@@ -31,7 +33,7 @@ class Labeller(Protocol):
         ...
 
     def identity(self) -> dict[str, Any]:
-        """All of the store's identity but its input."""
+        """All of the store's identity but its input; the first call settles the codec, which may take a probe."""
         ...
 
 
@@ -39,11 +41,23 @@ class Pool(Protocol):
     """Replicas that label units; real actors or their in-process twin."""
 
     def start(self, replica: int) -> None:
-        """Begin to load replica number `replica`; ReplicaReady follows. One that is there is ended, unheard."""
+        """Begin to load replica number `replica`; ReplicaPlaced and ReplicaLoaded follow. One there is ended, unheard."""
+        ...
+
+    def settle(self, replica: int) -> None:
+        """Let a loaded replica settle the store's codec; ReplicaReady with its identity follows."""
+        ...
+
+    def end(self, replica: int) -> None:
+        """End a replica, unheard, and give its room back."""
         ...
 
     def submit(self, replica: int, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> None:
         """Give a unit to an idle replica; UnitDone with a receipt, UnitError or ReplicaDied follows."""
+        ...
+
+    def shortage(self, seconds: float) -> ResourceError:
+        """What to say when there has been no room for one replica for so long."""
         ...
 
     def wait(self, timeout: float | None = None) -> Outcome | None:
@@ -54,68 +68,71 @@ class Pool(Protocol):
 def run_units(
     units: Sequence[WorkUnit],
     pool: Pool,
-    replicas: int,
-    max_attempts: int,
+    rules: Rules,
     publish: Callable[[Receipt], object],
     admit: Callable[[Mapping[str, Any]], None] = lambda identity: None,
-    retry_seconds: float = 1.0,
     record: Callable[[Mapping[str, Any]], None] = lambda event: None,
-    look: Callable[[policy.State], None] = lambda state: None,
+    look: Callable[[State], None] = lambda state: None,
 ) -> None:
     """Label `units`; each receipt is published (journalled) before its replica gets its next unit.
 
     Every replica's identity is shown to `admit`, which raises when it is not the store's, before it gets any work;
     so one replica is loaded even when there is nothing left to label. Raises the KDError of a replica as it was,
-    UnitFailed in the end when units failed for good, ClusterError when no replica can start. What is not routine is
-    shown to `record`, as what becomes one line of JSON; `look` sees the state after every event.
+    UnitFailed in the end when units failed for good, ClusterError when no replica can start, ResourceError when the
+    cluster lost its room for all of them. What is not routine is shown to `record`, as what becomes one line of JSON;
+    `look` sees the state after every event.
     """
     by_id = {unit.id: unit for unit in units}
-    sizes = {unit.id: unit.num_bytes for unit in units}
-    started = max(1, min(replicas, len(units)))
-    state = policy.State.of(list(by_id), max_attempts, sizes, started, retry_seconds)
+    state = State.of(list(by_id), rules.at_most(len(units)), {unit.id: unit.num_bytes for unit in units})
     # Two jobs on one store, and two attempts of one job, never write the same file.
     job = uuid.uuid4().hex[:8]
-    for replica in range(started):
+    for replica in list(state.fleet.asked):
         pool.start(replica)
+    outcome = Outcome(moves.Tick())
     while True:
-        wake = state.wake_at()
-        outcome = pool.wait(None if wake is None else max(0.0, wake - time.monotonic())) or Outcome(policy.Tick())
         _record_event(outcome.event, state, record)
-        if isinstance(outcome.event, policy.UnitDone):
+        if isinstance(outcome.event, moves.UnitDone):
             run = state.running.get(outcome.event.replica)
             if run is None or not run.lost:
                 publish(_receipt_of(outcome, run and run.unit, outcome.event.replica))
-        elif isinstance(outcome.event, policy.ReplicaReady) and outcome.identity is not None:
+        elif isinstance(outcome.event, moves.ReplicaReady) and outcome.identity is not None:
             admit(outcome.identity)
-        decisions = policy.decide(state, outcome.event, time.monotonic())
+        decisions = decide(state, outcome.event, time.monotonic())
         for decision in decisions:
             _record_decision(decision, record)
         look(state)
         if _perform(decisions, pool, by_id, job):
             return
+        wake = state.wake_at()
+        outcome = pool.wait(None if wake is None else max(0.0, wake - time.monotonic())) or Outcome(moves.Tick())
 
 
-def _record_event(event: policy.Event, state: policy.State, record: Callable[[Mapping[str, Any]], None]) -> None:
+def _record_event(event: moves.Event, state: State, record: Callable[[Mapping[str, Any]], None]) -> None:
     match event:
-        case policy.UnitError(replica, error):
-            reason = f"{type(error).__name__}: {error}"
-        case policy.ReplicaDied(replica, reason):
-            pass
+        case moves.UnitError(replica, error):
+            told = {"reason": f"{type(error).__name__}: {error}"}
+        case moves.ReplicaDied(replica, reason):
+            told = {"reason": reason}
+        case moves.Notice(replica, seconds, reason):
+            told = {"seconds": seconds, "reason": reason}
+        case moves.ReplicaReady(replica):
+            record({"event": "ReplicaReady", "replica": replica})
+            return
         case _:
             return
     run = state.running.get(replica)
-    record({"event": type(event).__name__, "unit": run and run.unit, "replica": replica, "reason": reason})
+    record({"event": type(event).__name__, "unit": run and run.unit, "replica": replica, **told})
 
 
-def _record_decision(decision: policy.Decision, record: Callable[[Mapping[str, Any]], None]) -> None:
+def _record_decision(decision: moves.Decision, record: Callable[[Mapping[str, Any]], None]) -> None:
     match decision:
-        case policy.Finish():
+        case moves.Finish() | moves.Settle():
             return
-        case policy.Assign() if not decision.backup and decision.batch_divisor == 1:
+        case moves.Assign() if not decision.backup and decision.batch_divisor == 1:
             return
-        case policy.Fail(error):
+        case moves.Fail(error):
             told = {"reason": f"{type(error).__name__}: {error}"}
-        case policy.Assign() if decision.backup:
+        case moves.Assign() if decision.backup:
             told = {**asdict(decision), "reason": "another replica is late with it"}
         case _:
             told = asdict(decision)
@@ -129,18 +146,24 @@ def _receipt_of(outcome: Outcome, unit: str | None, replica: int) -> Receipt:
     return receipt
 
 
-def _perform(decisions: list[policy.Decision], pool: Pool, units: Mapping[str, WorkUnit], job: str) -> bool:
+def _perform(decisions: list[moves.Decision], pool: Pool, units: Mapping[str, WorkUnit], job: str) -> bool:
     """Whether the run is finished."""
     for decision in decisions:
         match decision:
-            case policy.Fail(error):
+            case moves.Fail(error):
                 raise error
-            case policy.Finish():
+            case moves.Starved(seconds):
+                raise pool.shortage(seconds)
+            case moves.Finish():
                 return True
-            case policy.Replace(replica):
+            case moves.Replace(replica) | moves.Grow(replica):
                 pool.start(replica)
-            case policy.Assign(replica, unit, attempt, divisor):
+            case moves.Shrink(replica):
+                pool.end(replica)
+            case moves.Settle(replica):
+                pool.settle(replica)
+            case moves.Assign(replica, unit, attempt, divisor):
                 pool.submit(replica, units[unit], f"{job}-{attempt}", divisor)
-            case policy.Retry() | policy.Quarantine() | policy.GiveUp():
+            case moves.Retry() | moves.Quarantine() | moves.GiveUp() | moves.Drain() | moves.Short():
                 pass
     return False

@@ -5,30 +5,38 @@ in-process twin of the tests, and over a simulation.
 """
 
 import heapq
-from dataclasses import dataclass
 
+from cluster.labelling.moves import (
+    Assign,
+    Decision,
+    Event,
+    Fail,
+    Finish,
+    Notice,
+    Quarantine,
+    ReplicaDied,
+    ReplicaLoaded,
+    ReplicaPlaced,
+    ReplicaReady,
+    Retry,
+    Tick,
+    UnitDone,
+    UnitError,
+)
+from cluster.labelling.policy_fleet import (
+    after_notice,
+    depart,
+    failed_start,
+    let_room,
+    loading_limit,
+    restart,
+    room,
+    settle,
+)
 from cluster.labelling.policy_state import State
-from kdcore.errors import ClusterError, DataError, KDError, LabelError, StorageUnavailable, UnitFailed
+from kdcore.errors import DataError, KDError, LabelError, StorageUnavailable, UnitFailed
 
-__all__ = [
-    "Assign",
-    "Decision",
-    "Event",
-    "Fail",
-    "Finish",
-    "GiveUp",
-    "Quarantine",
-    "Replace",
-    "ReplicaDied",
-    "ReplicaReady",
-    "Retry",
-    "State",
-    "Tick",
-    "UnitDone",
-    "UnitError",
-    "decide",
-]
-
+__all__ = ["decide"]
 
 _MEMORY = "If the replica was killed for memory, lower labels.unit_bytes, teacher.batch_tokens or teacher.batch_size"
 _STORAGE = "Wait until the storage of labels.path answers"
@@ -38,127 +46,67 @@ _HOPELESS = 3
 _NAMED = 20
 
 
-@dataclass(frozen=True)
-class ReplicaReady:
-    """A replica has loaded its teacher."""
-
-    replica: int
-
-
-@dataclass(frozen=True)
-class UnitDone:
-    """A replica has written the shard of its unit."""
-
-    replica: int
-
-
-@dataclass(frozen=True)
-class UnitError:
-    """A replica is alive, but its unit (or its start) raised.
-
-    A KDError about the unit gives up the unit, any other KDError ends the job; but a storage that did not answer, and
-    what is not a KDError, is tried again.
-    """
-
-    replica: int
-    error: Exception
-
-
-@dataclass(frozen=True)
-class ReplicaDied:
-    """A replica is gone: killed, out of memory, or its node was lost."""
-
-    replica: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Tick:
-    """Nothing but time has passed."""
-
-
-Event = ReplicaReady | UnitDone | UnitError | ReplicaDied | Tick
-
-
-@dataclass(frozen=True)
-class Assign:
-    """Give `unit` to `replica`; `attempt` counts from 0. A `backup` runs beside another replica that is late."""
-
-    replica: int
-    unit: str
-    attempt: int
-    batch_divisor: int = 1
-    backup: bool = False
-
-
-@dataclass(frozen=True)
-class Replace:
-    """Start another replica in the place of `replica`, which is ended if it still runs."""
-
-    replica: int
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Retry:
-    """`unit` failed and comes back after `seconds`. Nothing to perform: for the record."""
-
-    unit: str
-    replica: int
-    seconds: float
-    reason: str
-
-
-@dataclass(frozen=True)
-class Quarantine:
-    """`unit` is given up in this run, the rest goes on. Nothing to perform: for the record."""
-
-    unit: str
-    replica: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class GiveUp:
-    """`replica` did not start in all its attempts; the others go on. Nothing to perform: for the record."""
-
-    replica: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Fail:
-    """Stop and raise `error`."""
-
-    error: KDError
-
-
-@dataclass(frozen=True)
-class Finish:
-    """Every unit is done."""
-
-
-Decision = Assign | Replace | Retry | Quarantine | GiveUp | Fail | Finish
-
-
 def decide(state: State, event: Event, now: float = 0.0) -> list[Decision]:
     """Update `state` with `event`, which happened at `now` seconds, and say what to do now."""
-    decisions: list[Decision] = []
+    found = _react(state, event, now)
+    for step in (_after_limits, _woken, _give_out):
+        if any(isinstance(decision, Fail | Finish) for decision in found):
+            return found
+        found += step(state, now)
+    if any(isinstance(decision, Fail | Finish) for decision in found):
+        return found
+    return found + settle(state, now) + let_room(state) + room(state, now)
+
+
+def _react(state: State, event: Event, now: float) -> list[Decision]:
     match event:
+        case ReplicaPlaced(replica):
+            _after_placed(state, replica, now)
+        case ReplicaLoaded(replica):
+            _after_loaded(state, replica)
         case ReplicaReady(replica):
-            state.failed_starts.pop(replica, None)
-            state.idle[replica] = None
+            _after_ready(state, replica)
         case UnitDone(replica):
-            _after_done(state, replica, now)
+            return _after_done(state, replica, now)
         case UnitError(replica, error):
-            decisions = _after_error(state, replica, error, now)
-        case ReplicaDied(replica, reason):
-            decisions = _after_death(state, replica, reason, now)
+            return _after_error(state, replica, error, now)
+        case ReplicaDied(replica, reason, announced):
+            return _after_death(state, replica, reason, now, announced)
+        case Notice():
+            return after_notice(state, event, now)
         case Tick():
-            decisions = _after_stuck(state, now)
-    if any(isinstance(decision, Fail) for decision in decisions):
-        return decisions
-    return decisions + _woken(state, now) + _give_out(state, now)
+            pass
+    return []
+
+
+def _after_placed(state: State, replica: int, now: float) -> None:
+    if not state.fleet.is_out(replica):
+        state.fleet.asked.pop(replica, None)
+        state.fleet.loading[replica] = None
+        loading_limit(state, replica, now)
+
+
+def _after_loaded(state: State, replica: int) -> None:
+    if not state.fleet.is_out(replica):
+        state.fleet.forget(replica)
+        state.fleet.loaded[replica] = None
+
+
+def _after_ready(state: State, replica: int) -> None:
+    if state.fleet.is_out(replica):
+        return
+    state.fleet.forget(replica)
+    state.fleet.failed_starts.pop(replica, None)
+    state.fleet.settled = True
+    state.idle[replica] = None
+
+
+def _free(state: State, replica: int, reason: str = "its last unit ended") -> list[Decision]:
+    """A replica without a unit: it waits for another, or leaves if it was told to."""
+    if replica in state.fleet.leaving:
+        return depart(state, replica, reason)
+    state.idle[replica] = None
+    return []
 
 
 def _woken(state: State, now: float) -> list[Decision]:
@@ -166,8 +114,8 @@ def _woken(state: State, now: float) -> list[Decision]:
     found: list[Decision] = []
     while state.waiting and state.waiting[0][0] <= now:
         _, unit, replica = heapq.heappop(state.waiting)
-        if not unit:
-            found.append(Replace(replica, "its start is tried again"))
+        if not unit and replica in state.fleet.restarting:
+            found.append(restart(state, replica, "its start is tried again"))
         elif unit in state.tries:
             state.put_back(unit)
     return found
@@ -191,58 +139,73 @@ def _give_out(state: State, now: float) -> list[Decision]:
     return found
 
 
-def _after_done(state: State, replica: int, now: float) -> None:
+def _after_done(state: State, replica: int, now: float) -> list[Decision]:
     run = state.end(replica)
-    state.idle[replica] = None
-    if run is None or run.lost:
-        return
-    state.rates.add((now - run.started) / max(1, state.sizes[run.unit]))
-    state.finished += 1
-    state.settle(run.unit)
+    if run is not None and not run.lost:
+        state.rates.add((now - run.started) / max(1, state.sizes[run.unit]))
+        state.finished += 1
+        state.settle(run.unit)
+    return _free(state, replica)
 
 
 def _after_error(state: State, replica: int, error: Exception, now: float) -> list[Decision]:
+    if state.fleet.is_out(replica):
+        return []
     loading = replica not in state.running
     about_unit = isinstance(error, LabelError | DataError) and not loading
     if isinstance(error, KDError) and not about_unit and not isinstance(error, StorageUnavailable):
         return [Fail(error)]
     if loading:
-        return _failed_start(state, replica, _describe(error), error, now)
+        return failed_start(state, replica, _describe(error), error, now)
     run = state.end(replica)
-    state.idle[replica] = None
     assert run is not None
-    if run.lost:
-        return []
-    if about_unit:
-        return _quarantine(state, run.unit, replica, _describe(error))
+    freed = _free(state, replica)
+    return freed if run.lost else _failed_unit(state, run.unit, replica, error, now) + freed
+
+
+def _failed_unit(state: State, unit: str, replica: int, error: Exception, now: float) -> list[Decision]:
+    reason = _describe(error)
+    if isinstance(error, LabelError | DataError):
+        return _quarantine(state, unit, replica, reason)
     remedy = _STORAGE if isinstance(error, StorageUnavailable) else _MEMORY
-    if not isinstance(error, KDError) and _is_memory(_describe(error)) and _halve(state, run.unit):
-        reason = f"{_describe(error)}; with 1/{state.divisors[run.unit]} of the batch"
-        if not state.holders[run.unit]:
-            state.put_back(run.unit)
-        return [Retry(run.unit, replica, 0.0, reason)]
-    return _retry(state, run.unit, replica, _describe(error), remedy, now)
+    if not isinstance(error, KDError) and _is_memory(reason) and _halve(state, unit):
+        if not state.holders[unit]:
+            state.put_back(unit)
+        return [Retry(unit, replica, 0.0, f"{reason}; with 1/{state.divisors[unit]} of the batch")]
+    return _retry(state, unit, replica, reason, remedy, now)
 
 
-def _after_death(state: State, replica: int, reason: str, now: float) -> list[Decision]:
+def _after_death(state: State, replica: int, reason: str, now: float, announced: bool = False) -> list[Decision]:
+    if state.fleet.is_out(replica):
+        return []
+    if announced or replica in state.fleet.leaving:
+        return depart(state, replica, reason)
+    was_idle = replica in state.idle
     state.idle.pop(replica, None)
     run = state.end(replica)
-    if run is None:
-        return _failed_start(state, replica, reason, None, now)
-    again = Replace(replica, reason)
-    if run.lost:
+    if run is None and not was_idle:
+        return failed_start(state, replica, reason, None, now)
+    again = restart(state, replica, reason)
+    if run is None or run.lost:
         return [again]
     if _is_memory(reason):
         _halve(state, run.unit)
     return [again, *_retry(state, run.unit, replica, reason, _MEMORY, now)]
 
 
-def _after_stuck(state: State, now: float) -> list[Decision]:
-    """A process that was paused never answers: another one takes its place."""
+def _after_limits(state: State, now: float) -> list[Decision]:
+    """A process that was paused never answers: another one takes its place. One that was to leave in time is let go."""
     found: list[Decision] = []
     while (replica := state.take_stuck(now)) is not None:
         seconds = now - state.running[replica].started
-        found += _after_death(state, replica, f"no answer for {seconds:.0f} s, far beyond the other units", now)
+        told = f"no answer for {seconds:.0f} s, far beyond the other units or labels.stuck_seconds"
+        found += _after_death(state, replica, told, now)
+    while (replica := state.fleet.take_expired(now)) is not None:
+        if replica in state.fleet.leaving:
+            found += depart(state, replica, "its unit did not end in time")
+        else:
+            told = f"not loaded after {state.rules.load_seconds:g} s (cluster.load_seconds)"
+            found += failed_start(state, replica, told, None, now, wait=False)
     return found
 
 
@@ -251,7 +214,7 @@ def _retry(state: State, unit: str, replica: int, reason: str, remedy: str, now:
     state.failures[unit] = tried = state.failures.get(unit, 0) + 1
     if state.holders[unit]:  # another replica still labels it
         return [Retry(unit, replica, 0.0, reason)]
-    if tried >= state.max_attempts:
+    if tried >= state.rules.max_attempts:
         told = f"failed {tried} times (labels.max_attempts), last: {reason.rstrip('.')}. {remedy}"
         return _quarantine(state, unit, replica, told)
     seconds = state.delay(unit, tried)
@@ -277,24 +240,6 @@ def _quarantine_error(state: State) -> UnitFailed:
     else:
         head = f"{len(names)} of {len(names) + state.finished} units failed"
     return UnitFailed(f"{head}: {told}{more}. Finished units are kept, so the same command tries only the others again")
-
-
-def _failed_start(state: State, replica: int, reason: str, error: Exception | None, now: float) -> list[Decision]:
-    state.failed_starts[replica] = times = state.failed_starts.get(replica, 0) + 1
-    if times < state.max_attempts:
-        heapq.heappush(state.waiting, (now + state.delay(f"replica {replica}", times), "", replica))
-        return []
-    state.given_up.add(replica)
-    if len(state.given_up) < state.replicas:
-        return [GiveUp(replica, reason)]
-    return [Fail(error if isinstance(error, KDError) else _cannot_start(times, reason))]
-
-
-def _cannot_start(times: int, reason: str) -> ClusterError:
-    return ClusterError(
-        f"no replica could start, the last after {times} tries in a row (labels.max_attempts): {reason.rstrip('.')}. "
-        "Does the teacher fit into the memory of a node, times cluster.replicas?"
-    )
 
 
 def _halve(state: State, unit: str) -> bool:

@@ -5,13 +5,32 @@ import zlib
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-__all__ = ["LONGEST_WAIT", "Rates", "Run", "State"]
+from cluster.labelling.fleet import Fleet, Room
+
+__all__ = ["LONGEST_WAIT", "Rates", "Rules", "Run", "State"]
 
 LONGEST_WAIT = 60.0
 _SAMPLE, _ENOUGH = 101, 3
 _OVERDUE, _MARGIN, _STUCK, _STUCK_SECONDS = 1.5, 1.25, 20.0, 600.0
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the recipe sets of a run: `labels` and `cluster` say what each is."""
+
+    max_attempts: int = 3
+    retry_seconds: float = 1.0
+    lowest: int = 1
+    highest: int = 1
+    load_seconds: float = 3600.0
+    stuck_seconds: float = 3600.0
+    starved_seconds: float = 600.0
+
+    def at_most(self, units: int) -> "Rules":
+        """With no more replicas than `units`, and at least one."""
+        return replace(self, lowest=max(1, min(self.lowest, units)), highest=max(1, min(self.highest, units)))
 
 
 @dataclass
@@ -47,11 +66,11 @@ class Rates:
 class State:
     """What the policy remembers; only `decide` changes it."""
 
+    rules: Rules
+    fleet: Fleet
+    room: Room
     sizes: Mapping[str, int]
     fresh: list[str]
-    max_attempts: int
-    replicas: int
-    retry_seconds: float
     remaining: int
     finished: int = 0
     assigned: int = 0
@@ -64,8 +83,6 @@ class State:
     failures: dict[str, int] = field(default_factory=dict)
     divisors: dict[str, int] = field(default_factory=dict)
     quarantined: dict[str, str] = field(default_factory=dict)
-    failed_starts: dict[int, int] = field(default_factory=dict)
-    given_up: set[int] = field(default_factory=set)
     rates: Rates = field(default_factory=Rates)
     pending_bytes: int = 0
     overdue: list[tuple[float, int, int]] = field(default_factory=list)
@@ -73,22 +90,19 @@ class State:
     stuck: list[tuple[float, int, int]] = field(default_factory=list)
 
     @classmethod
-    def of(
-        cls,
-        units: Sequence[str],
-        max_attempts: int,
-        sizes: Mapping[str, int] | None = None,
-        replicas: int = 1,
-        retry_seconds: float = 1.0,
-    ) -> "State":
-        """The state before the first event; `units` are those without a receipt, `sizes` their bytes."""
+    def of(cls, units: Sequence[str], rules: Rules = Rules(), sizes: Mapping[str, int] | None = None) -> "State":
+        """Before the first event, `rules.lowest` replicas asked for; `units` have no receipt, `sizes` are bytes."""
         known = sizes if sizes is not None else dict.fromkeys(units, 1)
         # Largest first, so that the last units are small and the replicas end together; taken from the end.
         fresh = sorted(units, key=lambda unit: -known[unit])
         fresh.reverse()
-        state = cls(known, fresh, max_attempts, replicas, retry_seconds, len(units))
+        state = cls(rules, Fleet(rules.lowest, rules.highest), Room(rules.starved_seconds), known, fresh, len(units))
         state.pending_bytes = sum(known[unit] for unit in units)
         return state
+
+    def unclaimed(self) -> int:
+        """How many units no replica holds."""
+        return len(self.fresh) + len(self.again) + len(self.waiting) - len(self.fleet.restarting)
 
     def has_pending(self) -> bool:
         """Whether a unit could be given out now."""
@@ -108,7 +122,7 @@ class State:
     def delay(self, name: str, failures: int) -> float:
         """Twice as long after each failure, within a bound; the jitter depends on the name, so that a run repeats."""
         jitter = zlib.crc32(f"{name} {failures}".encode()) / 2**32
-        return min(LONGEST_WAIT, self.retry_seconds * 2.0 ** min(failures - 1, 30)) * (0.5 + 0.5 * jitter)
+        return min(LONGEST_WAIT, self.rules.retry_seconds * 2.0 ** min(failures - 1, 30)) * (0.5 + 0.5 * jitter)
 
     def begin(self, replica: int, unit: str, now: float) -> int:
         """Note that `replica` labels `unit`; the number of this attempt, from 0."""
@@ -157,7 +171,7 @@ class State:
                     heapq.heappush(self.late, (-self.sizes[run.unit], replica, serial))
                 else:  # the rate has changed meanwhile
                     heapq.heappush(self.overdue, (current, replica, serial))
-        left = self.pending_bytes * rate / self.replicas
+        left = self.pending_bytes * rate / (len(self.running) + len(self.idle))
         while self.late:
             _, replica, _ = entry = self.late[0]
             if self._is_current(entry) and len(self.holders[self.running[replica].unit]) == 1:
@@ -176,9 +190,9 @@ class State:
             if self._is_current(entry, lost_too=True):
                 run = self.running[replica]
                 current = self._stuck_at(run.unit, run.started)
-                if current <= now and self.rates.median() is not None:
+                if current <= now:
                     return replica
-                heapq.heappush(self.stuck, (max(current, now + _STUCK_SECONDS), replica, serial))
+                heapq.heappush(self.stuck, (current, replica, serial))
         return None
 
     def wake_at(self) -> float | None:
@@ -188,6 +202,7 @@ class State:
         times = [heap[0][0] for heap in (self.waiting, self.stuck) if heap]
         if self.idle and not self.has_pending() and self.overdue and self.rates.median() is not None:
             times.append(self.overdue[0][0])
+        times += [when for when in (self.fleet.next_limit(), self.room.wake_at()) if when is not None]
         return min(times, default=None)
 
     def _is_current(self, entry: tuple[float, int, int], lost_too: bool = False) -> bool:
@@ -199,5 +214,7 @@ class State:
         return None if rate is None else started + _OVERDUE * rate * self.sizes[unit]
 
     def _stuck_at(self, unit: str, started: float) -> float:
-        rate = self.rates.median() or 0.0
-        return started + max(_STUCK_SECONDS, _STUCK * rate * self.sizes[unit])
+        rate, longest = self.rates.median(), self.rules.stuck_seconds
+        if rate is None:
+            return started + longest
+        return started + max(min(_STUCK_SECONDS, longest), _STUCK * rate * self.sizes[unit])

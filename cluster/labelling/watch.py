@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.labelling.events import EventLog
-from cluster.labelling.policy import State
+from cluster.labelling.policy_state import State
 from cluster.metrics import LabellingMetrics
 from kdcore.store.writer import Receipt
 
@@ -42,6 +42,14 @@ class Watch:
             return
         self._last = now
         self._metrics.queue_depth(len(state.fresh) + len(state.again) + len(state.waiting))
-        working, idle, gone = len(state.running), len(state.idle), len(state.given_up)
-        starting = max(0, state.replicas - working - idle - gone)
-        self._metrics.replicas({"working": working, "idle": idle, "starting": starting, "given up": gone})
+        fleet = state.fleet
+        starting = len(fleet.loading) + len(fleet.loaded) + len(fleet.restarting)
+        self._metrics.replicas(
+            {
+                "working": len(state.running),
+                "idle": len(state.idle),
+                "starting": starting,
+                "no room": len(fleet.asked),
+                "given up": len(fleet.given_up),
+            }
+        )

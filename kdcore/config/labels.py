@@ -79,6 +79,12 @@ class LabelsConfig(Settings):
     retry_seconds: float = Field(
         default=1, ge=0, description="wait before a second attempt; twice as long each time, up to a minute"
     )
+    stuck_seconds: float = Field(
+        default=3600,
+        gt=0,
+        description="a unit that takes longer is tried elsewhere, its replica replaced; once the others' speed is known, "
+        "20 times theirs and at least 600 (or this, if less)",
+    )
     probe_labels: int = Field(
         default=16_384, ge=1, description="labels on which the codec is learnt and its fidelity measured"
     )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.labelling.policy import (
+from cluster.labelling.moves import (
     Assign,
     Fail,
     Finish,
@@ -15,12 +15,12 @@ from cluster.labelling.policy import (
     ReplicaDied,
     ReplicaReady,
     Retry,
-    State,
     Tick,
     UnitDone,
     UnitError,
-    decide,
 )
+from cluster.labelling.policy import decide
+from cluster.labelling.policy_state import Rules, State
 from kdcore.errors import (
     ClusterError,
     ConfigError,
@@ -33,8 +33,12 @@ from kdcore.errors import (
 )
 
 
+def rules(max_attempts: int = 3, replicas: int = 1, **more: float) -> Rules:
+    return Rules(max_attempts, lowest=replicas, highest=replicas, **more)
+
+
 def test_units_are_given_out_in_order_and_the_last_answer_finishes() -> None:
-    state = State.of(["a", "b"], 3)
+    state = State.of(["a", "b"], rules(replicas=2))
     assert decide(state, ReplicaReady(0)) == [Assign(0, "a", 0)]
     assert decide(state, ReplicaReady(1)) == [Assign(1, "b", 0)]
     assert decide(state, UnitDone(1)) == []
@@ -42,11 +46,11 @@ def test_units_are_given_out_in_order_and_the_last_answer_finishes() -> None:
 
 
 def test_nothing_to_do_finishes_with_the_first_replica() -> None:
-    assert decide(State.of([], 3), ReplicaReady(0)) == [Finish()]
+    assert decide(State.of([]), ReplicaReady(0)) == [Finish()]
 
 
 def test_a_death_gives_the_unit_to_a_waiting_replica_and_replaces_the_dead() -> None:
-    state = State.of(["a"], 3, retry_seconds=0)
+    state = State.of(["a"], rules(replicas=2, retry_seconds=0))
     decide(state, ReplicaReady(0))
     assert decide(state, ReplicaReady(1)) == []
     decisions = decide(state, ReplicaDied(0, "killed"))
@@ -55,7 +59,7 @@ def test_a_death_gives_the_unit_to_a_waiting_replica_and_replaces_the_dead() -> 
 
 
 def test_a_unit_that_kills_every_replica_fails_by_name_after_its_attempts() -> None:
-    state = State.of(["poison"], 2, retry_seconds=0)
+    state = State.of(["poison"], rules(2, retry_seconds=0))
     decide(state, ReplicaReady(0))
     assert decide(state, ReplicaDied(0, "killed"))[0] == Replace(0, "killed")
     assert decide(state, ReplicaReady(0)) == [Assign(0, "poison", 1)]
@@ -68,13 +72,13 @@ def test_a_unit_that_kills_every_replica_fails_by_name_after_its_attempts() -> N
 
 @pytest.mark.parametrize("error", [ConfigError("x"), IdentityMismatch("x"), TeacherError("x"), OutOfSpace("x")])
 def test_an_error_about_the_whole_job_is_final_and_kept_as_it_is(error: KDError) -> None:
-    state = State.of(["a", "b"], 3)
+    state = State.of(["a", "b"])
     decide(state, ReplicaReady(0))
     assert decide(state, UnitError(0, error)) == [Fail(error)]
 
 
 def test_a_storage_that_does_not_answer_is_tried_again_after_a_wait_and_named_in_the_end() -> None:
-    state = State.of(["a"], 2, retry_seconds=1)
+    state = State.of(["a"], rules(2, retry_seconds=1))
     decide(state, ReplicaReady(0))
     (retry,) = decide(state, UnitError(0, StorageUnavailable("503 of s3://x")), 10.0)
     assert isinstance(retry, Retry)
@@ -93,26 +97,27 @@ def test_a_storage_that_does_not_answer_is_tried_again_after_a_wait_and_named_in
 
 def test_a_storage_that_does_not_answer_a_replica_that_starts_is_said_as_it_is_in_the_end() -> None:
     error = StorageUnavailable("503 of s3://x")
-    state = State.of(["a"], 2, retry_seconds=0)
+    state = State.of(["a"], rules(2, retry_seconds=0))
     assert [type(decision) for decision in decide(state, UnitError(0, error))] == [Replace]
     assert decide(state, UnitError(0, error)) == [Fail(error)]
 
 
 def test_replicas_that_die_while_loading_end_the_job_only_when_none_works() -> None:
-    state = State.of(["a"], 2, replicas=2)
+    state = State.of(["a"], rules(2, replicas=2))
     assert decide(state, ReplicaDied(0, "killed"), 0.0) == []
     assert decide(state, Tick(), 0.4) == []
     assert [type(decision) for decision in decide(state, Tick(), 1.0)] == [Replace]
     assert decide(state, ReplicaDied(0, "killed"), 2.0) == [GiveUp(0, "killed")]
     decide(state, ReplicaDied(1, "killed"), 2.0)
-    assert state.failed_starts[1] == 1
+    assert state.fleet.failed_starts[1] == 1
+    assert [type(decision) for decision in decide(state, Tick(), 3.0)] == [Replace]
     decide(state, ReplicaReady(1), 4.0)
-    assert 1 not in state.failed_starts
+    assert 1 not in state.fleet.failed_starts
     assert decide(state, UnitDone(1), 5.0) == [Finish()]
 
 
 def test_the_last_replica_that_cannot_start_ends_the_job() -> None:
-    state = State.of(["a"], 1)
+    state = State.of(["a"], rules(1))
     (decision,) = decide(state, ReplicaDied(0, "killed"))
     assert isinstance(decision, Fail)
     assert isinstance(decision.error, ClusterError)
@@ -130,9 +135,7 @@ def test_ten_thousand_replicas() -> None:
 def simulate(num_units: int, replicas: int, seed: int, death: float) -> None:
     """Random order of answers; every unit is done exactly once and no replica holds two."""
     rng = random.Random(seed)
-    state = State.of(
-        [f"u{number}" for number in range(num_units)], max_attempts=1_000, replicas=replicas, retry_seconds=0
-    )
+    state = State.of([f"u{number}" for number in range(num_units)], rules(1_000, replicas, retry_seconds=0))
     holding: dict[int, str | None] = dict.fromkeys(range(replicas))
     active, done = list(range(replicas)), []
     for _ in range(100 * (num_units + replicas) + 100):

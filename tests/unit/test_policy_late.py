@@ -1,26 +1,30 @@
 """The labelling policy on bad units, late replicas and stuck ones."""
 
-from cluster.labelling.policy import (
+from cluster.labelling.moves import (
     Assign,
     Fail,
     Finish,
     Quarantine,
     Replace,
     ReplicaDied,
+    ReplicaPlaced,
     ReplicaReady,
     Retry,
-    State,
     Tick,
     UnitDone,
     UnitError,
-    decide,
 )
+from cluster.labelling.policy import decide
+from cluster.labelling.policy_state import Rules, State
 from kdcore.errors import DataError, LabelError, UnitFailed, UnreadableDocument
 
 
 def warm(sizes: dict[str, int], replicas: int = 2) -> State:
     """A state that has seen three units of one second a byte, on replica 0; `sizes` are still to do."""
-    state = State.of(["w0", "w1", "w2", *sizes], 3, {"w0": 1000, "w1": 1000, "w2": 1000} | sizes, replicas)
+    rules = Rules(lowest=replicas, highest=replicas, load_seconds=100_000)
+    state = State.of(["w0", "w1", "w2", *sizes], rules, {"w0": 1000, "w1": 1000, "w2": 1000} | sizes)
+    for replica in range(1, replicas):
+        decide(state, ReplicaPlaced(replica), -3000.0)
     decide(state, ReplicaReady(0), -3000.0)
     for time in (-2000.0, -1000.0):
         decide(state, UnitDone(0), time)
@@ -28,13 +32,13 @@ def warm(sizes: dict[str, int], replicas: int = 2) -> State:
 
 
 def test_the_largest_unit_is_first() -> None:
-    state = State.of(["a", "b", "c"], 3, {"a": 1, "b": 3, "c": 2})
+    state = State.of(["a", "b", "c"], Rules(lowest=3, highest=3), {"a": 1, "b": 3, "c": 2})
     given = [decide(state, ReplicaReady(number)) for number in range(3)]
     assert given == [[Assign(0, "b", 0)], [Assign(1, "c", 0)], [Assign(2, "a", 0)]]
 
 
 def test_waits_double_within_a_bound_and_repeat() -> None:
-    state = State.of([], 3, retry_seconds=1)
+    state = State.of([])
     waits = [state.delay("a", number) for number in range(1, 12)]
     assert waits == [state.delay("a", number) for number in range(1, 12)]
     assert all(2.0**number / 2 <= wait <= 2.0**number for number, wait in enumerate(waits[:5]))
@@ -43,7 +47,7 @@ def test_waits_double_within_a_bound_and_repeat() -> None:
 
 
 def test_a_unit_with_an_error_of_its_own_is_quarantined_and_the_rest_goes_on() -> None:
-    state = State.of(["a", "b", "c"], 3)
+    state = State.of(["a", "b", "c"])
     decide(state, ReplicaReady(0))
     decisions = decide(state, UnitError(0, LabelError("NaN")))
     assert decisions == [Quarantine("a", 0, "LabelError: NaN"), Assign(0, "b", 0)]
@@ -55,7 +59,7 @@ def test_a_unit_with_an_error_of_its_own_is_quarantined_and_the_rest_goes_on() -
 
 
 def test_units_that_fail_one_after_another_before_any_is_done_end_the_job() -> None:
-    state = State.of([f"u{number}" for number in range(9)], 3)
+    state = State.of([f"u{number}" for number in range(9)])
     decide(state, ReplicaReady(0))
     for _ in range(2):
         assert not any(isinstance(found, Fail) for found in decide(state, UnitError(0, DataError("gone"))))
@@ -65,7 +69,7 @@ def test_units_that_fail_one_after_another_before_any_is_done_end_the_job() -> N
 
 
 def test_the_same_failures_after_a_finished_unit_do_not_end_the_job() -> None:
-    state = State.of([f"u{number}" for number in range(9)], 3)
+    state = State.of([f"u{number}" for number in range(9)])
     decide(state, ReplicaReady(0))
     decide(state, UnitDone(0))
     for _ in range(5):
@@ -73,7 +77,7 @@ def test_the_same_failures_after_a_finished_unit_do_not_end_the_job() -> None:
 
 
 def test_memory_halves_the_batch_without_end_of_attempts_but_not_for_ever() -> None:
-    state = State.of(["a"], 1, retry_seconds=0)
+    state = State.of(["a"], Rules(1, retry_seconds=0))
     decide(state, ReplicaReady(0))
     error, divisors = RuntimeError("OutOfMemoryError: CUDA out of memory"), []
     for _ in range(6):
@@ -83,7 +87,7 @@ def test_memory_halves_the_batch_without_end_of_attempts_but_not_for_ever() -> N
 
 
 def test_a_killing_for_memory_halves_the_batch_too() -> None:
-    state = State.of(["a"], 2, retry_seconds=0)
+    state = State.of(["a"], Rules(2, retry_seconds=0))
     decide(state, ReplicaReady(0))
     decide(state, ReplicaDied(0, "the node was running low on memory"))
     assert decide(state, ReplicaReady(0)) == [Assign(0, "a", 1, 2)]
@@ -146,7 +150,7 @@ def test_a_replica_that_never_answers_is_replaced_and_its_unit_tried_again() -> 
 def test_a_late_unit_larger_than_all_that_is_left_does_not_wait_for_the_end() -> None:
     for others, expected in ((1, Assign(0, "x", 1, backup=True)), (10, Assign(0, "s0", 0))):
         state = warm({"x": 500} | {f"s{number}": 400 for number in range(others)})
-        decide(state, ReplicaReady(1), -10_000.0)
+        decide(state, ReplicaReady(1), -9_000.0)
         assert state.running[1].unit == "x"
         assert decide(state, UnitDone(0), 0.0) == [expected]
 

@@ -2,11 +2,13 @@
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cluster.security import check_versions, token_by_default
 from kdcore.config import ClusterConfig
@@ -98,6 +100,14 @@ def _connect(ray: Any, config: ClusterConfig) -> None:
     except Exception as error:  # Ray raises bare Exceptions here, and users need none of its internals
         ray.shutdown()
         raise _refused(config.address, error) from error
+    if threading.current_thread() is threading.main_thread():
+        # Ray's own handlers end a driver with other codes, and one that started the cluster only after it has drained.
+        signal.signal(signal.SIGTERM, _terminated)
+
+
+def _terminated(number: int, frame: object) -> NoReturn:
+    """End by the way of all `with` blocks, so that no actor outlives the driver; the shell's code for a signal."""
+    raise SystemExit(128 + number)
 
 
 def _init(ray: Any, **options: Any) -> None:

@@ -10,12 +10,24 @@ from typing import Any
 
 from cluster.connect import import_ray
 
-__all__ = ["node_findings", "storage_finding", "teacher_findings"]
+__all__ = ["draining_nodes", "node_findings", "storage_finding", "teacher_findings"]
 
 Finding = tuple[str, str, str]  # what, value, what to do ("" when all is well)
 _SECONDS = 60.0
 _TEACHER_ROOM = 1.2  # of its weights' bytes: activations and the runtime come on top
 _PACKAGES = ("ray", "torch", "pyarrow")
+
+
+def draining_nodes() -> dict[str, float]:
+    """Ids of the nodes that will be taken away, and when: in seconds since 1970, 0 where nobody said.
+
+    Ray's public lists do not tell it (`ray.nodes`) or need the dashboard (`ray.util.state`); Ray's own Train and Data
+    read the same table.
+    """
+    import_ray()
+    from ray._private.state import state
+
+    return {node: milliseconds / 1000 for node, milliseconds in state.get_draining_nodes().items()}
 
 
 def node_findings() -> list[Finding]:

@@ -2,29 +2,27 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from cluster.connect import import_ray, started_here
 from cluster.placement import Bundle, close_group, open_group, total
 from kdcore.errors import ResourceError
 
-__all__ = ["require", "reserve"]
+__all__ = ["require", "reserve", "shortage"]
 
 
 def require(bundles: Sequence[Bundle], deadline_seconds: float, setting: str = "cluster") -> None:
     """Return when the cluster can hold all bundles at once; ResourceError after the deadline (at once if hopeless)."""
     wanted = [item for item in bundles if item]
-    with reserve([wanted] if wanted else [], deadline_seconds, setting):
-        pass
+    for group in reserve([wanted] if wanted else [], deadline_seconds, setting):
+        close_group(group)
 
 
-@contextmanager
 def reserve(
     groups: Sequence[Sequence[Bundle]], deadline_seconds: float, setting: str = "cluster", together: bool = False
-) -> Iterator[list[Any]]:
-    """Hold a placement group for each of `groups`, all at once, each on one node if `together` and possible.
+) -> list[Any]:
+    """Placement groups for each of `groups`, all placed, each on one node if `together` and possible; close them.
 
     Raises ResourceError with what was wanted and what is there when they are not free within `deadline_seconds`.
     """
@@ -32,11 +30,12 @@ def reserve(
     try:
         placed = _wait(held, groups, time.monotonic() + deadline_seconds)
         if len(placed) < len(held):
-            raise _shortage(groups, placed, deadline_seconds, setting)
-        yield held
-    finally:
+            raise shortage(groups, deadline_seconds, setting, "cluster.resource_deadline_seconds", placed)
+    except BaseException:
         for group in held:
             close_group(group)
+        raise
+    return held
 
 
 def _wait(held: Sequence[Any], groups: Sequence[Sequence[Bundle]], deadline: float) -> list[int]:
@@ -59,9 +58,13 @@ def _flat(groups: Sequence[Sequence[Bundle]]) -> list[Bundle]:
     return [item for bundles in groups for item in bundles]
 
 
-def _shortage(
-    groups: Sequence[Sequence[Bundle]], placed: Sequence[int], deadline: float, setting: str
+def shortage(
+    groups: Sequence[Sequence[Bundle]], waited: float, setting: str, patience: str, placed: Sequence[int] = ()
 ) -> ResourceError:
+    """What `setting` asks for against what is there, after `waited` seconds that the setting `patience` allows.
+
+    `placed` are the numbers of the groups that had room.
+    """
     ray = import_ray()
     available, there = ray.available_resources(), ray.cluster_resources()
     held = total(_flat([groups[number] for number in placed]))  # of our own, hence free as far as the user is concerned
@@ -74,8 +77,8 @@ def _shortage(
     shapes = Counter(", ".join(f"{name} {amount:g}" for name, amount in sorted(item.items())) for item in wanted)
     asked = "; ".join(f"{count} x {{{shape}}}" for shape, count in shapes.items())
     return ResourceError(
-        f"the cluster cannot hold what {setting} asks for ({asked}; waited at most {deadline:g} s):\n"
+        f"the cluster cannot hold what {setting} asks for ({asked}; waited {waited:g} s):\n"
         + "\n".join(lines)
         + f"\nLower {setting} or what each of them takes, free the resources, or join a larger cluster "
-        "(cluster.address); raise cluster.resource_deadline_seconds if nodes are still coming up"
+        f"(cluster.address); raise {patience} if nodes are still coming up"
     )

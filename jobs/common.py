@@ -17,11 +17,11 @@ Overrides = Annotated[
     typer.Argument(help="Settings that replace the recipe's: training.steps=10 name=other.", metavar="[KEY=VALUE]..."),
 ]
 
-_FAILED, _UNITS_FAILED, _INTERRUPTED = 2, 3, 130
+_FAILED, _UNITS_FAILED, _INTERRUPTED, _TERMINATED = 2, 3, 130, 143
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """A job whose KDErrors become one red message and exit code 2 (3 when work units failed)."""
+    """A job whose KDErrors become one red message and exit code 2 (3 when work units failed); 143 after SIGTERM."""
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -32,6 +32,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             print("interrupted; the same command continues from here", file=sys.stderr)
             raise typer.Exit(_INTERRUPTED) from None
+        except SystemExit as end:
+            if end.code == _TERMINATED:
+                print("terminated; the same command continues from here", file=sys.stderr)
+            raise
 
     return run
 

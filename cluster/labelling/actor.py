@@ -1,5 +1,7 @@
 """What runs inside a Ray actor that labels."""
 
+import signal
+import threading
 from typing import Any
 
 from cluster.labelling.controller import Labeller
@@ -8,24 +10,48 @@ from kdcore.data.plan import WorkUnit
 from kdcore.errors import KDError
 from kdcore.store.writer import Receipt
 
-__all__ = ["TeacherActor"]
+__all__ = ["NOTICE_GROUP", "TeacherActor"]
+
+NOTICE_GROUP = "notice"
 
 
 class TeacherActor:
-    """What runs inside a Ray actor. Errors are answered as values: Ray would wrap them in its own tracebacks."""
+    """What runs inside a Ray actor. Errors are answered as values: Ray would wrap them in its own tracebacks.
+
+    SIGTERM, Ray's way to end a worker at once, is a notice here: the driver hears of it and decides.
+    """
 
     def __init__(self, recipe_json: str, store_path: str) -> None:
         self._recipe_json, self._store_path = recipe_json, store_path
         self._replica: Labeller | None = None
+        self._noticed = threading.Event()
+        signal.signal(signal.SIGTERM, lambda number, frame: self._noticed.set())
 
-    def load(self, cpus: float) -> dict[str, Any] | Exception:
-        """Load the teacher; the identity of its labels."""
+    def place(self) -> str:
+        """The id of the node that had room for this process."""
+        from cluster.connect import import_ray
+
+        return import_ray().get_runtime_context().get_node_id()
+
+    def notice(self) -> None:
+        """Return when this process was told to end."""
+        self._noticed.wait()
+
+    def load(self, cpus: float) -> Exception | None:
+        """Load the teacher."""
         try:
             # Here, since the driver itself needs no model code.
             from cluster.labelling.replica import Replica
 
             set_threads(cpus)
             self._replica = Replica(self._recipe_json, self._store_path)
+        except Exception as error:  # noqa: BLE001  judged by the policy, in the driver
+            return _portable(error)
+
+    def settle(self) -> dict[str, Any] | Exception:
+        """Settle the store's codec; the identity of this replica's labels."""
+        assert self._replica is not None
+        try:
             return self._replica.identity()
         except Exception as error:  # noqa: BLE001  judged by the policy, in the driver
             return _portable(error)

@@ -41,7 +41,7 @@ class Pool(Protocol):
     """Replicas that label units; real actors or their in-process twin."""
 
     def start(self, replica: int) -> None:
-        """Begin to load replica number `replica`; ReplicaPlaced and ReplicaLoaded follow. One there is ended, unheard."""
+        """Begin to load replica number `replica`; ReplicaPlaced, ReplicaLoaded follow. One there is ended, unheard."""
         ...
 
     def settle(self, replica: int) -> None:

@@ -1,18 +1,25 @@
-"""Pools of replicas: Ray actors, and their twin in this process."""
+"""Pools of replicas: Ray actors, each in a placement group of its own, and their twin in this process."""
 
+import queue
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from cluster.connect import import_ray
-from cluster.labelling.actor import TeacherActor
+from cluster.labelling.actor import NOTICE_GROUP, TeacherActor
 from cluster.labelling.controller import Labeller, Outcome
-from cluster.labelling.policy import ReplicaDied, ReplicaReady, UnitDone, UnitError
+from cluster.labelling.moves import Notice, ReplicaDied, ReplicaLoaded, ReplicaPlaced, ReplicaReady, UnitDone, UnitError
+from cluster.nodes import draining_nodes
+from cluster.placement import Bundle, close_group, open_group
+from cluster.preflight import shortage
 from kdcore.config import ClusterConfig
 from kdcore.data.plan import WorkUnit
+from kdcore.errors import ResourceError
 
 __all__ = ["InProcessPool", "RayPool"]
+
+_NODES_SECONDS = 1.0
 
 
 class InProcessPool:
@@ -21,13 +28,26 @@ class InProcessPool:
     def __init__(self, make: Callable[[], Labeller], deaths: Collection[tuple[str, int]] = ()) -> None:
         self._make, self._deaths = make, set(deaths)
         self._replicas: dict[int, Labeller] = {}
-        self._work: deque[tuple[int, WorkUnit | None, str, int]] = deque()
+        self._work: deque[tuple[int, WorkUnit | str, str, int]] = deque()
         self._tries: dict[str, int] = {}
         self.died: list[str] = []
 
     def start(self, replica: int) -> None:
         """Load it at the next `wait`."""
-        self._work.append((replica, None, "", 1))
+        self._work.append((replica, "load", "", 1))
+
+    def settle(self, replica: int) -> None:
+        """Ask for its identity at one of the next `wait`s."""
+        self._work.append((replica, "settle", "", 1))
+
+    def end(self, replica: int) -> None:
+        """Forget it, and what it was to do."""
+        self._replicas.pop(replica, None)
+        self._work = deque(item for item in self._work if item[0] != replica)
+
+    def shortage(self, seconds: float) -> ResourceError:
+        """There is always room here, unless a test says otherwise."""
+        return ResourceError(f"no room for {seconds:g} s")
 
     def submit(self, replica: int, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> None:
         """Label it at one of the next `wait`s."""
@@ -40,8 +60,10 @@ class InProcessPool:
             return None
         replica, unit, attempt, divisor = self._work.popleft()
         try:
-            if unit is None:
+            if unit == "load":
                 self._replicas[replica] = self._make()
+                return Outcome(ReplicaLoaded(replica))
+            if isinstance(unit, str):
                 return Outcome(ReplicaReady(replica), identity=self._replicas[replica].identity())
             number = self._tries.get(unit.id, 0)
             self._tries[unit.id] = number + 1
@@ -54,56 +76,137 @@ class InProcessPool:
             return Outcome(UnitError(replica, error))
 
 
-class RayPool:
-    """Actors on the open Ray session, each replica in a placement group of its own (or wherever, without groups)."""
+class _Copy:
+    """One start of a replica: its actor, the nodes it runs on once it has room, and the notices passed on."""
 
-    def __init__(self, config: ClusterConfig, recipe_json: str, store_path: str, groups: Sequence[Any] = ()) -> None:
+    def __init__(self, replica: int, actor: Any) -> None:
+        self.replica, self.actor = replica, actor
+        self.nodes: set[str] = set()
+        self.told: dict[str, float] = {}
+
+
+class RayPool:
+    """Actors on the open Ray session, each replica in a placement group of its own (anywhere, if it takes nothing).
+
+    `groups` are those of the first replicas, already placed; others are asked for with `bundles`. Answers come in by
+    callbacks, so that an event costs the same with ten replicas and with ten thousand.
+    """
+
+    def __init__(
+        self,
+        config: ClusterConfig,
+        recipe_json: str,
+        store_path: str,
+        bundles: Sequence[Bundle] = (),
+        groups: Sequence[Any] = (),
+    ) -> None:
         self._ray = import_ray()
-        self._config, self._groups = config, groups
+        self._config, self._bundles = config, list(bundles)
         self._arguments = (recipe_json, store_path)
-        self._actors: dict[int, Any] = {}
-        self._running: dict[Any, tuple[int, bool]] = {}
-        self._answers: dict[int, Any] = {}
+        self._groups: dict[int, Any] = dict(enumerate(groups))
+        self._copies: dict[int, _Copy] = {}
+        self._answers: queue.SimpleQueue[tuple[_Copy, str, Any]] = queue.SimpleQueue()
+        self._told: deque[Outcome] = deque()
+        self._look_at = 0.0
 
     def start(self, replica: int) -> None:
-        """Create the actor; its answer to `load`, its identity, is its readiness. One that was there is killed."""
-        if replica in self._actors:
-            self._running.pop(self._answers.pop(replica, None), None)
-            self._ray.kill(self._actors.pop(replica))
-        actor = self._ray.remote(TeacherActor).options(**self._options(replica)).remote(*self._arguments)
-        self._actors[replica] = actor
-        self._expect(replica, actor.load.remote(self._config.cpus_per_replica), loading=True)
+        """Create the actor; it begins when its placement group has room. One that was there is killed."""
+        self._kill(replica)
+        if self._bundles and replica not in self._groups:
+            self._groups[replica] = open_group(self._bundles, together=True)
+        # A thread of its own for notices: they are heard whatever the actor does.
+        kind = self._ray.remote(concurrency_groups={NOTICE_GROUP: 1})(TeacherActor)
+        actor = kind.options(**self._options(replica)).remote(*self._arguments)
+        copy = self._copies[replica] = _Copy(replica, actor)
+        self._expect(copy, "place", actor.place.remote())
+        self._expect(copy, "notice", actor.notice.options(concurrency_group=NOTICE_GROUP).remote())
+        self._expect(copy, "load", actor.load.remote(self._config.cpus_per_replica))
+
+    def settle(self, replica: int) -> None:
+        """Its identity, which needs the codec, makes it ready."""
+        copy = self._copies[replica]
+        self._expect(copy, "settle", copy.actor.settle.remote())
 
     def submit(self, replica: int, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> None:
         """Only names travel: the actor reads its documents and writes its shard itself."""
-        self._expect(replica, self._actors[replica].label.remote(unit, attempt, batch_divisor), loading=False)
+        copy = self._copies[replica]
+        self._expect(copy, "label", copy.actor.label.remote(unit, attempt, batch_divisor))
 
-    def _expect(self, replica: int, answer: Any, loading: bool) -> None:
-        self._answers[replica], self._running[answer] = answer, (replica, loading)
+    def end(self, replica: int) -> None:
+        """Kill its actor and close its placement group."""
+        self._kill(replica)
+        group = self._groups.pop(replica, None)
+        if group is not None:
+            close_group(group)
 
     def wait(self, timeout: float | None = None) -> Outcome | None:
-        """The next answer of any actor, or its death; None after `timeout` seconds without."""
-        if not self._running and timeout is not None:
-            time.sleep(timeout)
-            return None
-        ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=timeout)
-        if not ready:
-            return None
-        replica, loading = self._running.pop(ready[0])
-        try:
-            answer = self._ray.get(ready[0])
-        except self._ray.exceptions.RayError as error:
-            return Outcome(ReplicaDied(replica, _short(error)))
-        if isinstance(answer, Exception):
-            return Outcome(UnitError(replica, answer))
-        return Outcome(ReplicaReady(replica), identity=answer) if loading else Outcome(UnitDone(replica), answer)
+        """The next answer of any actor, its death, or a notice of its end; None after `timeout` seconds without."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            now = time.monotonic()
+            if now >= self._look_at:
+                self._look_at = now + _NODES_SECONDS
+                self._look_at_nodes()
+            if self._told:
+                return self._told.popleft()
+            until = self._look_at if deadline is None else min(self._look_at, deadline)
+            try:
+                copy, what, answer = self._answers.get(timeout=max(0.0, until - now))
+            except queue.Empty:
+                if deadline is not None and time.monotonic() >= deadline:
+                    return None
+                continue
+            if self._copies.get(copy.replica) is copy:
+                return self._outcome(copy, what, answer)
+
+    def shortage(self, seconds: float) -> ResourceError:
+        """What one replica takes, and what the cluster has."""
+        return shortage([self._bundles], seconds, "a single replica of cluster.replicas", "cluster.starved_seconds")
 
     def stop(self) -> None:
-        """End the actors of this pool, whatever they are doing."""
-        for actor in self._actors.values():
-            self._ray.kill(actor)
-        self._actors.clear()
-        self._running.clear()
+        """End the actors of this pool, whatever they are doing, and give their room back."""
+        for replica in set(self._copies) | set(self._groups):
+            self.end(replica)
+
+    def _kill(self, replica: int) -> None:
+        copy = self._copies.pop(replica, None)
+        if copy is not None:
+            self._ray.kill(copy.actor)
+
+    def _expect(self, copy: _Copy, what: str, answer: Any) -> None:
+        answer.future().add_done_callback(lambda future: self._answers.put((copy, what, future)))
+
+    def _outcome(self, copy: _Copy, what: str, future: Any) -> Outcome:
+        replica = copy.replica
+        try:
+            answer = future.result()
+        except self._ray.exceptions.RayError as error:
+            self._kill(replica)
+            return Outcome(ReplicaDied(replica, _short(error), announced=getattr(error, "preempted", False)))
+        if isinstance(answer, Exception):
+            return Outcome(UnitError(replica, answer))
+        match what:
+            case "place":
+                copy.nodes.add(answer)
+                return Outcome(ReplicaPlaced(replica))
+            case "notice":
+                return Outcome(Notice(replica, self._config.notice_seconds, "its process was told to end (SIGTERM)"))
+            case "load":
+                return Outcome(ReplicaLoaded(replica))
+            case "settle":
+                return Outcome(ReplicaReady(replica), identity=answer)
+            case _:
+                return Outcome(UnitDone(replica), answer)
+
+    def _look_at_nodes(self) -> None:
+        draining = draining_nodes()
+        for copy in self._copies.values() if draining else ():
+            for node in copy.nodes & draining.keys():
+                until = draining[node]
+                if copy.told.get(node) != until:
+                    copy.told[node] = until
+                    seconds = max(0.0, until - time.time()) if until else None
+                    self._told.append(Outcome(Notice(copy.replica, seconds, f"its node {node[:8]} drains")))
 
     def _options(self, replica: int) -> dict[str, Any]:
         options: dict[str, Any] = {
@@ -111,7 +214,7 @@ class RayPool:
             "num_gpus": self._config.gpus_per_replica,
             "max_restarts": 0,
         }
-        if self._groups:
+        if replica in self._groups:
             from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(

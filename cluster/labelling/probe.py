@@ -1,6 +1,7 @@
 """The probe of a labelling job: a few real documents, from which the codec learns and its losses are measured.
 
-Every replica that finds no probe in the store makes it; the first to publish wins, and all use the winner's.
+The driver asks one replica for it first; when that has answered, all others find it in the store. Between two jobs on
+one store the first to publish wins.
 """
 
 import base64

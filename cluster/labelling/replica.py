@@ -1,6 +1,7 @@
 """One copy of a teacher: reads the documents of a unit itself, labels them, and writes the shard itself."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -37,17 +38,21 @@ class Replica:
         recipe = Recipe.model_validate_json(recipe_json)
         if recipe.teacher is None:
             raise ConfigError(f"labelling needs a teacher, but recipe '{recipe.name}' has none: add `teacher`")
-        self._store_path = store_path
+        self._recipe, self._store_path = recipe, store_path
         self._source: Source = open_source(recipe.data)
         self._teacher = load_answers(recipe, self._source)
-        if probe is None:
-            probe = planned_input(store_path, Asked.of(recipe)).probe
+        self._probe = probe
+
+    @cached_property
+    def _codec(self) -> Codec:
+        """The store's, or what a probe by this replica says it should be."""
+        recipe = self._recipe
+        probe = planned_input(self._store_path, Asked.of(recipe)).probe if self._probe is None else self._probe
         # The first names stand for the corpus: another one has others.
         names = digest_json([ref.name for ref in probe[:_NAMED]])
-        asked = {**self._asked(), "probe_labels": recipe.labels.probe_labels, "probe": names}
-        self._codec: Codec = settle_codec(
-            store_path,
-            asked,
+        return settle_codec(
+            self._store_path,
+            {**self._asked(), "probe_labels": recipe.labels.probe_labels, "probe": names},
             recipe.codec,
             self._teacher.teacher.num_classes,
             self._teacher.layers(self._source, probe[0]),
@@ -55,7 +60,10 @@ class Replica:
         )
 
     def identity(self) -> dict[str, Any]:
-        """Kind, teacher, tokenizer, numerics, codec and versions; the driver adds the digest of the input."""
+        """Kind, teacher, tokenizer, numerics, codec and versions; the driver adds the digest of the input.
+
+        The first call settles the codec: it is read from the store, or a probe is made and published.
+        """
         return {**self._asked(), "codec": self._codec.spec(), "versions": package_versions()}
 
     def _asked(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from cluster.connect import cluster_session
 from cluster.labelling.controller import Pool, run_units
 from cluster.labelling.planning import input_of_finished, plan_work
+from cluster.labelling.policy_state import Rules
 from cluster.labelling.pool import RayPool
 from cluster.labelling.probe import ProbeResult
 from cluster.labelling.replica import Replica
@@ -48,15 +49,13 @@ class PoolMaker(Protocol):
 
 @contextmanager
 def ray_pool(recipe: Recipe, replicas: int) -> Iterator[RayPool]:
-    """Actors on the recipe's cluster; ResourceError when it cannot hold them."""
+    """Actors on the recipe's cluster; ResourceError when it has no room for the first `replicas` of them."""
     config = recipe.cluster
     bundles = replica_bundles(config, 1)
-    wanted = [bundles] * replicas if bundles else []
-    with (
-        cluster_session(config),
-        reserve(wanted, config.resource_deadline_seconds, "cluster.replicas", together=True) as groups,
-    ):
-        pool = RayPool(config, recipe.model_dump_json(), str(recipe.store_path), groups)
+    with cluster_session(config):
+        wanted = [bundles] * replicas if bundles else []
+        groups = reserve(wanted, config.resource_deadline_seconds, "cluster.replicas", together=True)
+        pool = RayPool(config, recipe.model_dump_json(), str(recipe.store_path), bundles, groups)
         try:
             yield pool
         finally:
@@ -126,8 +125,8 @@ class _Job:
         self._finish(cut, time.monotonic() - began)
 
     def _label(self, todo: Sequence[WorkUnit], on_receipt: Callable[[Receipt], None]) -> None:
-        replicas = max(1, min(self.recipe.cluster.replicas, len(todo)))
-        watch = Watch(self.recipe.name, self.recipe.run_dir / "labels-events.jsonl")
+        rules = self._rules(len(todo))
+        watch = Watch(self.recipe.name, self.recipe.run_dir / "labels-events.jsonl", self.on_note)
 
         def publish(receipt: Receipt) -> None:
             winner = publish_receipt(self.path, receipt)
@@ -137,12 +136,20 @@ class _Job:
             self.statistics.add(winner)
             on_receipt(winner)
 
-        with self.make_pool(self.recipe, replicas) as pool:
-            labels = self.recipe.labels
-            run_units(
-                todo, pool, replicas, labels.max_attempts, publish, self._admit, labels.retry_seconds,
-                watch.record, watch.look,
-            )  # fmt: skip
+        with self.make_pool(self.recipe, rules.lowest) as pool:
+            run_units(todo, pool, rules, publish, self._admit, watch.record, watch.look)
+
+    def _rules(self, units: int) -> Rules:
+        labels, cluster = self.recipe.labels, self.recipe.cluster
+        return Rules(
+            max_attempts=labels.max_attempts,
+            retry_seconds=labels.retry_seconds,
+            lowest=cluster.replicas.min,
+            highest=cluster.replicas.max,
+            load_seconds=cluster.load_seconds,
+            stuck_seconds=labels.stuck_seconds,
+            starved_seconds=cluster.starved_seconds,
+        ).at_most(units)
 
     def _admit(self, answer: Mapping[str, Any]) -> None:
         """Begin or continue the store with the first replica's identity; all others must have the same."""

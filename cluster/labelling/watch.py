@@ -17,10 +17,19 @@ _GAUGE_SECONDS = 5.0
 
 
 class Watch:
-    """Passes what happens on to `log` (a file of JSON lines) and to Ray's metrics under the job's name."""
+    """Passes what happens on to `log` (a file of JSON lines) and to Ray's metrics under the job's name.
 
-    def __init__(self, job: str, log: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._log, self._metrics, self._clock = EventLog(log), LabellingMetrics(job), clock
+    What a person should hear at once goes to `on_note` as well.
+    """
+
+    def __init__(
+        self,
+        job: str,
+        log: Path,
+        on_note: Callable[[str], None] = lambda note: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._log, self._metrics, self._clock, self._on_note = EventLog(log), LabellingMetrics(job), clock, on_note
         self._last = -_GAUGE_SECONDS
 
     def unit_done(self, receipt: Receipt) -> None:
@@ -34,6 +43,13 @@ class Watch:
             self._metrics.unit_retried()
         elif event["event"] == "Quarantine":
             self._metrics.unit_quarantined()
+        elif event["event"] == "Short":
+            self._on_note(
+                f"labels: room for {event['replicas']} replicas where cluster.replicas wants {event['wanted']}; "
+                "goes on with these"
+            )
+        elif event["event"] == "Drain":
+            self._on_note(f"labels: replica {event['replica']} ends its last unit, {event['unit']}: {event['reason']}")
 
     def look(self, state: State) -> None:
         """Show how many units wait and what the replicas do, at most every few seconds."""

@@ -82,8 +82,8 @@ class LabelsConfig(Settings):
     stuck_seconds: float = Field(
         default=3600,
         gt=0,
-        description="a unit that takes longer is tried elsewhere, its replica replaced; once the others' speed is known, "
-        "20 times theirs and at least 600 (or this, if less)",
+        description="a unit is taken from a replica that is at it for so long; once the others' speed is known, "
+        "for 20 times as long as they would be, and for 600 (or this, if less)",
     )
     probe_labels: int = Field(
         default=16_384, ge=1, description="labels on which the codec is learnt and its fidelity measured"

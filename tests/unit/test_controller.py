@@ -9,6 +9,7 @@ import pytest
 
 from cluster.labelling.controller import run_units
 from cluster.labelling.events import EventLog
+from cluster.labelling.policy_state import Rules
 from cluster.labelling.pool import InProcessPool
 from kdcore.data.plan import WorkUnit
 from kdcore.errors import ClusterError, IdentityMismatch, LabelError, OutOfSpace, TeacherError, UnitFailed
@@ -35,9 +36,13 @@ class Fake:
         return Receipt(unit.id, f"data/{unit.id}-{attempt}.arrow", 1, 1, 1, "d", unit.digest)
 
 
+def rules(replicas: int = 2, max_attempts: int = 3) -> Rules:
+    return Rules(max_attempts, retry_seconds=0.001, lowest=replicas, highest=replicas)
+
+
 def run(pool: InProcessPool, replicas: int = 2, max_attempts: int = 3, **more: Any) -> list[Receipt]:
     published: list[Receipt] = []
-    run_units(UNITS, pool, replicas, max_attempts, published.append, retry_seconds=0.001, **more)
+    run_units(UNITS, pool, rules(replicas, max_attempts), published.append, **more)
     return published
 
 
@@ -69,7 +74,7 @@ def test_a_unit_that_always_kills_is_named_and_the_others_stay_published() -> No
     published: list[Receipt] = []
     pool = InProcessPool(fakes(), deaths={(UNITS[3].id, number) for number in range(3)})
     with pytest.raises(UnitFailed, match=UNITS[3].id):
-        run_units(UNITS, pool, 1, 3, published.append, retry_seconds=0.001)
+        run_units(UNITS, pool, rules(1), published.append)
     assert {receipt.unit for receipt in published} == {unit.id for unit in UNITS} - {UNITS[3].id}
 
 
@@ -85,9 +90,9 @@ def test_an_error_about_a_unit_is_told_in_the_end_and_the_rest_is_published_and_
     events: list[Any] = []
     pool = InProcessPool(fakes(unit_000001=[LabelError("document 'x.py': NaN")], unit_000002=[RuntimeError("odd")]))
     with pytest.raises(UnitFailed, match=r"1 of 6 units failed: unit-000001 LabelError: document 'x.py': NaN"):
-        run_units(UNITS, pool, 2, 3, published.append, retry_seconds=0.001, record=events.append)
+        run_units(UNITS, pool, rules(), published.append, record=events.append)
     assert {receipt.unit for receipt in published} == {unit.id for unit in UNITS} - {"unit-000001"}
-    told = [(event["event"], event.get("unit")) for event in events]
+    told = [(event["event"], event.get("unit")) for event in events if event["event"] != "ReplicaReady"]
     assert told[-1] == ("Fail", None)
     assert ("UnitError", "unit-000001") in told
     assert ("Quarantine", "unit-000001") in told
@@ -120,7 +125,7 @@ def test_a_receipt_that_cannot_be_published_stops_the_job() -> None:
         raise OutOfSpace("disk full")
 
     with pytest.raises(OutOfSpace):
-        run_units(UNITS, InProcessPool(fakes()), 2, 3, publish)
+        run_units(UNITS, InProcessPool(fakes()), rules(), publish)
 
 
 def test_no_work_before_the_identity_is_admitted() -> None:
@@ -129,13 +134,13 @@ def test_no_work_before_the_identity_is_admitted() -> None:
 
     published: list[Receipt] = []
     with pytest.raises(IdentityMismatch, match="weights"):
-        run_units(UNITS, InProcessPool(fakes()), 2, 3, published.append, refuse)
+        run_units(UNITS, InProcessPool(fakes()), rules(), published.append, refuse)
     assert published == []
 
 
 def test_nothing_left_still_asks_for_the_identity() -> None:
     seen: list[Any] = []
-    run_units([], InProcessPool(fakes()), 2, 3, lambda receipt: None, seen.append)
+    run_units([], InProcessPool(fakes()), rules(), lambda receipt: None, seen.append)
     assert seen == [{"teacher": "weights"}]
 
 

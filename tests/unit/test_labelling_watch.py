@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.labelling.controller import run_units
+from cluster.labelling.policy_state import Rules
 from cluster.labelling.pool import InProcessPool
 from cluster.labelling.watch import Watch
 from kdcore.data.plan import WorkUnit
@@ -41,9 +42,9 @@ def test_retries_given_up_units_and_what_is_done_are_counted_and_logged(tmp_path
     watch, metrics = Watch("run", tmp_path / "run" / "events.jsonl"), Metrics()
     watch._metrics = metrics  # pyright: ignore[reportAttributeAccessIssue]
     faults = {UNITS[4].id: [LabelError("NaN")], UNITS[5].id: [StorageUnavailable("503")]}
-    pool = InProcessPool(lambda: Labels(faults))
+    pool, rules = InProcessPool(lambda: Labels(faults)), Rules(retry_seconds=0.01, lowest=2, highest=2)
     with pytest.raises(UnitFailed, match=UNITS[4].id):
-        run_units(UNITS, pool, 2, 3, watch.unit_done, retry_seconds=0.01, record=watch.record, look=watch.look)
+        run_units(UNITS, pool, rules, watch.unit_done, record=watch.record, look=watch.look)
     counted = [name for name, _ in metrics.calls]
     assert counted.count("unit_done") == 5
     assert counted.count("unit_retried") == 1
@@ -63,7 +64,7 @@ def test_gauges_are_set_again_after_a_while_though_nothing_changed(tmp_path: Pat
         states.append(state)
         watch.look(state)
 
-    run_units(UNITS, InProcessPool(lambda: Labels({})), 2, 3, lambda receipt: None, look=look)
+    run_units(UNITS, InProcessPool(lambda: Labels({})), Rules(lowest=2, highest=2), lambda receipt: None, look=look)
     assert [name for name, _ in metrics.calls] == ["queue_depth", "replicas"]
     now[0] = 5.0
     watch.look(states[-1])

@@ -158,7 +158,7 @@ def test_the_probe_of_another_teacher_is_refused(folder: Path, tmp_path: Path) -
     from safetensors.torch import load_file, save_file
 
     first = Recipe.model_validate(recipe(folder, "probed", labels={"codec": {"type": "threshold", "draws": 6}}))
-    Replica(first.model_dump_json(), first.store_path, _probe(first))
+    Replica(first.model_dump_json(), first.store_path, _probe(first)).identity()
     assert not (folder / "runs/probed/labels/identity.json").exists()
     shutil.copytree(folder / "teacher", tmp_path / "teacher")
     weights = load_file(tmp_path / "teacher/model.safetensors")

@@ -29,13 +29,13 @@ class Room:
 
     def starved(self, now: float) -> float | None:
         """For how many seconds there has been none, if that is too long."""
-        if self._empty_since is None or now - self._empty_since < self._starved_seconds:
+        if self._empty_since is None or now < self._empty_since + self._starved_seconds:
             return None
         return now - self._empty_since
 
     def take_short(self, now: float) -> bool:
         """Whether there have been too few for so long that it should be said; once each time."""
-        due = self._short_since is not None and now - self._short_since >= _SHORT_SECONDS and not self._told
+        due = self._short_since is not None and now >= self._short_since + _SHORT_SECONDS and not self._told
         self._told = self._told or due
         return due
 

@@ -1,0 +1,258 @@
+"""A simulated cluster over the real labelling policy: the clock, the costs and the faults are made up.
+
+Costs are Pareto (capped), and one replica of a hundred is ten times slow without anyone having said so.
+"""
+
+import heapq
+import itertools
+import random
+import time
+from collections import deque
+
+from cluster.labelling.moves import (
+    Assign,
+    Decision,
+    Event,
+    Fail,
+    Finish,
+    Grow,
+    Notice,
+    Replace,
+    ReplicaDied,
+    ReplicaLoaded,
+    ReplicaPlaced,
+    ReplicaReady,
+    Settle,
+    Shrink,
+    Starved,
+    Tick,
+    UnitDone,
+)
+from cluster.labelling.policy import decide
+from cluster.labelling.policy_state import Rules, State
+
+SLOW, SLOWNESS = 0.01, 10.0
+MEAN_SHAPE, SMALLEST, LARGEST = 1.5, 100_000, 10_000_000
+BYTES_PER_SECOND = 20_000
+RESTART_SECONDS = 30.0
+PLACES, COMING, COMING_AGAIN, LIFE, NOTICE_SECONDS = 8, 300.0, 60.0, 4_000.0, 30.0
+
+
+class Simulation:
+    """So many replicas for the whole run; one dies every so often: its work is lost and it starts anew."""
+
+    def __init__(self, replicas: int, units: int, failures_per_second: float, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.failures = failures_per_second
+        self.sizes = {
+            f"unit-{number:07d}": min(LARGEST, int(SMALLEST * self.rng.paretovariate(MEAN_SHAPE)))
+            for number in range(units)
+        }
+        self.speed = [BYTES_PER_SECOND / (SLOWNESS if self.rng.random() < SLOW else 1) for _ in range(replicas)]
+        self.alive: list[int] = [0] * replicas  # which process stands behind the number; the dead do not answer
+        self.serial = itertools.count()
+        self.clock, self.decisions, self.seconds, self.backups, self.deaths = 0.0, 0, 0.0, 0, 0
+        self.queue: list[tuple[float, int, int, int, str]] = []
+
+    def bound(self) -> float:
+        """No schedule ends sooner: capacity is lost to restarts only."""
+        lost = self.failures * RESTART_SECONDS / len(self.speed)
+        return max(
+            sum(self.sizes.values()) / (sum(self.speed) * (1 - lost)), max(self.sizes.values()) / BYTES_PER_SECOND
+        )
+
+    def run(self) -> float:
+        """Simulated seconds until all is done."""
+        state = self._begin()
+        while True:
+            wake = state.wake_at()
+            if wake is not None and wake < self.queue[0][0]:
+                self.clock = max(self.clock, wake)
+                event: Event | None = Tick()
+            else:
+                event = self._next()
+            if event is not None and self._decide(state, event):
+                return self.clock
+
+    def _begin(self) -> State:
+        replicas = len(self.speed)
+        for replica in range(replicas):
+            self._push(0.0, replica, "ready")
+        self._push(self.rng.expovariate(self.failures), -1, "death")
+        return State.of(list(self.sizes), Rules(1_000, lowest=replicas, highest=replicas), self.sizes)
+
+    def _next(self) -> Event | None:
+        self.clock, _, replica, process, kind = heapq.heappop(self.queue)
+        if kind == "death":
+            self._push(self.clock + self.rng.expovariate(self.failures), -1, "death")
+            victim = self.rng.randrange(len(self.speed))
+            self.alive[victim] += 1
+            self.deaths += 1
+            return ReplicaDied(victim, "killed by the simulation")
+        if process != self.alive[replica]:
+            return None
+        return ReplicaReady(replica) if kind == "ready" else UnitDone(replica)
+
+    def _decide(self, state: State, event: Event) -> bool:
+        began = time.process_time()
+        decisions = decide(state, event, self.clock)
+        self.seconds += time.process_time() - began
+        self.decisions += 1
+        ends = [self._perform(decision) for decision in decisions]
+        return any(ends)
+
+    def _perform(self, decision: Decision) -> bool:
+        match decision:
+            case Assign(replica, unit):
+                self.backups += decision.backup
+                self._push(self.clock + self.sizes[unit] / self.speed[replica], replica, "done")
+            case Replace(replica):
+                self.alive[replica] += 1
+                self._push(self.clock + RESTART_SECONDS, replica, "ready")
+            case Fail(error):
+                raise error
+            case Finish():
+                return True
+            case _:
+                pass
+        return False
+
+    def _push(self, when: float, replica: int, kind: str) -> None:
+        process = self.alive[replica] if replica >= 0 else 0
+        heapq.heappush(self.queue, (when, next(self.serial), replica, process, kind))
+
+
+class Churn(Simulation):
+    """Nodes of eight places that come and go: half are there at first, the others come within COMING seconds.
+
+    Every LIFE seconds or so a node goes, and another comes: every second one gives notice. A replica is placed where
+    there is room, loads for a while, and is as fast as its place.
+    """
+
+    def __init__(self, replicas: int, units: int, seed: int) -> None:
+        super().__init__(replicas, units, 0.0, seed)
+        self.free: list[tuple[int, int]] = []  # node, place; the last first
+        self.waiting: deque[tuple[int, int]] = deque()  # replica, and which start of it
+        self.places: dict[int, tuple[int, int]] = {}
+        self.speeds: dict[tuple[int, int], float] = {}
+        self.nodes: list[int] = []
+        self.going: set[int] = set()
+        self.steps: list[tuple[float, float]] = []  # when the capacity changes, by how much
+        self.events: deque[Event] = deque()
+        self.number, self.notices, self.floor = itertools.count(), 0, 0.0
+
+    def bound(self) -> float:
+        """When the places that were there, less one loading each, could have done the work; and no unit that was lost
+        with its node can be done before it is labelled from its start.
+        """
+        left, rate, clock = float(sum(self.sizes.values())), 0.0, 0.0
+        for when, change in sorted(self.steps):
+            if rate * (when - clock) >= left:
+                break
+            left, clock, rate = left - rate * (when - clock), when, rate + change
+        return max(clock + left / rate, self.floor)
+
+    def _begin(self) -> State:
+        count = len(self.speed) // PLACES
+        for _ in range(count // 2):
+            self._add_node()
+        for number in range(count - count // 2):
+            self._push(COMING * (number + 1) / count, -1, "node")
+        for _ in range(count):
+            self._push(self.rng.expovariate(1 / LIFE), -1, "leave")
+        lowest = len(self.speed) // 4
+        for replica in range(lowest):
+            self._ask(replica)
+        self.events.append(Tick())
+        rules = Rules(1_000, lowest=lowest, highest=len(self.speed))
+        return State.of(list(self.sizes), rules, self.sizes)
+
+    def _next(self) -> Event | None:
+        if self.events:
+            return self.events.popleft()
+        self.clock, _, replica, process, kind = heapq.heappop(self.queue)
+        match kind:
+            case "node":
+                self._add_node()
+            case "leave" if self.nodes:
+                self._leave(self.nodes.pop(self.rng.randrange(len(self.nodes))))
+            case "gone":
+                self._remove_node(process)
+            case "loaded" if process == self.alive[replica]:
+                return ReplicaLoaded(replica)
+            case "done" if process == self.alive[replica]:
+                return UnitDone(replica)
+        return self.events.popleft() if self.events else None
+
+    def _perform(self, decision: Decision) -> bool:
+        match decision:
+            case Grow(replica):
+                self._ask(replica)
+            case Replace(replica):
+                self._end(replica)
+                self._ask(replica)
+            case Shrink(replica):
+                self._end(replica)
+            case Assign(_, unit, attempt) if attempt and not decision.backup:
+                self.floor = max(self.floor, self.clock + self.sizes[unit] / BYTES_PER_SECOND)
+                return super()._perform(decision)
+            case Settle(replica):
+                self.events.append(ReplicaReady(replica))
+            case Starved():
+                raise RuntimeError("no room in the simulation")
+            case _:
+                return super()._perform(decision)
+        return False
+
+    def _ask(self, replica: int) -> None:
+        self.waiting.append((replica, self.alive[replica]))
+        self._place()
+
+    def _place(self) -> None:
+        while self.free and self.waiting:
+            replica, process = self.waiting.popleft()
+            if process == self.alive[replica]:
+                place = self.places[replica] = self.free.pop()
+                self.speed[replica] = self.speeds[place]
+                self.events.append(ReplicaPlaced(replica))
+                self._push(self.clock + RESTART_SECONDS, replica, "loaded")
+
+    def _end(self, replica: int) -> None:
+        self.alive[replica] += 1
+        place = self.places.pop(replica, None)
+        if place is not None and place[0] not in self.going:
+            self.free.append(place)
+            self._place()
+
+    def _add_node(self) -> None:
+        node = next(self.number)
+        self.nodes.append(node)
+        for place in range(PLACES):
+            slow = SLOWNESS if self.rng.random() < SLOW else 1.0
+            self.speeds[node, place] = BYTES_PER_SECOND / slow
+            self.steps.append((self.clock + RESTART_SECONDS, BYTES_PER_SECOND / slow))
+            self.free.append((node, place))
+        self._place()
+
+    def _leave(self, node: int) -> None:
+        self.going.add(node)
+        self.free = [place for place in self.free if place[0] != node]
+        noticed = node % 2 == 0
+        if noticed:
+            for replica in [replica for replica, place in self.places.items() if place[0] == node]:
+                self.notices += 1
+                self.events.append(Notice(replica, NOTICE_SECONDS, "the node drains"))
+        heapq.heappush(
+            self.queue, (self.clock + (NOTICE_SECONDS if noticed else 0.0), next(self.serial), -1, node, "gone")
+        )
+        self._push(self.clock + COMING_AGAIN, -1, "node")
+        self._push(self.clock + self.rng.expovariate(1 / LIFE), -1, "leave")
+
+    def _remove_node(self, node: int) -> None:
+        for place in range(PLACES):
+            self.steps.append((self.clock, -self.speeds[node, place]))
+        for replica in [replica for replica, place in self.places.items() if place[0] == node]:
+            self.alive[replica] += 1
+            del self.places[replica]
+            self.deaths += 1
+            self.events.append(ReplicaDied(replica, "its node is gone"))

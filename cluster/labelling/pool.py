@@ -106,7 +106,7 @@ class RayPool:
         self._groups: dict[int, Any] = dict(enumerate(groups))
         self._copies: dict[int, _Copy] = {}
         self._answers: queue.SimpleQueue[tuple[_Copy, str, Any]] = queue.SimpleQueue()
-        self._told: deque[Outcome] = deque()
+        self._told: deque[tuple[_Copy, Outcome]] = deque()
         self._look_at = 0.0
 
     def start(self, replica: int) -> None:
@@ -147,8 +147,10 @@ class RayPool:
             if now >= self._look_at:
                 self._look_at = now + _NODES_SECONDS
                 self._look_at_nodes()
-            if self._told:
-                return self._told.popleft()
+            while self._told:
+                copy, outcome = self._told.popleft()
+                if self._is_current(copy):
+                    return outcome
             until = self._look_at if deadline is None else min(self._look_at, deadline)
             try:
                 copy, what, answer = self._answers.get(timeout=max(0.0, until - now))
@@ -156,7 +158,7 @@ class RayPool:
                 if deadline is not None and time.monotonic() >= deadline:
                     return None
                 continue
-            if self._copies.get(copy.replica) is copy:
+            if self._is_current(copy):
                 return self._outcome(copy, what, answer)
 
     def shortage(self, seconds: float) -> ResourceError:
@@ -175,6 +177,9 @@ class RayPool:
 
     def _expect(self, copy: _Copy, what: str, answer: Any) -> None:
         answer.future().add_done_callback(lambda future: self._answers.put((copy, what, future)))
+
+    def _is_current(self, copy: _Copy) -> bool:
+        return self._copies.get(copy.replica) is copy
 
     def _outcome(self, copy: _Copy, what: str, future: Any) -> Outcome:
         replica = copy.replica
@@ -206,7 +211,8 @@ class RayPool:
                 if copy.told.get(node) != until:
                     copy.told[node] = until
                     seconds = max(0.0, until - time.time()) if until else None
-                    self._told.append(Outcome(Notice(copy.replica, seconds, f"its node {node[:8]} drains")))
+                    told = Notice(copy.replica, seconds, f"its node {node[:8]} drains")
+                    self._told.append((copy, Outcome(told)))
 
     def _options(self, replica: int) -> dict[str, Any]:
         options: dict[str, Any] = {

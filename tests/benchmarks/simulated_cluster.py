@@ -138,7 +138,7 @@ class Churn(Simulation):
         self.nodes: list[int] = []
         self.going: set[int] = set()
         self.steps: list[tuple[float, float]] = []  # when the capacity changes, by how much
-        self.events: deque[Event] = deque()
+        self.events: deque[tuple[int, Tick | ReplicaPlaced | ReplicaReady | ReplicaDied | Notice]] = deque()
         self.number, self.notices, self.floor = itertools.count(), 0, 0.0
 
     def bound(self) -> float:
@@ -163,13 +163,14 @@ class Churn(Simulation):
         lowest = len(self.speed) // 4
         for replica in range(lowest):
             self._ask(replica)
-        self.events.append(Tick())
+        self.events.append((0, Tick()))
         rules = Rules(1_000, lowest=lowest, highest=len(self.speed))
         return State.of(list(self.sizes), rules, self.sizes)
 
     def _next(self) -> Event | None:
         if self.events:
-            return self.events.popleft()
+            process, event = self.events.popleft()
+            return event if isinstance(event, Tick) or process == self.alive[event.replica] else None
         self.clock, _, replica, process, kind = heapq.heappop(self.queue)
         match kind:
             case "node":
@@ -182,7 +183,11 @@ class Churn(Simulation):
                 return ReplicaLoaded(replica)
             case "done" if process == self.alive[replica]:
                 return UnitDone(replica)
-        return self.events.popleft() if self.events else None
+        return None
+
+    def _say(self, event: ReplicaPlaced | ReplicaReady | ReplicaDied | Notice) -> None:
+        """One event more; unheard if another process has the number by then."""
+        self.events.append((self.alive[event.replica], event))
 
     def _perform(self, decision: Decision) -> bool:
         match decision:
@@ -193,11 +198,11 @@ class Churn(Simulation):
                 self._ask(replica)
             case Shrink(replica):
                 self._end(replica)
-            case Assign(_, unit, attempt) if attempt and not decision.backup:
+            case Assign(_, unit, attempt) if attempt > decision.backup:  # a copy of it was lost
                 self.floor = max(self.floor, self.clock + self.sizes[unit] / BYTES_PER_SECOND)
                 return super()._perform(decision)
             case Settle(replica):
-                self.events.append(ReplicaReady(replica))
+                self._say(ReplicaReady(replica))
             case Starved():
                 raise RuntimeError("no room in the simulation")
             case _:
@@ -214,7 +219,7 @@ class Churn(Simulation):
             if process == self.alive[replica]:
                 place = self.places[replica] = self.free.pop()
                 self.speed[replica] = self.speeds[place]
-                self.events.append(ReplicaPlaced(replica))
+                self._say(ReplicaPlaced(replica))
                 self._push(self.clock + RESTART_SECONDS, replica, "loaded")
 
     def _end(self, replica: int) -> None:
@@ -241,7 +246,7 @@ class Churn(Simulation):
         if noticed:
             for replica in [replica for replica, place in self.places.items() if place[0] == node]:
                 self.notices += 1
-                self.events.append(Notice(replica, NOTICE_SECONDS, "the node drains"))
+                self._say(Notice(replica, NOTICE_SECONDS, "the node drains"))
         heapq.heappush(
             self.queue, (self.clock + (NOTICE_SECONDS if noticed else 0.0), next(self.serial), -1, node, "gone")
         )
@@ -255,4 +260,4 @@ class Churn(Simulation):
             self.alive[replica] += 1
             del self.places[replica]
             self.deaths += 1
-            self.events.append(ReplicaDied(replica, "its node is gone"))
+            self._say(ReplicaDied(replica, "its node is gone"))

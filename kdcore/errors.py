@@ -4,6 +4,10 @@ A message states the rule, the value received, the likely cause and the setting 
 between processes (Ray, torch.distributed), so each is rebuilt from its message alone.
 """
 
+import errno
+import shutil
+from pathlib import Path
+
 __all__ = [
     "CheckpointError",
     "ClusterError",
@@ -27,6 +31,8 @@ __all__ = [
     "TrainingError",
     "UnitFailed",
     "UnreadableDocument",
+    "missing_extra",
+    "out_of_space",
 ]
 
 
@@ -131,3 +137,20 @@ class MissingExtra(KDError, ImportError):
 def missing_extra(package: str, extra: str, purpose: str) -> MissingExtra:
     """The one-line error for an optional package that is not installed."""
     return MissingExtra(f"{purpose} needs '{package}', which is not installed: pip install 'kdcore[{extra}]'")
+
+
+# EFBIG is what a limit on file size (ulimit -f) answers.
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def out_of_space(error: OSError, path: Path, needed: int) -> KDError:
+    """OutOfSpace when the disk is full (or the quota spent), else a StoreError with the system's reason."""
+    if error.errno not in _NO_ROOM:
+        return StoreError(f"cannot write {path}: {error}")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    free = shutil.disk_usage(folder).free
+    return OutOfSpace(
+        f"the disk is full: {path} needed at least {needed:,} bytes, {folder} has {free:,} free. What was "
+        f"published stays; free some space, or set labels.path (or runs, or KDCORE_CACHE) to another disk, and start "
+        f"again"
+    )

@@ -16,7 +16,7 @@ import yaml
 
 from kdcore.config.load import dump_recipe
 from kdcore.config.recipe import Recipe
-from kdcore.errors import ConfigError, RunMismatch
+from kdcore.errors import ConfigError, KDError, RunMismatch, out_of_space
 
 __all__ = ["begin_run", "is_finished", "read_stages", "stage", "write_json"]
 
@@ -70,19 +70,25 @@ def describe_run(command: list[str] | None = None) -> dict[str, Any]:
 def stage(run_dir: Path, name: str) -> Iterator[None]:
     """Add the time of the `with` block to RUN/stages.json under `name`, whether it succeeds or not.
 
-    A stage that was interrupted and continued counts all its parts.
+    A stage that was interrupted and continued counts all its parts. What the block raises is what the caller sees, also
+    where its time cannot be written.
     """
     started = time.perf_counter()
-    finished = False
     try:
         yield
-        finished = True
-    finally:
-        stages = read_stages(run_dir)
-        before = stages.get(name, {"seconds": 0.0, "parts": 0})
-        seconds = round(before["seconds"] + time.perf_counter() - started, 3)
-        stages[name] = {"seconds": seconds, "parts": before["parts"] + 1, "finished": finished}
-        write_json(run_dir / "stages.json", stages)
+    except BaseException:
+        with contextlib.suppress(KDError):
+            _note_stage(run_dir, name, time.perf_counter() - started, finished=False)
+        raise
+    _note_stage(run_dir, name, time.perf_counter() - started, finished=True)
+
+
+def _note_stage(run_dir: Path, name: str, seconds: float, finished: bool) -> None:
+    stages = read_stages(run_dir)
+    before = stages.get(name, {"seconds": 0.0, "parts": 0})
+    whole = round(before["seconds"] + seconds, 3)
+    stages[name] = {"seconds": whole, "parts": before["parts"] + 1, "finished": finished}
+    write_json(run_dir / "stages.json", stages)
 
 
 def read_stages(run_dir: Path) -> dict[str, dict[str, Any]]:
@@ -94,14 +100,18 @@ def read_stages(run_dir: Path) -> dict[str, dict[str, Any]]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never a part."""
+    """Write JSON so that a reader sees the old file or the new one, never a part; OutOfSpace when the disk is full."""
     _write(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _write(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise out_of_space(error, path, len(text)) from error
 
 
 def _compare(config: Path, recipe: Recipe) -> None:

@@ -1,24 +1,19 @@
 """A place in a local (or mounted) file system: hard links, renames and fsync."""
 
 import contextlib
-import errno
 import os
 import secrets
-import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from kdcore.errors import CorruptShard, KDError, OutOfSpace, StoreError
+from kdcore.errors import CorruptShard, KDError, StoreError, out_of_space
 from kdcore.identity import digest_file
 from kdcore.store.place import MappedFile, Place, altered, missing, wrong_size
 
-__all__ = ["LocalPlace", "fsync_dir", "out_of_space"]
-
-# EFBIG is what a limit on file size (ulimit -f) answers.
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+__all__ = ["LocalPlace", "fsync_dir"]
 
 
 def fsync_dir(path: Path) -> None:
@@ -28,19 +23,6 @@ def fsync_dir(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def out_of_space(error: OSError, path: Path, needed: int) -> KDError:
-    """OutOfSpace when the disk is full (or the quota spent), else a StoreError with the system's reason."""
-    if error.errno not in _NO_ROOM:
-        return StoreError(f"cannot write {path}: {error}")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    free = shutil.disk_usage(folder).free
-    return OutOfSpace(
-        f"the disk is full: {path} needed at least {needed:,} bytes, {folder} has {free:,} free. What was "
-        f"published stays; free some space, or set labels.path (or runs, or KDCORE_CACHE) to another disk, and start "
-        f"again"
-    )
 
 
 class LocalPlace(Place):

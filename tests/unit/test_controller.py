@@ -1,6 +1,7 @@
 """The labelling controller over the in-process twin: faults in milliseconds, no Ray."""
 
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def test_an_error_about_a_unit_is_told_in_the_end_and_the_rest_is_published_and_
     assert ("UnitError", "unit-000001") in told
     assert ("Quarantine", "unit-000001") in told
     assert ("Retry", "unit-000002") in told
-    assert len(told) == 5
+    assert len([event for event, _ in told if event != "Assign"]) == 5  # on a busy machine a late unit gets a backup
 
 
 def test_out_of_memory_is_tried_again_with_half_the_batch() -> None:
@@ -113,6 +114,19 @@ def test_the_record_is_one_line_of_json_an_event(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
     assert [line["event"] for line in lines] == ["Retry", "GiveUp"]
     assert all(line["time"] > 0 for line in lines)
+
+
+def test_an_event_that_finds_the_disk_full_leaves_no_part_of_a_line(tmp_path: Path) -> None:
+    record, limits = EventLog(tmp_path / "events.jsonl"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    record({"event": "Retry", "unit": "a"})
+    whole = (tmp_path / "events.jsonl").read_bytes()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, limits[1]))
+    try:
+        with pytest.raises(OutOfSpace, match=r"the disk is full: .*events\.jsonl"):
+            record({"event": "Retry", "unit": "b"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "events.jsonl").read_bytes() == whole
 
 
 def test_a_foreign_error_is_tried_again() -> None:

@@ -1,6 +1,7 @@
 """Run directories: entered again by the same recipe, refused to another."""
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ import pytest
 
 from kdcore.config.load import parse_recipe
 from kdcore.config.recipe import Recipe
-from kdcore.errors import ConfigError, RunMismatch
-from kdcore.runs import begin_run, is_finished, read_stages, stage
+from kdcore.errors import ConfigError, LabelError, OutOfSpace, RunMismatch
+from kdcore.runs import begin_run, is_finished, read_stages, stage, write_json
 
 
 def make(folder: Path, **changes: Any) -> Recipe:
@@ -79,3 +80,27 @@ def test_stages_add_up_over_interruptions(tmp_path: Path) -> None:
     assert stages["labels"]["finished"]
     assert stages["labels"]["parts"] == 2
     assert stages["labels"]["seconds"] >= interrupted["seconds"]
+
+
+def test_a_stage_that_fails_on_a_full_disk_says_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, value: object) -> None:
+        raise OutOfSpace("the disk is full")
+
+    monkeypatch.setattr("kdcore.runs.write_json", full)
+    with pytest.raises(LabelError, match="NaN"), stage(tmp_path, "labels"):
+        raise LabelError("NaN")
+    with pytest.raises(OutOfSpace), stage(tmp_path, "labels"):
+        pass
+
+
+def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path: Path) -> None:
+    write_json(tmp_path / "stages.json", {"a": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(OutOfSpace, match=r"the disk is full: .*stages\.json"):
+            write_json(tmp_path / "stages.json", {"a": "b" * 100})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [file.name for file in tmp_path.iterdir()] == ["stages.json"]
+    assert json.loads((tmp_path / "stages.json").read_text()) == {"a": 1}

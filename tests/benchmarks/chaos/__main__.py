@@ -1,0 +1,89 @@
+"""At least `--faults` real faults over repeated labelling runs on a local cluster of several Ray nodes.
+
+Every run is compared with an undisturbed one: all rows, all columns, the bytes of all shards. The last line is JSON;
+`rows_wrong` (missing, doubled or different), `shards_different`, `stores_not_verified` and `orphan_processes` must be
+0, and no replica that a fault ended may have cost more than the one unit it was at. Exit status 1 otherwise.
+"""
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from tests.benchmarks.chaos import faults
+from tests.benchmarks.chaos.bench import can_mount, open_bench
+from tests.benchmarks.chaos.chaos import Tally, disturbed_run, poisoned_run, undisturbed_run
+from tests.benchmarks.chaos.processes import below
+from tests.benchmarks.harness import machine, progress, versions
+
+DOCUMENTS = 320
+NAN = "poison_nan"
+# One local run and one in a bucket: what is drawn from, and what comes last.
+LOCAL_RUN = {
+    "actor_kill": 4, "raylet_kill": 2, "pause": 2, "driver_kill": 1, "driver_term": 1, "actor_term": 1, "disk_full": 1,
+    "second_job": 1, "stuck": 1,
+}  # fmt: skip
+REMOTE_RUN = {"storage": 10, "actor_kill": 2, "driver_kill": 1, "raylet_kill": 1}
+
+
+def schedule_of(kinds: list[str], remote: bool, shuffle: random.Random) -> list[str]:
+    """The faults of one run in their order."""
+    counts = REMOTE_RUN if remote else LOCAL_RUN
+    found = [kind for kind, count in counts.items() for _ in range(count) if kind in kinds]
+    shuffle.shuffle(found)
+    return found + ([faults.LAST] if faults.LAST in kinds and not remote else [])
+
+
+def measure(folder: Path, wanted: int, seed: int, kinds: list[str]) -> Tally:
+    """Runs until there were enough faults."""
+    tally, shuffle = Tally(), random.Random(seed)
+    remote = "storage" in kinds
+    with open_bench(folder, DOCUMENTS, seed, bucket=remote, disk="disk_full" in kinds) as bench:
+        calm = undisturbed_run(bench)
+        progress(f"{len(calm)} units, {bench.replicas} replicas on {len(bench.cluster.workers)} nodes")
+        if NAN in kinds:
+            poisoned_run(bench, NAN, calm, tally)
+        number = 0
+        while tally.by_kind.total() < wanted:
+            in_bucket = (remote and number % 3 == 2) or set(kinds) <= set(REMOTE_RUN)
+            disturbed_run(bench, f"run{number}", schedule_of(kinds, in_bucket, shuffle), calm, tally, seed)
+            number += 1
+            progress(f"{tally.by_kind.total()} of {wanted} faults")
+    tally.orphans += len([process for process in below(os.getpid()) if process.name])
+    return tally
+
+
+def main() -> None:
+    """Measure, and print the JSON line; exit status 1 when anything is not as promised."""
+    kinds = [*faults.KINDS, NAN]
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.chaos", description=__doc__)
+    parser.add_argument("--faults", type=int, default=100, help="at least so many (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the schedules (default: %(default)s)")
+    parser.add_argument(
+        "--kinds", nargs="+", choices=kinds, default=kinds, metavar="KIND", help=f"of {', '.join(kinds)}"
+    )
+    parser.add_argument("--keep", type=Path, help="an existing folder with a short path: what was made stays there")
+    arguments = parser.parse_args()
+    asked = [kind for kind in arguments.kinds if kind != "disk_full" or can_mount()]
+    if asked != arguments.kinds:
+        progress("disk_full is left out: a small disk can only be mounted by root")
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="kdc-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        tally = measure(arguments.keep or Path(folder), arguments.faults, arguments.seed, asked)
+    line = {
+        "benchmark": "chaos", **tally.summary(), "seconds": round(time.perf_counter() - began), "seed": arguments.seed,
+        "machine": machine(), "versions": versions(),
+        "command": " ".join(["python", "-m", "tests.benchmarks.chaos", *sys.argv[1:]]),
+    }  # fmt: skip
+    print(json.dumps(line, allow_nan=False), flush=True)
+    raise SystemExit(1 if tally.failed else 0)
+
+
+if __name__ == "__main__":
+    main()

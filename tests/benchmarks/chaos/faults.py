@@ -1,0 +1,203 @@
+"""The kinds of faults: each does one thing to a run that is under way, and brings back what people would bring back."""
+
+import errno
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.benchmarks.chaos.processes import Process, until
+from tests.benchmarks.chaos.run import FAILED, FINISHED, UNITS_FAILED, Run, kill
+
+__all__ = ["KINDS", "LAST", "LOCAL", "REMOTE", "inject"]
+
+_FILLER = 1 << 16
+
+
+def inject(run: Run, kind: str) -> None:
+    """Do it, and count it."""
+    KINDS[kind](run)
+
+
+def _working(run: Run) -> Process | None:
+    """A replica that is labelling right now, for preference not one that sleeps."""
+    found = [actor for actor in run.bench.cluster.actors() if actor.name.startswith("ray::TeacherActor.label")]
+    return run.random.choice(found) if found else None
+
+
+def _victim(run: Run) -> Process | None:
+    found: list[Process] = []
+
+    def look() -> bool:
+        actor = _working(run)
+        found.extend([actor] if actor else [])
+        return bool(found) or run.over()
+
+    until(look, f"{run.name}: a replica that works")
+    return found[0] if found else None
+
+
+def _actor_kill(run: Run) -> None:
+    _end_actor(run, "actor_kill", signal.SIGKILL)
+
+
+def _actor_term(run: Run) -> None:
+    _end_actor(run, "actor_term", signal.SIGTERM)
+
+
+def _end_actor(run: Run, kind: str, number: int) -> None:
+    actor = _victim(run)
+    if actor is None:
+        return
+    run.killing(kind, 1)
+    kill(actor.pid, number)
+    run.fired[kind] += 1
+
+
+def _driver_kill(run: Run) -> None:
+    _end_driver(run, "driver_kill", signal.SIGKILL)
+
+
+def _driver_term(run: Run) -> None:
+    _end_driver(run, "driver_term", signal.SIGTERM)
+
+
+def _end_driver(run: Run, kind: str, number: int) -> None:
+    running = [driver for driver in run.drivers if not driver.ended]
+    if not running:
+        return
+    run.killing(kind, len(run.bench.cluster.actors()))
+    run.fired[kind] += 1
+    run.signal_driver(run.random.choice(running), number)
+
+
+def _raylet_kill(run: Run) -> None:
+    """A node with a replica on it is lost, and another one comes."""
+    nodes = [node for node in run.bench.cluster.workers if node.actors()]
+    if not nodes:
+        return
+    node = run.random.choice(nodes)
+    run.killing("raylet_kill", len(node.actors()))
+    run.bench.cluster.lose(node)
+    run.bench.cluster.add_worker()
+    run.fired["raylet_kill"] += 1
+
+
+def _pause(run: Run) -> None:
+    """A replica sleeps while others finish a few units, then goes on as if nothing had been."""
+    actor = _victim(run)
+    if actor is None:
+        return
+    kill(actor.pid, signal.SIGSTOP)
+    run.fired["pause"] += 1
+    try:
+        run.advance(3)
+    finally:
+        kill(actor.pid, signal.SIGCONT)
+
+
+def _stuck(run: Run) -> None:
+    """A replica sleeps for ever."""
+    actor = _victim(run)
+    if actor is None:
+        return
+    run.killing("stuck", 1)
+    kill(actor.pid, signal.SIGSTOP)
+    run.fired["stuck"] += 1
+
+
+def _second_job(run: Run) -> None:
+    """Another job begins to work on the same store, on a node of its own."""
+    if len(run.drivers) > 1:
+        return
+    if len(run.bench.cluster.workers) == run.bench.replicas:
+        run.bench.cluster.add_worker()
+    run.join(1)
+    run.fired["second_job"] += 1
+
+
+def _disk_full(run: Run) -> None:
+    """No byte is left; every job ends and says so; after there is room again, they go on."""
+    filler = run.bench.folder / "disk" / "filler"
+    _fill(filler)
+    run.fired["disk_full"] += 1
+    running = [driver for driver in run.drivers if not driver.ended]
+    try:
+        until(run.over, f"{run.name}: the jobs end because the disk is full")
+    finally:
+        filler.unlink()
+    for driver in running:
+        if driver.process.returncode != FINISHED:
+            driver.wait(FAILED, "the disk is full")
+            run.restart(driver)
+
+
+def _fill(filler: Path) -> None:
+    size = _FILLER
+    with filler.open("wb", buffering=0) as file:
+        while size:
+            try:
+                file.write(b"\0" * size)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                size //= 2
+        os.fsync(file.fileno())
+
+
+def _poison(run: Run) -> None:
+    """Documents of three units become unreadable after they were planned; mended when the rest is done."""
+    running = [driver for driver in run.drivers if not driver.ended]
+    until(lambda: all(driver.planned or driver.ended for driver in running), f"{run.name}: the work is planned")
+    units = run.pending()[-3:]
+    if len(run.pending()) < 8:
+        return
+    files = [run.files(unit)[0] for unit in units]
+    whole = {file: file.read_bytes() for file in files}
+    for file, content in whole.items():
+        file.write_bytes(b"\xff\xfe" + content)
+    try:
+        for driver in running:
+            driver.wait(UNITS_FAILED, units[0])
+    finally:
+        for file, content in whole.items():
+            file.write_bytes(content)
+    assert run.receipts() == run.wanted.keys() - set(units), "others than the poisoned units are missing"
+    for driver in running:
+        assert all(f"{unit} " in driver.told() for unit in units), "a poisoned unit is not named"
+        run.restart(driver)
+    run.fired["poison"] += len(units)
+
+
+def _storage(run: Run) -> None:
+    """For a while most requests to the storage fail: with 500 or 503, cut in the middle, or done but not answered."""
+    front = run.bench.front
+    assert front is not None
+    front.disturb(run.random.choice([10, 25, 60]), run.random.choice([0.3, 0.6, 0.9]))
+    run.fired["storage"] += 1
+    try:
+        until(lambda: front.calm() or run.over(), f"{run.name}: the disturbance of the storage is over")
+    finally:
+        front.stop()
+    for driver in run.drivers:
+        if driver.ended and driver.process.returncode != FINISHED:
+            driver.wait(FAILED, "StorageUnavailable")
+            run.restart(driver)
+
+
+KINDS: dict[str, Callable[[Run], None]] = {
+    "actor_kill": _actor_kill,
+    "actor_term": _actor_term,
+    "driver_kill": _driver_kill,
+    "driver_term": _driver_term,
+    "raylet_kill": _raylet_kill,
+    "pause": _pause,
+    "stuck": _stuck,
+    "second_job": _second_job,
+    "disk_full": _disk_full,
+    "poison": _poison,
+    "storage": _storage,
+}
+LOCAL = tuple(kind for kind in KINDS if kind not in ("storage", "poison", "second_job"))
+REMOTE = ("storage", "actor_kill", "driver_kill")
+LAST = "poison"

@@ -1,0 +1,74 @@
+"""Whose child is whose: this process adopts what its children leave behind, so that no orphan goes unseen."""
+
+import contextlib
+import ctypes
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Process", "adopt_orphans", "below", "open_files", "reap", "until"]
+
+_PR_SET_CHILD_SUBREAPER = 36
+_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Process:
+    """One living process; `name` is its command line, which Ray replaces by what a worker runs."""
+
+    pid: int
+    parent: int
+    name: str
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent dies (Linux)."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def below(root: int) -> list[Process]:
+    """All living descendants of a process."""
+    children: dict[int, list[Process]] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            name = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            if state not in "ZX":
+                children.setdefault(int(parent), []).append(Process(int(entry.name), int(parent), name))
+    found, todo = [], [root]
+    while todo:
+        for child in children.get(todo.pop(), []):
+            found.append(child)
+            todo.append(child.pid)
+    return found
+
+
+def open_files(pid: int) -> set[str]:
+    """Names of the files that a process holds open; none when it is gone."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(link))
+    return found
+
+
+def reap(known: set[int]) -> None:
+    """Bury the adopted dead; the `known` children have somebody who waits for them."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ChildProcessError):
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            if state == "Z" and int(parent) == os.getpid() and int(entry.name) not in known:
+                os.waitpid(int(entry.name), os.WNOHANG)
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = _SECONDS) -> None:
+    """Look again and again until it is so; TimeoutError says what did not happen."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"after {seconds:g} s, still not: {what}")
+        time.sleep(0.03)

@@ -19,7 +19,7 @@ from tests.benchmarks.chaos.bench import open_bench
 from tests.benchmarks.chaos.chaos import store_of, undisturbed_labels
 from tests.benchmarks.chaos.cluster import Node
 from tests.benchmarks.chaos.network import Network, missing_for_network, open_network
-from tests.benchmarks.chaos.processes import open_files, until
+from tests.benchmarks.chaos.processes import unfinished, until
 from tests.benchmarks.chaos.rows import content_of
 from tests.benchmarks.chaos.run import FINISHED, Bench, Run
 
@@ -55,7 +55,7 @@ def stopped_at_a_unit(run: Run, node: Node) -> tuple[int, Path]:
         assert not run.over(), run.drivers[0].told()
         for actor in node.actors():
             os.kill(actor.pid, signal.SIGSTOP)
-            held = [Path(name) for name in open_files(actor.pid) if name.endswith(".partial")]
+            held = [Path(name) for name in unfinished(actor.pid)]
             if held:
                 name = held[0].name.removeprefix(".").removesuffix(".partial")
                 found.append((actor.pid, held[0].with_name(name)))
@@ -68,7 +68,7 @@ def stopped_at_a_unit(run: Run, node: Node) -> tuple[int, Path]:
 
 
 def works(node: Node) -> bool:
-    return any(actor.name.startswith("ray::TeacherActor.label") for actor in node.actors())
+    return any(unfinished(actor.pid) for actor in node.actors())
 
 
 @pytest.mark.timeout(600)

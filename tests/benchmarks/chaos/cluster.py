@@ -19,6 +19,7 @@ __all__ = ["HERE", "Cluster", "Host", "Node", "ray_environment"]
 _BIN = Path(sys.executable).parent
 # A node that was killed is known to be gone after seconds, not a minute; one that is merely slow is left alone.
 _HEALTH = {
+    "RAY_worker_niceness": "0",  # by default workers yield to everything else on a busy machine
     "RAY_health_check_initial_delay_ms": "2000",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "3000",

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks.chaos.processes import Process, until
+from tests.benchmarks.chaos.processes import Process, unfinished, until
 from tests.benchmarks.chaos.run import FAILED, FINISHED, UNITS_FAILED, Run, kill
 
 __all__ = ["KINDS", "LAST", "LOCAL", "REMOTE", "inject"]
@@ -19,22 +19,17 @@ def inject(run: Run, kind: str) -> None:
     KINDS[kind](run)
 
 
-def _working(run: Run) -> Process | None:
-    """A replica that is labelling right now, for preference not one that sleeps."""
-    found = [actor for actor in run.bench.cluster.actors() if actor.name.startswith("ray::TeacherActor.label")]
-    return run.random.choice(found) if found else None
-
-
 def _victim(run: Run) -> Process | None:
+    """A replica that is at a unit; with a store in a bucket, where that cannot be seen, any replica."""
     found: list[Process] = []
 
     def look() -> bool:
-        actor = _working(run)
-        found.extend([actor] if actor else [])
+        actors = run.bench.cluster.actors()
+        found.extend(actors if run.remote else [actor for actor in actors if unfinished(actor.pid)])
         return bool(found) or run.over()
 
     until(look, f"{run.name}: a replica that works")
-    return found[0] if found else None
+    return run.random.choice(found) if found else None
 
 
 def _actor_kill(run: Run) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Process", "adopt_orphans", "below", "open_files", "reap", "until"]
+__all__ = ["Process", "adopt_orphans", "below", "unfinished", "until"]
 
 _PR_SET_CHILD_SUBREAPER = 36
 _SECONDS = 300.0
@@ -46,23 +46,14 @@ def below(root: int) -> list[Process]:
     return found
 
 
-def open_files(pid: int) -> set[str]:
-    """Names of the files that a process holds open; none when it is gone."""
+def unfinished(pid: int) -> set[str]:
+    """The shards that a process has begun and not finished, by the names of their files; none when it is gone."""
     found = set()
     with contextlib.suppress(OSError):
         for link in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
                 found.add(os.readlink(link))
-    return found
-
-
-def reap(known: set[int]) -> None:
-    """Bury the adopted dead; the `known` children have somebody who waits for them."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, ChildProcessError):
-            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-            if state == "Z" and int(parent) == os.getpid() and int(entry.name) not in known:
-                os.waitpid(int(entry.name), os.WNOHANG)
+    return {name for name in found if name.endswith(".partial")}
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = _SECONDS) -> None:

@@ -16,7 +16,7 @@ import yaml
 from kdcore.config.urls import is_url
 from tests.benchmarks.chaos import material
 from tests.benchmarks.chaos.cluster import Cluster
-from tests.benchmarks.chaos.processes import open_files, until
+from tests.benchmarks.chaos.processes import unfinished, until
 from tests.benchmarks.chaos.rows import Content
 from tests.benchmarks.chaos.storage import Front
 from tests.benchmarks.harness import REPO
@@ -90,7 +90,7 @@ class Driver:
 
 @dataclass(frozen=True)
 class Kill:
-    """When processes were killed, how many replicas ended with them, and which files all replicas had open."""
+    """When processes were killed, how many replicas ended with them, and which shards all replicas were at."""
 
     kind: str
     time: float
@@ -162,7 +162,7 @@ class Run:
 
     def killing(self, kind: str, replicas: int) -> None:
         """Note a kill that is about to happen, and that ends so many replicas."""
-        held = frozenset(name for actor in self.bench.cluster.actors() for name in open_files(actor.pid))
+        held = frozenset(name for actor in self.bench.cluster.actors() for name in unfinished(actor.pid))
         self.kills.append(Kill(kind, time.time(), replicas, held))
 
     def wasted(self) -> tuple[Counter[int], int]:

@@ -1,5 +1,6 @@
 """A front before an S3 server that at times answers 500 or 503, cuts an answer in its middle, or loses it."""
 
+import contextlib
 import http.client
 import random
 import threading
@@ -94,8 +95,9 @@ def front(server_port: int, seed: int) -> Iterator[tuple[int, Front]]:
             self.send_response_only(status)
             for name, value in {"Content-Length": str(length), **headers}.items():
                 self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
+            with contextlib.suppress(ConnectionError):  # whoever asked is gone: killed, or out of patience
+                self.end_headers()
+                self.wfile.write(body)
 
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve
 

@@ -18,7 +18,7 @@ __all__ = ["HERE", "Cluster", "Host", "Node", "ray_environment"]
 
 _BIN = Path(sys.executable).parent
 # A node that was killed is known to be gone after seconds, not a minute; one that is merely slow is left alone.
-_HEALTH = {
+_RAY = {
     "RAY_worker_niceness": "0",  # by default workers yield to everything else on a busy machine
     "RAY_health_check_initial_delay_ms": "2000",
     "RAY_health_check_period_ms": "1000",
@@ -51,7 +51,7 @@ def ray_environment(folder: Path) -> dict[str, str]:
         token.write_text(secrets.token_hex(32))
         token.chmod(0o600)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return kept | _HEALTH | {
+    return kept | _RAY | {
         "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(REPO),
         "OMP_NUM_THREADS": "1",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.connect import import_ray
-from cluster.security import auth_headers
+from cluster.security import Access
 from kdcore.errors import ClusterError
 
 __all__ = ["RemoteJobs", "code_paths"]
@@ -40,13 +40,13 @@ def _only_this_address() -> Iterator[None]:
 class RemoteJobs:
     """The jobs of one cluster, by the address of its dashboard."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, access: Access) -> None:
         import_ray()
         from ray.job_submission import JobSubmissionClient
 
         logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
         with _only_this_address(), _refusals(address):
-            self._client = JobSubmissionClient(address, headers=auth_headers())
+            self._client = JobSubmissionClient(address, headers=dict(access.headers))
         self.address = address
 
     def find(self, job_id: str) -> Any | None:
@@ -69,11 +69,19 @@ class RemoteJobs:
             )
         return found
 
-    def submit(self, base_id: str, entrypoint: str, folder: Path, metadata: dict[str, str]) -> tuple[str, bool]:
+    def submit(
+        self,
+        base_id: str,
+        entrypoint: str,
+        folder: Path,
+        metadata: dict[str, str],
+        is_complete: Callable[[], bool] = lambda: False,
+    ) -> tuple[str, bool]:
         """Start the job unless it is there: its id, and whether it was started now.
 
-        A job that failed or was stopped is started again as BASE-2, BASE-3 and so on. Nothing runs before the last of
-        the requests, so that an interrupted submission leaves at most an uploaded package.
+        A job that failed, was stopped, or succeeded while what it makes is not complete (any more) is started again as
+        BASE-2, BASE-3 and so on. Nothing runs before the last of the requests, so that an interrupted submission leaves
+        at most an uploaded package.
         """
         attempt = 1
         while True:
@@ -88,7 +96,8 @@ class RemoteJobs:
                     if self.find(job_id) is None:
                         raise
                     return job_id, False
-            if str(found.status.value) not in ("FAILED", "STOPPED"):
+            status = str(found.status.value)
+            if status not in _ENDED or (status == "SUCCEEDED" and is_complete()):
                 return job_id, False
             attempt += 1
 
@@ -103,11 +112,15 @@ class RemoteJobs:
                 entrypoint=entrypoint, submission_id=job_id, runtime_env=environment, metadata=metadata
             )
 
-    def stop(self, job_id: str) -> bool:
-        """Ask a job to stop; whether it was running."""
+    def stop(self, job_id: str, seconds: float = 60.0) -> tuple[bool, str]:
+        """Stop a job and wait for its end, at most `seconds`: whether it was running, and its status now."""
         self.get(job_id)
         with _refusals(self.address):
-            return self._client.stop_job(job_id)
+            stopped = self._client.stop_job(job_id)
+        deadline = time.monotonic() + seconds
+        while (status := str(self.get(job_id).status.value)) not in _ENDED and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        return stopped, status
 
     def logs(self, job_id: str) -> str:
         """All lines of a job so far."""

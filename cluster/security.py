@@ -4,14 +4,15 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from kdcore.errors import ClusterError, MissingExtra
 
-__all__ = ["auth_headers", "check_endpoint", "check_versions", "old_versions", "read_token", "token_by_default"]
+__all__ = ["Access", "check_endpoint", "check_versions", "old_versions", "read_token", "token_by_default"]
 
 _SECONDS = 5.0
 _MINIMUM = {
@@ -83,16 +84,24 @@ def read_token() -> str | None:
         return None
 
 
-def auth_headers() -> dict[str, str]:
-    """HTTP headers of a request to a closed cluster; empty without a token."""
+@dataclass(frozen=True)
+class Access:
+    """How a Jobs API is asked: with which HTTP headers, and what its user should know first."""
+
+    headers: Mapping[str, str]
+    warning: str = ""
+
+
+def _auth_headers() -> dict[str, str]:
     token = read_token()
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def check_endpoint(address: str, allow_open: bool = False) -> list[str]:
-    """Refuse a Jobs API that answers without a token, or that our token does not open; returns warnings.
+def check_endpoint(address: str, allow_open: bool = False) -> Access:
+    """Refuse a Jobs API that answers without a token, or that our token does not open.
 
-    ClusterError for no answer, for an open cluster (a warning with `allow_open`) and for a wrong or missing token.
+    ClusterError for no answer, for an open cluster (a warning with `allow_open`) and for a wrong or missing token. The
+    first question goes without the token, and one that answers it is never given the token.
     """
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
@@ -102,13 +111,14 @@ def check_endpoint(address: str, allow_open: bool = False) -> list[str]:
         )
     status = _status(address, {})
     if status == 200:
-        return [_open(address, allow_open)]
+        # Empty, not missing: Ray's client puts the token that it finds into a missing one.
+        return Access({"Authorization": ""}, _open(address, allow_open))
     if status not in (401, 403):
         raise ClusterError(
             f"'{address}' answers HTTP {status} where Ray's Jobs API is asked for: is --address the head node's "
             "dashboard (Ray's default port: 8265)?"
         )
-    headers = auth_headers()
+    headers = _auth_headers()
     if not headers or _status(address, headers) in (401, 403):
         kind = "another token than the one found here" if headers else "a token, and none was found here"
         raise ClusterError(
@@ -116,8 +126,11 @@ def check_endpoint(address: str, allow_open: bool = False) -> list[str]:
             "RAY_AUTH_TOKEN_PATH names, or in ~/.ray/auth_token"
         )
     if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
-        return [f"the token travels to {parts.hostname} unencrypted: use https:// or an SSH tunnel to its loopback"]
-    return []
+        return Access(
+            headers,
+            f"the token travels to {parts.hostname} unencrypted: use https:// or an SSH tunnel to its loopback",
+        )
+    return Access(headers)
 
 
 def _open(address: str, allowed: bool) -> str:
@@ -137,8 +150,8 @@ class _Stay(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _status(address: str, headers: dict[str, str]) -> int:
-    request = urllib.request.Request(f"{address.rstrip('/')}/api/jobs/", headers=headers)
+def _status(address: str, headers: Mapping[str, str]) -> int:
+    request = urllib.request.Request(f"{address.rstrip('/')}/api/jobs/", headers=dict(headers))
     try:
         with urllib.request.build_opener(_Stay).open(request, timeout=_SECONDS) as response:
             return response.status

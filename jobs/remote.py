@@ -23,11 +23,12 @@ def connect(address: str, allow_open: bool) -> "RemoteJobs":
     from cluster.security import check_endpoint, check_versions
 
     check_versions()
-    for warning in check_endpoint(address, allow_open):
-        typer.secho(warning, fg="red", err=True)
+    access = check_endpoint(address, allow_open)
+    if access.warning:
+        typer.secho(access.warning, fg="red", err=True)
     from cluster.jobs import RemoteJobs
 
-    return RemoteJobs(address)
+    return RemoteJobs(address, access)
 
 
 def write(text: str) -> None:
@@ -45,8 +46,8 @@ def status(job_id: JobId, address: Address, allow_open_cluster: AllowOpen = Fals
 @command
 def stop(job_id: JobId, address: Address, allow_open_cluster: AllowOpen = False) -> None:
     """Stop a job; what it published stays, and the same submission continues from there."""
-    stopped = connect(address, allow_open_cluster).stop(job_id)
-    say(f"{job_id}: {'asked to stop' if stopped else 'was not running'}")
+    stopped, status = connect(address, allow_open_cluster).stop(job_id)
+    say(f"{job_id}: {'asked to stop' if stopped else 'was not running'}, is {status} now")
 
 
 @command

@@ -58,6 +58,7 @@ def submit(
             f"python -m jobs.{job} recipe.yaml cluster.address=auto",
             folder,
             {"job": job, "recipe": checked.name, "digest": digest},
+            lambda: _proof(job, checked) is not None,
         )
     say(f"submitted: {job_id}" if started else f"already there: {job_id} is {jobs.get(job_id).status.value}")
     if follow:

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from cluster.security import auth_headers, check_endpoint, check_versions, old_versions
+from cluster.security import check_endpoint, check_versions, old_versions
 from kdcore.errors import ClusterError, MissingExtra
 
 
 class Dashboard(BaseHTTPRequestHandler):
     token: str | None = None
+    given: list[str | None] = []  # noqa: RUF012
 
     def do_GET(self) -> None:
         given = self.headers.get("Authorization")
+        self.given.append(given)
         status = (
             200 if self.token is None else 401 if given is None else 200 if given == f"Bearer {self.token}" else 403
         )
@@ -42,7 +44,17 @@ def test_an_open_cluster_is_refused_unless_allowed(address: str, monkeypatch: py
     monkeypatch.setattr(Dashboard, "token", None)
     with pytest.raises(ClusterError, match="--allow-open-cluster"):
         check_endpoint(address)
-    assert check_endpoint(address, allow_open=True)[0].startswith("WARNING")
+    assert check_endpoint(address, allow_open=True).warning.startswith("WARNING")
+
+
+def test_an_open_cluster_is_never_given_the_token(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Dashboard, "token", None)
+    monkeypatch.setattr(Dashboard, "given", [])
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "stays-here")
+    access = check_endpoint(address, allow_open=True)
+    assert Dashboard.given == [None]
+    # Not {}: with a token at hand Ray's own client would add it.
+    assert access.headers == {"Authorization": ""}
 
 
 def test_a_token_opens_a_closed_cluster(address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -56,8 +68,9 @@ def test_a_token_opens_a_closed_cluster(address: str, monkeypatch: pytest.Monkey
     (tmp_path / "token").write_text("right\n")
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
-    assert check_endpoint(address) == []
-    assert auth_headers() == {"Authorization": "Bearer right"}
+    access = check_endpoint(address)
+    assert access.headers == {"Authorization": "Bearer right"}
+    assert not access.warning
 
 
 @pytest.mark.parametrize("wrong", ["auto", "127.0.0.1:8265", "http://me:secret@host:8265"])

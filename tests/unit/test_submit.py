@@ -47,7 +47,21 @@ class Cluster(RemoteJobs):
     ],
 )
 def test_the_same_job_is_submitted_once(there: dict[str, str], expected: tuple[str, bool], tmp_path: Path) -> None:
-    assert Cluster(**there).submit("a", "true", tmp_path, {}) == expected
+    assert Cluster(**there).submit("a", "true", tmp_path, {}, lambda: True) == expected
+
+
+@pytest.mark.parametrize(
+    ("there", "expected"),
+    [
+        ({"a": "SUCCEEDED"}, ("a-2", True)),
+        ({"a": "SUCCEEDED", "a-2": "SUCCEEDED"}, ("a-3", True)),
+        ({"a": "SUCCEEDED", "a-2": "RUNNING"}, ("a-2", False)),
+    ],
+)
+def test_success_without_what_it_makes_is_submitted_again(
+    there: dict[str, str], expected: tuple[str, bool], tmp_path: Path
+) -> None:
+    assert Cluster(**there).submit("a", "true", tmp_path, {}, lambda: False) == expected
 
 
 def test_a_lost_answer_starts_no_second_job(tmp_path: Path) -> None:

@@ -1,0 +1,139 @@
+"""A closed cluster of its own, `kd` from a copy of the tree, and a proxy that stands between the two."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tiny_teacher
+import yaml
+
+TOKEN = "0123456789abcdef0123456789abcdef-of-a-test"
+BIN = Path(sys.executable).parent
+REPO = Path(__file__).resolve().parent.parent
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@dataclass
+class Site:
+    """A folder with documents, a teacher and a copy of the tree (so that edits meanwhile change no job's id)."""
+
+    folder: Path
+    head: str = ""
+    tree: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tree = self.folder / "tree"
+        for package in ("kdcore", "cluster", "jobs"):
+            shutil.copytree(REPO / package, self.tree / package, ignore=shutil.ignore_patterns("__pycache__"))
+        tiny_teacher.write_documents(self.folder / "docs", 6)
+        tiny_teacher.write_teacher(self.folder / "teacher")
+
+    def environment(self, token: str | None = TOKEN) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        kept |= {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "HOME": str(self.folder), "OMP_NUM_THREADS": "1"}
+        kept |= {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(self.tree)}
+        if token:
+            path = self.folder / f"token-{len(token)}"
+            path.write_text(token)
+            kept |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
+        return kept
+
+    def recipe(self, name: str, **changes: Any) -> str:
+        """A recipe file of the tiny teacher for one replica; its path."""
+        settings = {"replicas": 1, "cpus_per_replica": 0.5, "workers": 1}
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(tiny_teacher.recipe(self.folder, name, **{"cluster": settings, **changes})))
+        return str(path)
+
+    def store(self, name: str) -> Path:
+        return self.folder / "runs" / name / "labels"
+
+    def start(self, *arguments: str, token: str | None = TOKEN, **options: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "jobs.main", *arguments], cwd=self.tree, env=self.environment(token), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+        )  # fmt: skip
+
+    def kd(self, *arguments: str, token: str | None = TOKEN) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments, token=token)
+        out, err = process.communicate(timeout=250)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def jobs(self) -> dict[str, dict[str, Any]]:
+        """What the cluster knows of its jobs, by id, asked without any code of ours or Ray's."""
+        request = urllib.request.Request(f"{self.head}/api/jobs/", headers={"Authorization": f"Bearer {TOKEN}"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return {job["submission_id"]: job for job in json.load(answer) if job["submission_id"]}
+
+    def jobs_of(self, name: str) -> dict[str, str]:
+        """Status by id of the jobs of one recipe."""
+        return {key: job["status"] for key, job in self.jobs().items() if (job["metadata"] or {}).get("recipe") == name}
+
+    def wait_for(self, done: Callable[[], bool], what: str, seconds: float = 200) -> None:
+        deadline = time.monotonic() + seconds
+        while not done():
+            assert time.monotonic() < deadline, what
+            time.sleep(0.2)
+
+    def inside(self, script: str, *arguments: str) -> str:
+        """What a script prints that joins the cluster as a driver."""
+        ray = f"{self.folder}/address"
+        joined = f"import sys, ray\nray.init(address=open('{ray}').read(), log_to_driver=False)\n{script}"
+        found = subprocess.run(
+            [sys.executable, "-c", joined, *arguments], cwd=self.tree, env=self.environment(), capture_output=True,
+            text=True, check=False, timeout=120,
+        )  # fmt: skip
+        assert found.returncode == 0, found.stderr
+        return found.stdout
+
+
+@contextmanager
+def closed_cluster(folder: Path, cpus: int = 2) -> Iterator[Site]:
+    """A head node that asks for a token, in `folder`; only its processes are ended."""
+    site = Site(folder)
+    port, dashboard = free_port(), free_port()
+    (folder / "address").write_text(f"127.0.0.1:{port}")
+    log = (folder / "head.log").open("w")
+    process = subprocess.Popen(
+        [str(BIN / "ray"), "start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.1",
+         "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+         f"--dashboard-agent-listen-port={free_port()}", "--ray-client-server-port", str(free_port()),
+         f"--num-cpus={cpus}", "--object-store-memory=80000000", "--disable-usage-stats"],
+        env=site.environment(), stdout=log, stderr=log, start_new_session=True,
+    )  # fmt: skip
+    site.head = f"http://127.0.0.1:{dashboard}"
+    try:
+        site.wait_for(lambda: process.poll() is not None or _answers(site), "the head did not come up")
+        assert process.poll() is None, (folder / "head.log").read_text()
+        yield site
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _answers(site: Site) -> bool:
+    try:
+        site.jobs()
+    except OSError:
+        return False
+    return True

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -36,6 +36,7 @@ class Site:
 
     folder: Path
     head: str = ""
+    ray: Path = Path()
     tree: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -110,12 +111,13 @@ def closed_cluster(folder: Path, cpus: int = 2) -> Iterator[Site]:
     site = Site(folder)
     port, dashboard = free_port(), free_port()
     (folder / "address").write_text(f"127.0.0.1:{port}")
+    site.ray = Path(tempfile.mkdtemp(prefix="kd-ray-"))  # its sockets' names must be short
     log = (folder / "head.log").open("w")
     process = subprocess.Popen(
         [str(BIN / "ray"), "start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.1",
          "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
          f"--dashboard-agent-listen-port={free_port()}", "--ray-client-server-port", str(free_port()),
-         f"--num-cpus={cpus}", "--object-store-memory=80000000", "--disable-usage-stats"],
+         f"--temp-dir={site.ray}", f"--num-cpus={cpus}", "--object-store-memory=80000000", "--disable-usage-stats"],
         env=site.environment(), stdout=log, stderr=log, start_new_session=True,
     )  # fmt: skip
     site.head = f"http://127.0.0.1:{dashboard}"
@@ -129,6 +131,7 @@ def closed_cluster(folder: Path, cpus: int = 2) -> Iterator[Site]:
             process.wait(20)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
+        shutil.rmtree(site.ray, ignore_errors=True)
 
 
 def _answers(site: Site) -> bool:

@@ -1,128 +1,153 @@
-"""A job submitted to a real, closed cluster: followed to its manifest, submitted twice, refused without its token."""
+"""Jobs submitted to a real, closed cluster: followed to what they make, submitted twice, stopped, without their token."""
 
-import os
-import signal
-import socket
-import subprocess
-import sys
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tiny_teacher
-import yaml
+from remote_cluster import TOKEN, Site, closed_cluster
 
-TOKEN = "0123456789abcdef0123456789abcdef-of-a-test"
-BIN = Path(sys.executable).parent
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def environment(folder: Path, token: str | None = TOKEN) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    kept |= {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "HOME": str(folder), "OMP_NUM_THREADS": "1"}
-    kept["RAY_USAGE_STATS_ENABLED"] = "0"
-    if token:
-        path = folder / f"token-{len(token)}"
-        path.write_text(token)
-        kept |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
-    return kept
+MANY = {"labels": {"unit_bytes": 1, "codec": {"type": "topk", "k": 4}}}
+STUDENT = {
+    "type": "causal_lm",
+    "architecture": {
+        "model_type": "llama", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "intermediate_size": 24, "max_position_embeddings": 64,
+    },
+}  # fmt: skip
+TRAINING = {"steps": 2, "batch_size": 2, "sequence_length": 16, "baseline": False, "seeds": [0]}
 
 
-@pytest.fixture
-def head(tmp_path: Path) -> Iterator[str]:
-    """The dashboard's address of a cluster of its own, with a token; only its processes are ended."""
-    port, dashboard = free_port(), free_port()
-    log = (tmp_path / "head.log").open("w")
-    process = subprocess.Popen(
-        [str(BIN / "ray"), "start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.1",
-         "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
-         f"--dashboard-agent-listen-port={free_port()}", "--ray-client-server-port", str(free_port()),
-         "--num-cpus=2", "--object-store-memory=80000000", "--disable-usage-stats"],
-        env=environment(tmp_path), stdout=log, stderr=log, start_new_session=True,
-    )  # fmt: skip
-    try:
-        for _ in range(240):
-            if process.poll() is not None:
-                break
-            try:
-                socket.create_connection(("127.0.0.1", dashboard), timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.25)
-        else:
-            pytest.fail((tmp_path / "head.log").read_text())
-        assert process.poll() is None, (tmp_path / "head.log").read_text()
-        yield f"http://127.0.0.1:{dashboard}"
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with closed_cluster(tmp_path_factory.mktemp("submit")) as site:
+        yield site
 
 
-def kd(folder: Path, *arguments: str, token: str | None = TOKEN) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "jobs.main", *arguments],
-        env=environment(folder, token), capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
-
-
-def test_a_job_is_followed_to_its_manifest_and_its_token_stays_home(tmp_path: Path, head: str) -> None:
-    tiny_teacher.write_documents(tmp_path / "docs", 3)
-    tiny_teacher.write_teacher(tmp_path / "teacher")
-    recipe = tmp_path / "recipe.yaml"
-    settings = {"replicas": 1, "cpus_per_replica": 0.5}
-    recipe.write_text(yaml.safe_dump(tiny_teacher.recipe(tmp_path, "far", cluster=settings)))
-    submit = ("submit", "precompute", str(recipe), "--address", head)
-
-    wrong = kd(tmp_path, *submit, token="another token")
+def test_a_job_is_followed_to_its_manifest_and_its_token_stays_home(site: Site) -> None:
+    submit = ("submit", "precompute", site.recipe("far"), "--address", site.head)
+    wrong = site.kd(*submit, token="another token")
     assert wrong.returncode == 2
     assert "another token" in wrong.stderr
     assert "RAY_AUTH_TOKEN" in wrong.stderr
-    missing = kd(tmp_path, *submit, token=None)
+    missing = site.kd(*submit, token=None)
     assert missing.returncode == 2
     assert "none was found here" in missing.stderr
 
-    first = kd(tmp_path, *submit, "--follow")
-    assert first.returncode == 0, first.stdout + first.stderr
-    assert "complete: " in first.stdout, first.stdout + first.stderr
-    assert (tmp_path / "runs" / "far" / "labels" / "manifest.json").exists()
-    job_id = first.stdout.split("submitted: ")[1].split()[0]
+    process = site.start(*submit, "--follow")
+    shown = []
+    while process.poll() is None:
+        shown += [line for line in _command_lines() if TOKEN in line]
+        time.sleep(0.2)
+    out, err = process.communicate()
+    assert shown == []
+    assert process.returncode == 0, out + err
+    assert "complete: " in out, out + err
+    assert (site.store("far") / "manifest.json").exists()
+    job_id = out.split("submitted: ")[1].split()[0]
 
-    second = kd(tmp_path, *submit, "--follow")
+    second = site.kd(*submit, "--follow")
     assert second.returncode == 0, second.stdout + second.stderr
     assert f"already there: {job_id} is SUCCEEDED" in second.stdout
 
-    status = kd(tmp_path, "status", job_id, "--address", head)
+    status = site.kd("status", job_id, "--address", site.head)
     assert "SUCCEEDED" in status.stdout
-    logs = kd(tmp_path, "logs", job_id, "--address", head)
+    logs = site.kd("logs", job_id, "--address", site.head)
     assert "labels: " in logs.stdout
-    unknown = kd(tmp_path, "status", "kd-nothing", "--address", head)
+    unknown = site.kd("status", "kd-nothing", "--address", site.head)
     assert unknown.returncode == 2
     assert "knows no job" in unknown.stderr
 
-    told = "".join(done.stdout + done.stderr for done in (wrong, first, second, status, logs, unknown))
-    assert TOKEN not in told + _everything_known(tmp_path, head)
-    holders = [
-        path for path in (tmp_path / "runs").rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()
-    ]
-    assert holders == []
+    told = "".join(done.stdout + done.stderr for done in (wrong, second, status, logs, unknown)) + out + err
+    assert TOKEN not in told + str(site.jobs())
+    assert _holders(site.folder / "runs") == []
+    logs = list((site.ray / "session_latest" / "logs").rglob("*"))
+    assert any("job-driver" in path.name for path in logs)
+    assert _holders(site.ray / "session_latest" / "logs") == []
 
 
-def _everything_known(folder: Path, head: str) -> str:
-    script = (
-        "import sys\nfrom ray.job_submission import JobSubmissionClient\n"
-        "print([dict(job) for job in JobSubmissionClient(sys.argv[1]).list_jobs()])"
+def _command_lines() -> list[str]:
+    """The arguments of every process of this machine."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:
+            continue
+    return found
+
+
+def _holders(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
+
+
+def test_success_is_submitted_again_when_its_store_is_gone(site: Site) -> None:
+    submit = ("submit", "precompute", site.recipe("gone"), "--address", site.head, "--follow")
+    assert site.kd(*submit).returncode == 0
+    shutil.rmtree(site.store("gone"))
+    again = site.kd(*submit)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert (site.store("gone") / "manifest.json").exists()
+    assert sorted(job_id[-2:] == "-2" for job_id in site.jobs_of("gone")) == [False, True]
+    assert set(site.jobs_of("gone").values()) == {"SUCCEEDED"}
+
+
+def test_two_submissions_at_once_are_one_job(site: Site) -> None:
+    submit = ("submit", "precompute", site.recipe("twice"), "--address", site.head)
+    both = [site.start(*submit) for _ in range(2)]
+    told = [process.communicate(timeout=200) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert len(site.jobs_of("twice")) == 1
+    assert sum("submitted: " in out for out, _ in told) == 1
+    assert sum("already there: " in out for out, _ in told) == 1
+
+
+def test_a_stopped_job_leaves_no_actor_and_goes_on_where_it_was(site: Site) -> None:
+    submit = ("submit", "precompute", site.recipe("halt", **MANY), "--address", site.head)
+    first = site.kd(*submit)
+    job_id = first.stdout.split("submitted: ")[1].split()[0]
+    journal = site.store("halt") / "journal"
+    site.wait_for(lambda: journal.exists() and len(list(journal.iterdir())) >= 2, "no unit was finished")
+    stopped = site.kd("stop", job_id, "--address", site.head)
+    assert f"{job_id}: asked to stop, is STOPPED now" in stopped.stdout, stopped.stdout + stopped.stderr
+    assert not (site.store("halt") / "manifest.json").exists()
+    assert not [line for line in _command_lines() if "jobs.precompute" in line and "halt" in line]
+    site.wait_for(lambda: _living(site) == "[]\n", "actors outlive their job")
+    kept = {path.name: path.read_bytes() for path in journal.iterdir()}
+    assert "was not running" in site.kd("stop", job_id, "--address", site.head).stdout
+
+    again = site.kd(*submit, "--follow")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert f"submitted: {job_id}-2" in again.stdout
+    assert f"{len(kept)} of 6 units were there" in again.stdout
+    assert all((journal / name).read_bytes() == content for name, content in kept.items())
+    assert (site.store("halt") / "manifest.json").exists()
+
+
+def _living(site: Site) -> str:
+    """The actors of ours that the cluster still has, and their reservations."""
+    return site.inside(
+        "from ray.util.state import list_actors\nfrom ray.util import placement_group_table\n"
+        "alive = [actor.class_name for actor in list_actors() if actor.state not in ('DEAD',)]\n"
+        "groups = [group for group in placement_group_table().values() if group['state'] != 'REMOVED']\n"
+        "print([name for name in alive if name != 'JobSupervisor'] + groups)"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", script, head], env=environment(folder), capture_output=True, text=True, check=True
-    )
-    assert "kd-precompute-far" in found.stdout
-    return found.stdout + found.stderr
+
+
+def test_students_are_trained_and_distilled_by_submitted_jobs(site: Site) -> None:
+    recipe = site.recipe("learn", student=STUDENT, training=TRAINING)
+    distilled = site.kd("submit", "distill", recipe, "--address", site.head, "--follow")
+    assert distilled.returncode == 0, distilled.stdout + distilled.stderr
+    run = site.folder / "runs" / "learn"
+    assert f"complete: {run / 'report.json'}" in distilled.stdout
+    assert (site.store("learn") / "manifest.json").exists()
+    assert (run / "arms" / "student-seed0" / "student" / "model.safetensors").exists()
+
+    labels = {"path": str(site.store("learn")), "unit_bytes": 600, "codec": {"type": "topk", "k": 4}}
+    recipe = site.recipe("learn-more", student=STUDENT, training=TRAINING, labels=labels)
+    trained = site.kd("submit", "train", recipe, "--address", site.head, "--follow")
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    arm = site.folder / "runs" / "learn-more" / "arms" / "student-seed0"
+    assert f"complete: {arm / 'result.json'}" in trained.stdout
+    assert (arm / "student" / "model.safetensors").exists()

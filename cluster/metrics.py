@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from kdcore.store.writer import Receipt
+
 __all__ = ["METRICS", "LabellingMetrics"]
 
 # name -> (kind, labels, description)
@@ -15,6 +17,8 @@ METRICS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "kdcore_units_total": ("counter", ("outcome",), "Work units by how they ended: done, quarantined."),
     "kdcore_retries_total": ("counter", (), "Attempts of work units that were repeated."),
     "kdcore_bytes_total": ("counter", (), "Bytes of finished shards."),
+    "kdcore_forward_seconds_total": ("counter", (), "Seconds of teachers in their forward passes."),
+    "kdcore_teacher_mfu": ("gauge", (), "Share of the devices' peak that the teacher reaches in its forward passes."),
     "kdcore_queue_depth": ("gauge", (), "Work units that no replica holds yet."),
     "kdcore_replicas": ("gauge", ("state",), "Teacher replicas by state."),
 }
@@ -28,11 +32,12 @@ class LabellingMetrics:
         self._made: dict[str, Any] = {}
         self._states: set[str] = set()
 
-    def unit_done(self, *, tokens: int, size: int) -> None:
-        """Count a unit whose receipt won: its tokens (images, for a vision teacher) and its shard's bytes."""
+    def unit_done(self, receipt: Receipt) -> None:
+        """Count a unit whose receipt won: its tokens (images, for a vision teacher), its shard's bytes, its seconds."""
         self._count("kdcore_units_total", 1, outcome="done")
-        self._count("kdcore_tokens_total", tokens)
-        self._count("kdcore_bytes_total", size)
+        self._count("kdcore_tokens_total", receipt.labels)
+        self._count("kdcore_bytes_total", receipt.bytes)
+        self._count("kdcore_forward_seconds_total", receipt.forward_seconds)
 
     def unit_retried(self) -> None:
         """Count an attempt that failed and will be repeated."""
@@ -41,6 +46,11 @@ class LabellingMetrics:
     def unit_quarantined(self) -> None:
         """Count a unit that was given up."""
         self._count("kdcore_units_total", 1, outcome="quarantined")
+
+    def mfu(self, share: float | None) -> None:
+        """Say how well the teacher uses its devices; None where nobody measured."""
+        if share is not None:
+            self._set("kdcore_teacher_mfu", share)
 
     def queue_depth(self, units: int) -> None:
         """Say how many units wait."""
@@ -52,7 +62,7 @@ class LabellingMetrics:
         for state in sorted(self._states):
             self._set("kdcore_replicas", by_state.get(state, 0), state=state)
 
-    def _count(self, name: str, value: int, **labels: str) -> None:
+    def _count(self, name: str, value: float, **labels: str) -> None:
         metric = self._metric(name)
         if metric is not None and value > 0:  # Ray refuses increments of 0
             metric.inc(value, tags={**self._tags, **labels})

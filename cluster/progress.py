@@ -1,30 +1,34 @@
-"""How far a job is: a bar on a terminal, a line every few seconds elsewhere, with rate and time left."""
+"""How far a job is: a bar with facts beneath on a terminal, a line every few seconds elsewhere."""
 
 import sys
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import TaskID as _TaskID
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
 
-__all__ = ["ProgressReport", "duration"]
+__all__ = ["ProgressReport", "duration", "quantity"]
 
 _LINE_SECONDS = 10.0
+_WINDOW_SECONDS = 120.0
 
 
 class ProgressReport:
-    """A context manager that counts up to `total` in `unit`s; `done` of them were there before it began.
+    """A context manager that counts up to `total` of a `unit`, or up to nobody knows what; `done` were there before.
 
-    `advance` takes the amount and a word on what it was. Rate and time left count only what was done here.
+    `advance` counts; `show` says what to ask for what else is worth saying, in short pieces. Rate and time left are
+    those of the last two minutes, and count only what was done here.
     """
 
     def __init__(
         self,
         title: str,
-        total: float,
+        total: float | None,
         unit: str,
         done: float = 0,
         stream: TextIO | None = None,
@@ -32,66 +36,96 @@ class ProgressReport:
         interval_seconds: float = _LINE_SECONDS,
     ) -> None:
         self._title, self._total, self._unit = title, total, unit
-        self._first = self._done = done
+        self._done = done
         self._stream = sys.stderr if stream is None else stream
         self._clock, self._interval = clock, interval_seconds
-        self._began = self._spoke = clock()
-        self._bar: Progress | None = None
-        self._task: _TaskID | None = None
+        self._facts: Callable[[], Sequence[str]] = tuple
+        self._live: Live | None = None
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}"), auto_refresh=False
+        )
+        self._task = self._bar.add_task(title, total=total, completed=int(done), words="")
+        self._start()
+
+    def _start(self) -> None:
+        self._began = self._spoke = self._clock()
+        self._steps = deque([(self._began, self._done)])
 
     def __enter__(self) -> "ProgressReport":
-        self._began = self._spoke = self._clock()
+        self._start()
         if self._stream.isatty():
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.percentage:>3.0f} %  {task.fields[rate]}"),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                console=Console(file=self._stream),
+            self._live = Live(
+                get_renderable=self._picture, console=Console(file=self._stream), refresh_per_second=4, transient=False
             )
-            self._bar.start()
-            self._task = self._bar.add_task(self._title, total=self._total, completed=int(self._done), rate="")
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._live is not None:
+            self._live.stop()
         elif error is None:
             self._say()
 
-    def advance(self, amount: float, note: str = "") -> None:
+    def advance(self, amount: float = 1) -> None:
         """Count `amount` more as done."""
         self._done += amount
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._done, rate=self._rate_text())
-        elif self._clock() - self._spoke >= self._interval:
-            self._say(note)
+        now = self._clock()
+        self._steps.append((now, self._done))
+        while len(self._steps) > 2 and now - self._steps[1][0] > _WINDOW_SECONDS:
+            self._steps.popleft()
+        self.tick()
 
-    def line(self, note: str = "") -> str:
+    def show(self, facts: Callable[[], Sequence[str]]) -> None:
+        """Say what this answers beside the count, from now on; on a terminal another thread asks."""
+        self._facts = facts
+
+    def tick(self) -> None:
+        """Nothing was done, but time has passed: a line may be due."""
+        if self._live is None and self._clock() - self._spoke >= self._interval:
+            self._say()
+
+    def rate(self) -> float:
+        """How much a second."""
+        since, before = self._steps[0]
+        return (self._done - before) / max(self._clock() - since, 1e-9)
+
+    def line(self) -> str:
         """The state in one line."""
+        return "; ".join([f"{self._title}: {self._words()}", *self._facts()])
+
+    def _picture(self) -> Group:
+        self._bar.update(self._task, completed=self._done, words=self._words())
+        return Group(self._bar, Text("; ".join(self._facts()), style="dim"))
+
+    def _say(self) -> None:
+        self._spoke = self._clock()
+        print(self.line(), file=self._stream, flush=True)
+
+    def _words(self) -> str:
+        done, rate = quantity(self._done, self._unit), f"{quantity(self.rate(), self._unit)}/s"
+        took = f"after {duration(self._clock() - self._began)}"
+        if self._total is None:
+            return f"{done}, {rate}, {took}"
         share = 100 * self._done / self._total if self._total else 100.0
         left = self._seconds_left()
-        ending = f", {duration(left)} left" if left else f", took {duration(self._clock() - self._began)}"
-        extra = f"  ({note})" if note else ""
-        counts = f"{self._done:,.0f}/{self._total:,.0f} {self._unit}"
-        return f"{self._title}: {share:.0f} %  {counts}, {self._rate_text()}{ending}{extra}"
-
-    def _say(self, note: str = "") -> None:
-        self._spoke = self._clock()
-        print(self.line(note), file=self._stream, flush=True)
-
-    def _rate(self) -> float:
-        return (self._done - self._first) / max(self._clock() - self._began, 1e-9)
-
-    def _rate_text(self) -> str:
-        return f"{self._rate():,.0f} {self._unit}/s"
+        ending = f"{duration(left)} left" if left is not None else took
+        return f"{share:.0f} %, {done} of {quantity(self._total, self._unit)}, {rate}, {ending}"
 
     def _seconds_left(self) -> float | None:
-        rate = self._rate()
-        return (self._total - self._done) / rate if rate > 0 and self._done < self._total else None
+        rate = self.rate()
+        if self._total is None or rate <= 0 or self._done >= self._total:
+            return None
+        return (self._total - self._done) / rate
+
+
+def quantity(amount: float, unit: str) -> str:
+    """`812 tokens`, `3.14 MB`, `1.2 M tokens`: three digits, in steps of a thousand."""
+    scaled, steps = float(amount), ["", "k", "M", "G", "T", "P"]
+    while abs(scaled) >= 999.5 and len(steps) > 1:
+        scaled, steps = scaled / 1000, steps[1:]
+    return f"{scaled:.3g} {steps[0]}{' ' if steps[0] and unit != 'B' else ''}{unit}"
 
 
 def duration(seconds: float) -> str:

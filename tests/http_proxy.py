@@ -1,4 +1,4 @@
-"""A proxy that tells a test of each request before, within and after it, and does not outrun what the test then does."""
+"""A proxy that tells a test of each request before, within and after it, and waits for its word to go on."""
 
 import socket
 import threading

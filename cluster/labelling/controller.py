@@ -15,6 +15,8 @@ from kdcore.store.writer import Receipt
 
 __all__ = ["Labeller", "Outcome", "Pool", "run_units"]
 
+_LOOK_SECONDS = 5.0
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -80,7 +82,7 @@ def run_units(
     so one replica is loaded even when there is nothing left to label. Raises the KDError of a replica as it was,
     UnitFailed in the end when units failed for good, ClusterError when no replica can start, ResourceError when the
     cluster lost its room for all of them. What is not routine is shown to `record`, as what becomes one line of JSON;
-    `look` sees the state after every event.
+    `look` sees the state after every event, and now and then without any.
     """
     by_id = {unit.id: unit for unit in units}
     state = State.of(list(by_id), rules.at_most(len(units)), {unit.id: unit.num_bytes for unit in units})
@@ -104,7 +106,8 @@ def run_units(
         if _perform(decisions, pool, by_id, job):
             return
         wake = state.wake_at()
-        outcome = pool.wait(None if wake is None else max(0.0, wake - time.monotonic())) or Outcome(moves.Tick())
+        seconds = _LOOK_SECONDS if wake is None else min(_LOOK_SECONDS, max(0.0, wake - time.monotonic()))
+        outcome = pool.wait(seconds) or Outcome(moves.Tick())
 
 
 def _record_event(event: moves.Event, state: State, record: Callable[[Mapping[str, Any]], None]) -> None:

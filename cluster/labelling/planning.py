@@ -62,7 +62,7 @@ def _planning(recipe: Recipe, extents: Extents, place: str) -> Iterator[Planning
     if _is_small(extents):
         yield Planning(place)
         return
-    with cluster_session(recipe.cluster), ProgressReport("plan", extents.num_bytes, "bytes") as progress:
+    with cluster_session(recipe.cluster), ProgressReport("plan", extents.num_bytes, "B") as progress:
         yield Planning(place, ray_map, progress.advance)
 
 

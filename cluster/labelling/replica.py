@@ -9,6 +9,7 @@ import torch
 from cluster.labelling.answers import ImageAnswers, TextAnswers
 from cluster.labelling.loading import load_answers
 from cluster.labelling.probe import settle_codec
+from cluster.labelling.speed import ForwardClock, label_flops, peak_flops
 from cluster.labelling.statistics import Statistics
 from kdcore.config import Recipe
 from kdcore.data.document import ImageSample, SampleRef, TextDocument
@@ -41,13 +42,21 @@ class Replica:
         self._recipe, self._store_path = recipe, store_path
         self._source: Source = open_source(recipe.data)
         self._teacher = load_answers(recipe, self._source)
-        self._probe = probe
+        self._given_probe = probe
+
+    @cached_property
+    def _probe(self) -> Sequence[SampleRef]:
+        given = self._given_probe
+        return planned_input(self._store_path, Asked.of(self._recipe)).probe if given is None else given
+
+    @cached_property
+    def _clock(self) -> ForwardClock:
+        return _forward_clock(self._teacher, self._source, self._probe)
 
     @cached_property
     def _codec(self) -> Codec:
         """The store's, or what a probe by this replica says it should be."""
-        recipe = self._recipe
-        probe = planned_input(self._store_path, Asked.of(recipe)).probe if self._probe is None else self._probe
+        recipe, probe = self._recipe, self._probe
         # The first names stand for the corpus: another one has others.
         names = digest_json([ref.name for ref in probe[:_NAMED]])
         return settle_codec(
@@ -83,6 +92,7 @@ class Replica:
         Raises LabelError naming unit and sample when the teacher's outputs are not finite, UnreadableDocument or
         DataError when a sample cannot be read or has changed since it was planned, OutOfSpace when the disk is full.
         """
+        self._clock.take()
         samples = [(planned, self._read(unit, *planned[:2])) for planned in read_unit(self._store_path, unit)]
         kind, vocabulary = self._teacher.teacher.kind, self._teacher.teacher.num_classes
         with torch.inference_mode():
@@ -90,17 +100,10 @@ class Replica:
             schema = store_schema(kind, self._codec, vocabulary)
             statistics = Statistics(kind, self._codec, vocabulary)
             batches = statistics.watch(batches_from_rows(schema, rows))
-            return statistics.noted(
-                write_shard(
-                    self._store_path,
-                    unit.id,
-                    attempt,
-                    schema,
-                    batches,
-                    unit_digest=unit.digest,
-                    codec=self._codec,
-                )
+            receipt = write_shard(
+                self._store_path, unit.id, attempt, schema, batches, unit_digest=unit.digest, codec=self._codec
             )
+            return self._clock.noted(statistics.noted(receipt))
 
     def _read(self, unit: WorkUnit, ref: SampleRef, key: bytes) -> TextDocument | ImageSample:
         sample = self._source.read(ref)
@@ -110,6 +113,30 @@ class Replica:
                 "labels are made; label what is there now into a new store (labels.path)"
             )
         return sample
+
+
+def _forward_clock(answers: "TextAnswers | ImageAnswers", source: Source, refs: Sequence[SampleRef]) -> ForwardClock:
+    model = answers.teacher.model
+    weights, image, ranks = next(model.parameters()), None, 1
+    if isinstance(answers, ImageAnswers):
+        image = _first_image(source, refs)
+        if image is None:
+            return ForwardClock(model, 0.0)
+        image = image.to(weights)
+    else:
+        ranks = answers.config.tensor_parallel
+    return ForwardClock(model, label_flops(model, image) / (ranks * peak_flops(weights.device, weights.dtype)))
+
+
+def _first_image(source: Source, refs: Sequence[SampleRef]) -> torch.Tensor | None:
+    for ref in refs:
+        try:
+            sample = source.read(ref)
+        except UnreadableDocument:
+            continue
+        assert isinstance(sample, ImageSample)
+        return torch.from_numpy(sample.pixels)[None]
+    return None
 
 
 @torch.inference_mode()

@@ -13,12 +13,14 @@ from cluster.labelling.pool import RayPool
 from cluster.labelling.probe import ProbeResult
 from cluster.labelling.replica import Replica
 from cluster.labelling.statistics import Statistics
+from cluster.labelling.tally import Tally, mfu
 from cluster.labelling.watch import Watch
 from cluster.paths import absolute_paths, with_fitted_teacher
 from cluster.placement import replica_bundles
 from cluster.preflight import reserve
 from cluster.progress import ProgressReport
 from kdcore.config import Recipe
+from kdcore.config.models import TeacherLMConfig
 from kdcore.data.plan import Input, Plan, WorkUnit
 from kdcore.errors import ConfigError
 from kdcore.identity import compare_identity
@@ -116,25 +118,26 @@ class _Job:
         for note in journal.notes:
             self.on_note(f"labels: {note}; its unit is labelled again")
         todo = [unit for unit in plan.units if unit.id not in journal]
-        done = {unit.id: unit.num_bytes for unit in plan.units}
-        already = sum(done[name] for name in journal)
+        sizes = {unit.id: unit.num_bytes for unit in plan.units}
+        already = sum(sizes[name] for name in journal)
         if journal:
             self.on_note(f"labels: {len(journal)} of {len(cut)} units were there, {len(todo)} to go")
-        with ProgressReport("labels", sum(done.values()), "bytes", already) as progress:
-            self._label(todo, lambda receipt: progress.advance(done[receipt.unit], receipt.unit))
+        with ProgressReport("labels", sum(sizes.values()), "B", already) as progress:
+            self._label(todo, sizes, progress)
         self._finish(cut, time.monotonic() - began)
 
-    def _label(self, todo: Sequence[WorkUnit], on_receipt: Callable[[Receipt], None]) -> None:
+    def _label(self, todo: Sequence[WorkUnit], sizes: Mapping[str, int], progress: ProgressReport) -> None:
         rules = self._rules(len(todo))
-        watch = Watch(self.recipe.name, self.recipe.run_dir / "labels-events.jsonl", self.on_note)
+        what = "tokens" if isinstance(self.recipe.teacher, TeacherLMConfig) else "images"
+        tally = Tally(len(sizes), len(sizes) - len(todo), what)
+        log = self.recipe.run_dir / "labels-events.jsonl"
+        watch = Watch(self.recipe.name, log, sizes, tally, progress, self.on_note)
 
         def publish(receipt: Receipt) -> None:
             winner = publish_receipt(self.path, receipt)
-            if winner == receipt:
-                watch.unit_done(receipt)
+            watch.unit_done(winner, ours=winner == receipt)
             assert self.statistics is not None
             self.statistics.add(winner)
-            on_receipt(winner)
 
         with self.make_pool(self.recipe, rules.lowest) as pool:
             run_units(todo, pool, rules, publish, self._admit, watch.record, watch.look)
@@ -199,4 +202,7 @@ class _Job:
             "bytes_per_label": size / labels if labels else None,
             "skipped": [list(item) for item in self.input.skipped],
             "num_skipped": self.input.num_skipped,
+            "teacher_mfu": mfu(
+                sum(item.ideal_seconds for item in receipts), sum(item.forward_seconds for item in receipts)
+            ),
         }

@@ -1,4 +1,4 @@
-"""What an operator sees of a labelling job: the record of its events, and its metrics."""
+"""What an operator sees of a labelling job: the record of its events, its metrics, and its progress."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -7,7 +7,9 @@ from typing import Any
 
 from cluster.labelling.events import EventLog
 from cluster.labelling.policy_state import State
+from cluster.labelling.tally import Tally
 from cluster.metrics import LabellingMetrics
+from cluster.progress import ProgressReport
 from kdcore.store.writer import Receipt
 
 __all__ = ["Watch"]
@@ -17,28 +19,40 @@ _GAUGE_SECONDS = 5.0
 
 
 class Watch:
-    """Passes what happens on to `log` (a file of JSON lines) and to Ray's metrics under the job's name.
+    """Passes what happens on to `log` (a file of JSON lines), to Ray's metrics under the job's name, and to `progress`.
 
-    What a person should hear at once goes to `on_note` as well.
+    What a person should hear at once goes to `on_note` as well. `sizes` are the bytes of input of the units.
     """
 
     def __init__(
         self,
         job: str,
         log: Path,
+        sizes: Mapping[str, int],
+        tally: Tally,
+        progress: ProgressReport,
         on_note: Callable[[str], None] = lambda note: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._log, self._metrics, self._clock, self._on_note = EventLog(log), LabellingMetrics(job), clock, on_note
-        self._last = -_GAUGE_SECONDS
+        self._sizes, self._tally, self._progress = sizes, tally, progress
+        self._gauged = -_GAUGE_SECONDS
+        progress.show(lambda: tally.facts(progress.rate()))
 
-    def unit_done(self, receipt: Receipt) -> None:
-        """Count a unit that this job finished."""
-        self._metrics.unit_done(tokens=receipt.labels, size=receipt.bytes)
+    def unit_done(self, receipt: Receipt, ours: bool = True) -> None:
+        """Count a unit that is finished; one that another job finished (not `ours`) is progress, but not our work."""
+        size = self._sizes[receipt.unit]
+        if ours:
+            self._metrics.unit_done(receipt)
+            self._tally.add(receipt, size)
+        else:
+            self._tally.before += 1
+        self._progress.advance(size)
 
     def record(self, event: Mapping[str, Any]) -> None:
         """Log what was not routine, and count retries and units that were given up."""
         self._log(event)
+        self._tally.record(event)
         if event["event"] == "Retry":
             self._metrics.unit_retried()
         elif event["event"] == "Quarantine":
@@ -53,19 +67,24 @@ class Watch:
 
     def look(self, state: State) -> None:
         """Show how many units wait and what the replicas do, at most every few seconds."""
+        self._tally.replicas = _by_state(state)
+        self._progress.tick()
         now = self._clock()
-        if now - self._last < _GAUGE_SECONDS:
-            return
-        self._last = now
-        self._metrics.queue_depth(len(state.fresh) + len(state.again) + len(state.waiting))
-        fleet = state.fleet
-        starting = len(fleet.loading) + len(fleet.loaded) + len(fleet.restarting)
-        self._metrics.replicas(
-            {
-                "working": len(state.running),
-                "idle": len(state.idle),
-                "starting": starting,
-                "no room": len(fleet.asked),
-                "given up": len(fleet.given_up),
-            }
-        )
+        if now - self._gauged >= _GAUGE_SECONDS:
+            self._gauged = now
+            self._metrics.queue_depth(len(state.fresh) + len(state.again) + len(state.waiting))
+            self._metrics.replicas(self._tally.replicas)
+            self._metrics.mfu(self._tally.mfu())
+
+
+def _by_state(state: State) -> dict[str, int]:
+    fleet = state.fleet
+    draining = len(fleet.leaving & state.running.keys())
+    return {
+        "working": len(state.running) - draining,
+        "draining": draining,
+        "idle": len(state.idle),
+        "starting": len(fleet.loading) + len(fleet.loaded) + len(fleet.restarting),
+        "no room": len(fleet.asked),
+        "given up": len(fleet.given_up),
+    }

@@ -26,7 +26,7 @@ __all__ = [
 
 Record = TypeVar("Record")
 
-_NOT_LISTED = frozenset({"part", "measured", "agreed", "negative_log_likelihood"})
+_NOT_LISTED = frozenset(entry.name for entry in fields(Receipt) if not entry.compare)
 
 
 class Journal(dict[str, Receipt]):

@@ -3,7 +3,7 @@
 import re
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import pyarrow as pa
@@ -29,7 +29,8 @@ class Receipt:
 
     The rest is for whoever finishes the store, so that nobody opens the shard again for it; a manifest leaves it out.
     `part` is the shard's part of the index; of the `measured` labels, `agreed` have their target as best class, and
-    `negative_log_likelihood` is the sum over their targets.
+    `negative_log_likelihood` is the sum over their targets. `forward_seconds` is how long the teacher was in its
+    forward passes, `ideal_seconds` what the labels would take at the peak of its device; 0 where nobody measured.
     """
 
     unit: str
@@ -43,10 +44,13 @@ class Receipt:
     measured: int = field(default=0, compare=False)
     agreed: int = field(default=0, compare=False)
     negative_log_likelihood: float = field(default=0.0, compare=False)
+    forward_seconds: float = field(default=0.0, compare=False)
+    ideal_seconds: float = field(default=0.0, compare=False)
 
     def listed(self) -> "Receipt":
         """What a manifest keeps of it."""
-        return replace(self, part="", measured=0, agreed=0, negative_log_likelihood=0.0)
+        unlisted = {entry.name: entry.default for entry in fields(self) if not entry.compare}
+        return replace(self, **unlisted)
 
 
 def shard_name(unit: str, attempt: str | int) -> str:

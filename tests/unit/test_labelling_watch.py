@@ -1,6 +1,9 @@
 """What an operator sees of a labelling job whose units fail: the log's lines and the metrics' counts."""
 
+import io
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,9 @@ import pytest
 from cluster.labelling.controller import run_units
 from cluster.labelling.policy_state import Rules
 from cluster.labelling.pool import InProcessPool
+from cluster.labelling.tally import Tally
 from cluster.labelling.watch import Watch
+from cluster.progress import ProgressReport
 from kdcore.data.plan import WorkUnit
 from kdcore.errors import LabelError, StorageUnavailable, UnitFailed
 from kdcore.store import Receipt
@@ -30,6 +35,14 @@ class Labels:
         return Receipt(unit.id, f"data/{unit.id}-{attempt}.arrow", 1, 7, 20, "d", unit.digest)
 
 
+def watching(path: Path, clock: Callable[[], float] = time.monotonic) -> tuple[Watch, Tally, io.StringIO]:
+    stream = io.StringIO()
+    sizes = {unit.id: unit.num_bytes for unit in UNITS}
+    tally = Tally(len(UNITS), 0)
+    progress = ProgressReport("labels", sum(sizes.values()), "B", stream=stream, clock=clock, interval_seconds=0)
+    return Watch("run", path, sizes, tally, progress, clock=clock), tally, stream
+
+
 class Metrics:
     def __init__(self) -> None:
         self.calls: list[tuple[str, Any]] = []
@@ -39,7 +52,7 @@ class Metrics:
 
 
 def test_retries_given_up_units_and_what_is_done_are_counted_and_logged(tmp_path: Path) -> None:
-    watch, metrics = Watch("run", tmp_path / "run" / "events.jsonl"), Metrics()
+    (watch, tally, stream), metrics = watching(tmp_path / "run" / "events.jsonl"), Metrics()
     watch._metrics = metrics  # pyright: ignore[reportAttributeAccessIssue]
     faults = {UNITS[4].id: [LabelError("NaN")], UNITS[5].id: [StorageUnavailable("503")]}
     pool, rules = InProcessPool(lambda: Labels(faults)), Rules(retry_seconds=0.01, lowest=2, highest=2)
@@ -49,14 +62,19 @@ def test_retries_given_up_units_and_what_is_done_are_counted_and_logged(tmp_path
     assert counted.count("unit_done") == 5
     assert counted.count("unit_retried") == 1
     assert counted.count("unit_quarantined") == 1
-    assert ("unit_done", {"tokens": 7, "size": 20}) in metrics.calls
+    assert ("unit_done", 7) in [(name, values[0].labels) for name, values in metrics.calls if name == "unit_done"]
     lines = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
     assert {"Retry", "Quarantine", "UnitError"} <= {line["event"] for line in lines}
+    assert (tally.done, tally.tokens, tally.retried, tally.failed) == (5, 35, 1, 1)
+    watch._progress.tick()
+    told = stream.getvalue().splitlines()[-1]
+    assert "units 5 of 6, 1 retried, 1 failed; replicas " in told
+    assert f"last failure {UNITS[5].id}: StorageUnavailable: 503" in told
 
 
 def test_gauges_are_set_again_after_a_while_though_nothing_changed(tmp_path: Path) -> None:
     now = [0.0]
-    watch, metrics = Watch("run", tmp_path / "events.jsonl", clock=lambda: now[0]), Metrics()
+    (watch, _, _), metrics = watching(tmp_path / "events.jsonl", lambda: now[0]), Metrics()
     watch._metrics = metrics  # pyright: ignore[reportAttributeAccessIssue]
     states = []
 
@@ -65,8 +83,17 @@ def test_gauges_are_set_again_after_a_while_though_nothing_changed(tmp_path: Pat
         watch.look(state)
 
     run_units(UNITS, InProcessPool(lambda: Labels({})), Rules(lowest=2, highest=2), lambda receipt: None, look=look)
-    assert [name for name, _ in metrics.calls] == ["queue_depth", "replicas"]
+    assert [name for name, _ in metrics.calls] == ["queue_depth", "replicas", "mfu"]
     now[0] = 5.0
     watch.look(states[-1])
-    assert metrics.calls[2] == ("queue_depth", (0,))
-    assert sum(metrics.calls[3][1][0].values()) == 2
+    assert metrics.calls[3] == ("queue_depth", (0,))
+    assert sum(metrics.calls[4][1][0].values()) == 2
+
+
+def test_what_another_job_finished_is_progress_but_not_our_work(tmp_path: Path) -> None:
+    (watch, tally, stream), metrics = watching(tmp_path / "events.jsonl"), Metrics()
+    watch._metrics = metrics  # pyright: ignore[reportAttributeAccessIssue]
+    watch.unit_done(Labels({}).label(UNITS[0], "0"), ours=False)
+    assert metrics.calls == []
+    assert (tally.done, tally.before) == (0, 1)
+    assert "labels: 17 %, 10 B of 60 B" in stream.getvalue()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from cluster.metrics import METRICS, LabellingMetrics
+from kdcore.store import Receipt
 
 
 class Recorder:
@@ -35,8 +36,10 @@ def fake_ray(monkeypatch: pytest.MonkeyPatch, initialised: bool) -> None:
 
 
 def use(metrics: LabellingMetrics) -> None:
-    metrics.unit_done(tokens=100, size=2000)
-    metrics.unit_done(tokens=0, size=10)
+    metrics.unit_done(Receipt("unit-0", "data/0.arrow", 1, 100, 2000, "d", "u", forward_seconds=0.5))
+    metrics.unit_done(Receipt("unit-1", "data/1.arrow", 1, 0, 10, "d", "u"))
+    metrics.mfu(None)
+    metrics.mfu(0.4)
     metrics.unit_retried()
     metrics.unit_quarantined()
     metrics.queue_depth(3)
@@ -51,6 +54,8 @@ def test_every_metric_is_made_once_and_counts(monkeypatch: pytest.MonkeyPatch) -
     assert set(made) == set(METRICS)
     assert len(Recorder.made) == len(METRICS)
     assert [value for value, _ in made["kdcore_tokens_total"].calls] == [100]
+    assert [value for value, _ in made["kdcore_forward_seconds_total"].calls] == [0.5]
+    assert [value for value, _ in made["kdcore_teacher_mfu"].calls] == [0.4]
     assert [tags["outcome"] for _, tags in made["kdcore_units_total"].calls] == ["done", "done", "quarantined"]
     assert made["kdcore_replicas"].calls[-1] == (0, {"job_name": "run", "state": "starting"})
 

@@ -1,0 +1,68 @@
+"""`kd submit` killed at every point: the job is there whole or not at all, and the same command completes it."""
+
+import signal
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from http_proxy import proxied
+from remote_cluster import Site, closed_cluster
+
+KILL, INTERRUPT = signal.SIGKILL, signal.SIGINT
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with closed_cluster(tmp_path_factory.mktemp("interrupted")) as site:
+        yield site
+
+
+def is_upload(method: str, path: str) -> bool:
+    return method == "PUT" and path.startswith("/api/packages/")
+
+
+def is_submission(method: str, path: str) -> bool:
+    return method == "POST" and path == "/api/jobs/"
+
+
+def is_following(method: str, path: str) -> bool:
+    return path.endswith("/logs/tail")
+
+
+POINTS = {
+    "during an upload": ("within", is_upload, False),
+    "before the last request": ("before", is_submission, False),
+    "within the last request": ("within", is_submission, False),
+    "before its answer": ("after", is_submission, True),
+    "while following": ("after", is_following, True),
+}
+
+
+@pytest.mark.parametrize(
+    ("point", "sent"),
+    [*((point, KILL) for point in POINTS), ("during an upload", INTERRUPT), ("before the last request", INTERRUPT)],
+)
+def test_an_interrupted_submission_leaves_a_whole_job_or_none(point: str, sent: signal.Signals, site: Site) -> None:
+    when, is_here, is_there = POINTS[point]
+    name = f"{point.replace(' ', '-')}-{sent.name.lower()}"
+    recipe, running = site.recipe(name), list[subprocess.Popen[str]]()
+
+    def hook(now: str, method: str, path: str) -> bool:
+        if now != when or not is_here(method, path):
+            return True
+        running[0].send_signal(sent)
+        running[0].wait(60)
+        return False
+
+    with proxied(site.head, hook) as proxy:
+        running.append(site.start("submit", "precompute", recipe, "--address", proxy, "--follow"))
+        out, err = running[0].communicate(timeout=200)
+    assert running[0].returncode == (-KILL if sent == KILL else 130), out + err
+    assert len(site.jobs_of(name)) == is_there
+    assert not (site.store(name) / "manifest.json").exists() or is_there
+
+    again = site.kd("submit", "precompute", recipe, "--address", site.head, "--follow")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert ("already there: " if is_there else "submitted: ") in again.stdout
+    assert list(site.jobs_of(name).values()) == ["SUCCEEDED"]
+    assert (site.store(name) / "manifest.json").exists()

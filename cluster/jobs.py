@@ -19,6 +19,11 @@ _ROOT = Path(__file__).resolve().parent.parent
 _ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 _EXCLUDES = ["**/__pycache__", "*.pyc"]
 _POLL_SECONDS = 1.0
+_CHATTY = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
 _OVERRIDING = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 
 
@@ -44,7 +49,8 @@ class RemoteJobs:
         import_ray()
         from ray.job_submission import JobSubmissionClient
 
-        logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
+        for name in _CHATTY:
+            logging.getLogger(name).setLevel(logging.WARNING)
         with _only_this_address(), _refusals(address):
             self._client = JobSubmissionClient(address, headers=dict(access.headers))
         self.address = address

@@ -78,10 +78,8 @@ class Site:
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def jobs(self) -> dict[str, dict[str, Any]]:
-        """What the cluster knows of its jobs, by id, asked without any code of ours or Ray's."""
-        request = urllib.request.Request(f"{self.head}/api/jobs/", headers={"Authorization": f"Bearer {TOKEN}"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return {job["submission_id"]: job for job in json.load(answer) if job["submission_id"]}
+        """What the cluster knows of its jobs, by id."""
+        return {job["submission_id"]: job for job in self._ask("jobs/") if job["submission_id"]}
 
     def jobs_of(self, name: str) -> dict[str, str]:
         """Status by id of the jobs of one recipe."""
@@ -93,16 +91,20 @@ class Site:
             assert time.monotonic() < deadline, what
             time.sleep(0.2)
 
-    def inside(self, script: str, *arguments: str) -> str:
-        """What a script prints that joins the cluster as a driver."""
-        ray = f"{self.folder}/address"
-        joined = f"import sys, ray\nray.init(address=open('{ray}').read(), log_to_driver=False)\n{script}"
-        found = subprocess.run(
-            [sys.executable, "-c", joined, *arguments], cwd=self.tree, env=self.environment(), capture_output=True,
-            text=True, check=False, timeout=120,
-        )  # fmt: skip
-        assert found.returncode == 0, found.stderr
-        return found.stdout
+    def living(self) -> list[str]:
+        """Actors, and reservations for them, that the cluster has besides the supervisors of jobs."""
+        actors = self._ask("v0/actors?limit=10000&detail=1")["data"]["result"]["result"]
+        groups = self._ask("v0/placement_groups?limit=10000")["data"]["result"]["result"]
+        alive = [actor["class_name"] for actor in actors if actor["state"] != "DEAD"]
+        return [name for name in alive if name != "JobSupervisor"] + [
+            group["placement_group_id"] for group in groups if group["state"] != "REMOVED"
+        ]
+
+    def _ask(self, path: str) -> Any:
+        """The dashboard's answer, without any code of ours or Ray's."""
+        request = urllib.request.Request(f"{self.head}/api/{path}", headers={"Authorization": f"Bearer {TOKEN}"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
 
 
 @contextmanager
@@ -110,7 +112,6 @@ def closed_cluster(folder: Path, cpus: int = 2) -> Iterator[Site]:
     """A head node that asks for a token, in `folder`; only its processes are ended."""
     site = Site(folder)
     port, dashboard = free_port(), free_port()
-    (folder / "address").write_text(f"127.0.0.1:{port}")
     site.ray = Path(tempfile.mkdtemp(prefix="kd-ray-"))  # its sockets' names must be short
     log = (folder / "head.log").open("w")
     process = subprocess.Popen(

@@ -123,7 +123,7 @@ def test_a_stopped_job_leaves_no_actor_and_goes_on_where_it_was(site: Site) -> N
     assert f"{job_id}: asked to stop, is STOPPED now" in stopped.stdout, stopped.stdout + stopped.stderr
     assert not (site.store("halt") / "manifest.json").exists()
     assert not [line for line in _command_lines() if "jobs.precompute" in line and "halt" in line]
-    site.wait_for(lambda: _living(site) == "[]\n", "actors outlive their job")
+    site.wait_for(lambda: not site.living(), "actors outlive their job")
     kept = {path.name: path.read_bytes() for path in journal.iterdir()}
     assert "was not running" in site.kd("stop", job_id, "--address", site.head).stdout
 
@@ -135,18 +135,11 @@ def test_a_stopped_job_leaves_no_actor_and_goes_on_where_it_was(site: Site) -> N
     assert (site.store("halt") / "manifest.json").exists()
 
 
-def _living(site: Site) -> str:
-    """The actors of ours that the cluster still has, and their reservations."""
-    return site.inside(
-        "from ray.util.state import list_actors\nfrom ray.util import placement_group_table\n"
-        "alive = [actor.class_name for actor in list_actors() if actor.state not in ('DEAD',)]\n"
-        "groups = [group for group in placement_group_table().values() if group['state'] != 'REMOVED']\n"
-        "print([name for name in alive if name != 'JobSupervisor'] + groups)"
-    )
-
-
 def test_students_are_trained_and_distilled_by_submitted_jobs(site: Site) -> None:
-    recipe = site.recipe("learn", student=STUDENT, training=TRAINING)
+    write_documents(site.folder / "held", 2)
+    data = {"type": "text", "path": f"{site.folder}/docs/*.txt", "heldout": f"{site.folder}/held/*.txt"}
+    parts = {"student": STUDENT, "training": TRAINING, "data": data}
+    recipe = site.recipe("learn", **parts)
     distilled = site.kd("submit", "distill", recipe, "--address", site.head, "--follow")
     assert distilled.returncode == 0, distilled.stdout + distilled.stderr
     run = site.folder / "runs" / "learn"
@@ -155,7 +148,7 @@ def test_students_are_trained_and_distilled_by_submitted_jobs(site: Site) -> Non
     assert (run / "arms" / "student-seed0" / "student" / "model.safetensors").exists()
 
     labels = {"path": str(site.store("learn")), "unit_bytes": 600, "codec": {"type": "topk", "k": 4}}
-    recipe = site.recipe("learn-more", student=STUDENT, training=TRAINING, labels=labels)
+    recipe = site.recipe("learn-more", **parts, labels=labels)
     trained = site.kd("submit", "train", recipe, "--address", site.head, "--follow")
     assert trained.returncode == 0, trained.stdout + trained.stderr
     arm = site.folder / "runs" / "learn-more" / "arms" / "student-seed0"

@@ -10,6 +10,7 @@ from pathlib import Path
 from tiny_teacher import recipe, write_documents, write_teacher
 
 from cluster.metrics import METRICS
+from kdcore.store import load_manifest
 
 # Labels in a session of this process, then scrapes its node until every name in argv is there.
 PROGRAM = """
@@ -54,7 +55,7 @@ def test_a_scrape_of_the_node_finds_every_metric_under_the_dashboards_name(tmp_p
     assert all(kinds[f"ray_{name}"] == METRICS[name][0] for name in METRICS.keys() - _SILENT)
     assert all('job_name="seen"' in labels for _, labels, _ in samples)
 
-    statistics = json.loads((tmp_path / "runs" / "seen" / "labels" / "manifest.json").read_text())["statistics"]
+    statistics = load_manifest(tmp_path / "runs" / "seen" / "labels").extra["statistics"]
     values = {(name, "done" in labels): float(value) for name, labels, value in samples}
     assert values["ray_kdcore_tokens_total", False] == statistics["labels"]
     assert 0 < values["ray_kdcore_teacher_mfu", False] < 1

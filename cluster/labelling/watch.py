@@ -66,11 +66,11 @@ class Watch:
             self._on_note(f"labels: replica {event['replica']} ends its last unit, {event['unit']}: {event['reason']}")
 
     def look(self, state: State) -> None:
-        """Show how many units wait and what the replicas do, at most every few seconds."""
+        """Show how many units wait and what the replicas do: every few seconds, and when nothing is left to do."""
         self._tally.replicas = _by_state(state)
         self._progress.tick()
         now = self._clock()
-        if now - self._gauged >= _GAUGE_SECONDS:
+        if now - self._gauged >= _GAUGE_SECONDS or not state.remaining:
             self._gauged = now
             self._metrics.queue_depth(len(state.fresh) + len(state.again) + len(state.waiting))
             self._metrics.replicas(self._tally.replicas)

@@ -83,11 +83,15 @@ def test_gauges_are_set_again_after_a_while_though_nothing_changed(tmp_path: Pat
         watch.look(state)
 
     run_units(UNITS, InProcessPool(lambda: Labels({})), Rules(lowest=2, highest=2), lambda receipt: None, look=look)
-    assert [name for name, _ in metrics.calls] == ["queue_depth", "replicas", "mfu"]
+    gauges = ["queue_depth", "replicas", "mfu"]
+    assert [name for name, _ in metrics.calls] == gauges * 2  # at the first event, and at the end
+    states[-1].remaining = 1
+    watch.look(states[-1])
     now[0] = 5.0
     watch.look(states[-1])
-    assert metrics.calls[3] == ("queue_depth", (0,))
-    assert sum(metrics.calls[4][1][0].values()) == 2
+    assert [name for name, _ in metrics.calls] == gauges * 3
+    assert metrics.calls[-3] == ("queue_depth", (0,))
+    assert sum(metrics.calls[-2][1][0].values()) == 2
 
 
 def test_what_another_job_finished_is_progress_but_not_our_work(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def _estimate_text(recipe: Recipe) -> Estimate:
     from cluster.labelling.loading import load_answers
     from kdcore.data.document import TextDocument
     from kdcore.data.sources import open_source
-    from kdcore.data.tokenizer import encode_document, valid_vocabulary
+    from kdcore.data.tokenizer import valid_vocabulary
 
     assert isinstance(recipe.teacher, TeacherLMConfig)
     source = open_source(recipe.data)
@@ -107,23 +107,26 @@ def _estimate_text(recipe: Recipe) -> Estimate:
     refs = source.list("train")
     probed = refs[:: max(1, len(refs) // _SAMPLES_READ)][:_SAMPLES_READ]
     documents = [sample for sample in map(source.read, probed) if isinstance(sample, TextDocument)]
-    encoded = [encode_document(teacher.tokenizer, document.text) for document in documents]
-    per_byte = sum(map(len, encoded)) / max(1, sum(ref.num_bytes for ref in probed))
-    labels = max(1, int(sum(ref.num_bytes for ref in refs) * per_byte) - len(refs))
+    encoded = [answers.encoder.encode(document) for document in documents]
+    scale = sum(ref.num_bytes for ref in refs) / max(1, sum(ref.num_bytes for ref in probed))
+    tokens = max(1, int(scale * sum(len(text.tokens) for text in encoded)) - len(refs))
+    share = sum(len(text.positions) for text in encoded) / max(1, sum(len(text.tokens) - 1 for text in encoded))
+    labels = max(1, round(tokens * share))
     context = recipe.teacher.context
-    window = max(encoded, key=len)[:context]
+    window = max((text.tokens for text in encoded), key=len)[:context]
     rows = max(1, min(8, recipe.teacher.batch_tokens // len(window)))
     speed = rows * len(window) / _seconds(lambda: teacher.window_logits([window] * rows))
     read_twice = context / (context - recipe.teacher.overlap)
     vocabulary = valid_vocabulary(teacher.tokenizer)
     codec = _learnt_codec(recipe, source, answers)
-    per_label = codec.bytes_per_label() + (2 if vocabulary <= 65536 else 4) + 2  # the token, and its log-probability
+    per_label = codec.bytes_per_label() + 2  # and the token's log-probability
+    token_bytes = 2 if vocabulary <= 65536 else 4
     return Estimate(
         samples=len(refs),
         labels=labels,
-        store_bytes=int(labels * per_label + len(refs) * _ROW_BYTES),
-        label_seconds=labels * read_twice / speed / _cpu_share(recipe.cluster.replicas.max),
-        train_seconds=_train_text(recipe, teacher.tokenizer, labels),
+        store_bytes=int(labels * per_label + tokens * token_bytes + len(refs) * _ROW_BYTES),
+        label_seconds=tokens * read_twice / speed / _cpu_share(recipe.cluster.replicas.max),
+        train_seconds=_train_text(recipe, teacher.tokenizer, tokens),
     )
 
 
@@ -139,7 +142,7 @@ def _learnt_codec(recipe: Recipe, source: "Source", answers: "TextAnswers | Imag
     return learn_codec(recipe.codec, answers.teacher.num_classes, batches, answers.layers(source, refs[0])).codec
 
 
-def _train_text(recipe: Recipe, tokenizer: Any, labels: int) -> float:
+def _train_text(recipe: Recipe, tokenizer: Any, tokens: int) -> float:
     """Seconds of all arms: a forward and a backward pass of one sequence, scaled."""
     training, student = recipe.training, recipe.student
     if training is None or not isinstance(student, CausalLMConfig):
@@ -151,7 +154,7 @@ def _train_text(recipe: Recipe, tokenizer: Any, labels: int) -> float:
     model = build_causal_lm(student, tokenizer)
     ids = torch.zeros(4, training.sequence_length, dtype=torch.int64)
     per_sequence = _seconds(lambda: model(input_ids=ids, labels=ids).loss.backward()) / len(ids)
-    sequences = _steps(training, labels / training.sequence_length) * training.batch_size
+    sequences = _steps(training, tokens / training.sequence_length) * training.batch_size
     return sequences * per_sequence * _arms(training) / _cpu_share(recipe.cluster.workers)
 
 

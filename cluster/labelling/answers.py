@@ -10,17 +10,16 @@ from torch import Tensor
 
 from kdcore.config.models import TeacherImageConfig, TeacherLMConfig
 from kdcore.data.document import ImageSample, SampleRef, TextDocument
+from kdcore.data.encoding import EncodedText, TextEncoder
 from kdcore.data.plan import PlannedSample, sample_key
 from kdcore.data.sources import Source
-from kdcore.data.tokenizer import encode_document
-from kdcore.data.windows import Window, windows
 from kdcore.errors import LabelError
 from kdcore.labels import Codec, Encoded, check_logits, join, label_seeds
 from kdcore.labels.checks import row_chunks
 from kdcore.labels.counts import CountsCodec
 from kdcore.labels.feature import Layers
 from kdcore.labels.learn import ProbeBatch
-from kdcore.store.schema import TOKEN_LOG_PROBS, ShardRow
+from kdcore.store.schema import LABEL_SPANS, TOKEN_LOG_PROBS, ShardRow
 from kdcore.teachers.causal_lm import CausalLMTeacher
 from kdcore.teachers.image_classifier import ImageTeacher
 
@@ -38,12 +37,22 @@ class TextAnswers:
     config: TeacherLMConfig
     feature_paths: Sequence[str]
     seed: int
+    encoder: TextEncoder
 
     def numerics(self) -> dict[str, Any]:
         """What changes the labels beyond the weights. How many windows share a forward pass is not in it, so that a job
         that ran out of memory can go on with smaller batches.
         """
         return {"context": self.config.context, "overlap": self.config.overlap}
+
+    @property
+    def masked(self) -> bool:
+        """Whether only some tokens are labelled."""
+        return self.encoder.masked
+
+    def reading(self) -> dict[str, str]:
+        """What of the identity says how documents become tokens and labels; empty for whole plain texts."""
+        return self.encoder.identity()
 
     def layers(self, source: Source, ref: SampleRef) -> Layers:
         """The widths of the features."""
@@ -52,55 +61,54 @@ class TextAnswers:
     def rows(self, unit: str, samples: Samples, codec: Codec, batch_divisor: int = 1) -> Iterator[ShardRow]:
         """Labelled rows, in the order of the samples. LabelError names unit and document for outputs not finite."""
         documents = [self._document(ref.name, key, times, sample) for (ref, key, times), sample in samples]
-        for document, window, logits, outputs in self._answers(documents, batch_divisor):
+        for document, labels, logits, outputs in self._answers(documents, batch_divisor):
             try:
-                document.keep(codec, window, logits, outputs)
+                document.keep(codec, labels, logits, outputs)
             except LabelError as error:
-                where = f"{unit}, document '{document.name}', labels from {window.first_label}"
+                where = f"{unit}, document '{document.name}', labels from {document.text.positions[labels.start]}"
                 raise LabelError(f"{where}: {error}") from error
         parts = [document.joined(codec, self._width(codec)) for document in documents]
-        packed = codec.pack([part[0] for part in parts], [document.tokens[1:] for document in documents])
+        packed = codec.pack([part[0] for part in parts], [document.text.targets for document in documents])
         for document, columns, (_, log_probs) in zip(documents, packed, parts, strict=True):
-            whole = {**columns, TOKEN_LOG_PROBS: log_probs}
-            yield ShardRow(document.key, document.name, document.occurrences, whole, tokens=document.tokens)
+            spans = {} if document.text.spans is None else {LABEL_SPANS: document.text.spans}
+            whole = {**columns, **spans, TOKEN_LOG_PROBS: log_probs}
+            yield ShardRow(document.key, document.name, document.occurrences, whole, tokens=document.text.tokens)
 
     def probe(self, name: str, sample: TextDocument | ImageSample) -> Iterator[ProbeBatch]:
         """The answers to one document, for a probe."""
         document = self._document(name, sample_key(sample), 1, sample)
-        for _, window, logits, outputs in self._answers([document]):
+        for _, labels, logits, outputs in self._answers([document]):
             check_logits(logits, f"the probe, document '{name}'")
-            hard = document.tokens[1:][window.first_label : window.last_label]
-            seeds = document.seeds[window.first_label : window.last_label]
+            hard, seeds = document.text.targets[labels], document.seeds[labels]
             for rows in row_chunks(*outputs.shape):  # a window of a large vocabulary is gigabytes in float32
                 yield ProbeBatch(outputs[rows].float().cpu(), hard[rows], seeds[rows])
 
     def _document(self, name: str, key: bytes, occurrences: int, sample: TextDocument | ImageSample) -> "Document":
         assert isinstance(sample, TextDocument)
-        tokens = encode_document(self.teacher.tokenizer, sample.text)
-        return Document(name, key, occurrences, tokens, label_seeds(key, max(0, len(tokens) - 1), self.seed))
+        text = self.encoder.encode(sample)
+        # By position, so that a token's label is the same whichever others are labelled.
+        seeds = label_seeds(key, max(0, len(text.tokens) - 1), self.seed)
+        return Document(name, key, occurrences, text, seeds[text.positions])
 
     def _width(self, codec: Codec) -> int:
         return codec.num_classes or sum(width for _, width in self.teacher.feature_layers(self.feature_paths))
 
     def _answers(
         self, documents: Sequence["Document"], batch_divisor: int = 1
-    ) -> Iterator[tuple["Document", Window, Tensor, Tensor]]:
-        """Logits, and what the codec encodes (logits or features), of every window's kept labels."""
-        work = [
-            (document, window)
-            for document in documents
-            for window in windows(len(document.tokens), self.config.context, self.config.overlap)
-        ]
+    ) -> Iterator[tuple["Document", slice, Tensor, Tensor]]:
+        """A document, which of its labels, their logits, and what the codec encodes (logits or features); by window."""
+        context, overlap = self.config.context, self.config.overlap
+        work = [(document, part) for document in documents for part in document.text.windows(context, overlap)]
         limit = max(1, self.config.batch_tokens // batch_divisor)
-        for batch in token_bounded_batches([window.num_tokens for _, window in work], limit):
-            inputs = [work[index][0].tokens[work[index][1].start : work[index][1].stop] for index in batch]
+        for batch in token_bounded_batches([part.window.num_tokens for _, part in work], limit):
+            pieces = [work[index] for index in batch]
+            inputs = [document.text.tokens[part.window.start : part.window.stop] for document, part in pieces]
             if self.feature_paths:
                 found = self.teacher.window_features(inputs, self.feature_paths)
             else:
                 found = [(logits, logits) for logits in self.teacher.window_logits(inputs)]
-            for index, (logits, outputs) in zip(batch, found, strict=True):
-                document, window = work[index]
-                yield document, window, logits[window.kept], outputs[window.kept]
+            for (document, part), (logits, outputs) in zip(pieces, found, strict=True):
+                yield document, part.labels, logits[part.rows], outputs[part.rows]
 
 
 @dataclass(frozen=True)
@@ -112,8 +120,15 @@ class ImageAnswers:
     feature_paths: Sequence[str]
     seed: int
 
+    masked = False
+    """An image has one label."""
+
     def numerics(self) -> dict[str, Any]:
         """Nothing beyond the weights."""
+        return {}
+
+    def reading(self) -> dict[str, str]:
+        """Nothing: images are read in one way."""
         return {}
 
     def layers(self, source: Source, ref: SampleRef) -> Layers:
@@ -155,30 +170,29 @@ class ImageAnswers:
 
 @dataclass
 class Document:
-    """A text being labelled: `parts` holds what is kept of each window, by its first label."""
+    """A text being labelled, with a seed for each label: `parts` holds what is kept of a window, by its first label."""
 
     name: str
     key: bytes
     occurrences: int
-    tokens: np.ndarray
+    text: EncodedText
     seeds: np.ndarray
     parts: dict[int, tuple[Encoded, np.ndarray]] = field(default_factory=dict)
 
-    def keep(self, codec: Codec, window: Window, logits: Tensor, outputs: Tensor) -> None:
-        """Encode a window's labels, and the log-probability of each hard label."""
-        part = slice(window.first_label, window.last_label)
+    def keep(self, codec: Codec, labels: slice, logits: Tensor, outputs: Tensor) -> None:
+        """Encode some of the labels, and the log-probability of each hard label."""
         if isinstance(codec, CountsCodec):
-            encoded, normalisers = codec.draw(outputs, self.seeds[part])
+            encoded, normalisers = codec.draw(outputs, self.seeds[labels])
         else:
-            encoded = codec.encode(outputs, self.seeds[part])
+            encoded = codec.encode(outputs, self.seeds[labels])
             check_logits(logits, "the window")
             normalisers = logits.float().logsumexp(dim=1).cpu().numpy()
-        index = torch.from_numpy(self.tokens[1:][part]).to(logits.device)[:, None]
+        index = torch.from_numpy(self.text.targets[labels]).to(logits.device)[:, None]
         hard = logits.gather(1, index).squeeze(1).double().cpu().numpy()
-        self.parts[window.first_label] = encoded, (hard - normalisers).astype(np.float16)
+        self.parts[labels.start] = encoded, (hard - normalisers).astype(np.float16)
 
     def joined(self, codec: Codec, width: int) -> tuple[Encoded, np.ndarray]:
-        """All labels in order; none for a document of one token, since nothing follows it."""
+        """All labels in order; none for a document of one token, or without a token to learn."""
         parts = [self.parts[first] for first in sorted(self.parts)]
         if not parts:
             return codec.encode(torch.empty(0, width), self.seeds[:0]), np.empty(0, np.float16)

@@ -4,6 +4,7 @@ from cluster.labelling.answers import ImageAnswers, TextAnswers
 from kdcore.config import Recipe
 from kdcore.config.labels import FeatureConfig
 from kdcore.config.models import TeacherLMConfig
+from kdcore.data.encoding import TextEncoder
 from kdcore.data.sources import Source
 from kdcore.errors import ConfigError
 from kdcore.teachers.causal_lm import CausalLMTeacher
@@ -18,7 +19,8 @@ def load_answers(recipe: Recipe, source: Source) -> "TextAnswers | ImageAnswers"
     layers = recipe.codec.layers if isinstance(recipe.codec, FeatureConfig) else ()
     seed: int = getattr(recipe.codec, "seed", 0)
     if isinstance(config, TeacherLMConfig):
-        return TextAnswers(CausalLMTeacher(config), config, layers, seed)
+        teacher = CausalLMTeacher(config)
+        return TextAnswers(teacher, config, layers, seed, TextEncoder(teacher.tokenizer, recipe.data))
     assert config is not None
     if source.num_classes is None or source.num_channels is None:
         raise ConfigError("an image teacher needs image data: set `data` to an image source")

@@ -69,7 +69,7 @@ class Replica:
         )
 
     def identity(self) -> dict[str, Any]:
-        """Kind, teacher, tokenizer, numerics, codec and versions; the driver adds the digest of the input.
+        """Kind, teacher, tokenizer, numerics, mask, codec and versions; the driver adds the digest of the input.
 
         The first call settles the codec: it is read from the store, or a probe is made and published.
         """
@@ -84,6 +84,7 @@ class Replica:
             "tokenizer": None if tokenizer is None else digest_tokenizer(tokenizer),
             "numerics": self._teacher.numerics(),
             "vocabulary": teacher.num_classes,
+            **self._teacher.reading(),
         }
 
     def label(self, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> Receipt:
@@ -97,7 +98,7 @@ class Replica:
         kind, vocabulary = self._teacher.teacher.kind, self._teacher.teacher.num_classes
         with torch.inference_mode():
             rows = self._teacher.rows(unit.id, samples, self._codec, batch_divisor)
-            schema = store_schema(kind, self._codec, vocabulary)
+            schema = store_schema(kind, self._codec, vocabulary, self._teacher.masked)
             statistics = Statistics(kind, self._codec, vocabulary)
             batches = statistics.watch(batches_from_rows(schema, rows))
             receipt = write_shard(

@@ -11,7 +11,7 @@ import pyarrow as pa
 from kdcore.errors import LabelError
 from kdcore.labels import Codec, RowView, best_class
 from kdcore.store import Receipt
-from kdcore.store.columns import list_offsets, list_values
+from kdcore.store.columns import hard_labels, labels_per_row, list_offsets, list_values
 from kdcore.store.views import column_views, row_view
 
 __all__ = ["Statistics"]
@@ -36,7 +36,7 @@ class Statistics:
         """Pass the batches of a shard on, and measure their first labels: whole rows, until there are enough."""
         room = _MEASURED_LABELS
         for batch in batches:
-            counts = self._counts(batch)
+            counts = labels_per_row(batch)
             rows = int(np.searchsorted(np.cumsum(counts) - counts, room)) if room > 0 else 0
             if rows:
                 self._add_batch(batch.slice(0, rows))
@@ -91,13 +91,8 @@ class Statistics:
 
     def _views(self, batch: pa.RecordBatch) -> list[RowView]:
         columns, names = column_views(batch), [field.name for field in self.codec.fields()]
-        counts = self._counts(batch)
+        counts = labels_per_row(batch)
         return [row_view(columns, row, names, int(count)) for row, count in enumerate(counts)]
-
-    def _counts(self, batch: pa.RecordBatch) -> np.ndarray:
-        if self.kind == "text":
-            return np.maximum(np.diff(list_offsets(batch, "tokens")).astype(np.int64) - 1, 0)
-        return np.ones(batch.num_rows, np.int64)
 
 
 def _values(batch: pa.RecordBatch, column: str) -> np.ndarray:
@@ -111,9 +106,5 @@ def _targets(batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
         column = batch.column("target")
         values = np.asarray(column.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
         return values, values >= 0
-    offsets, tokens = list_offsets(batch, "tokens"), _values(batch, "tokens").astype(np.int64)
-    follows = np.ones(len(tokens), bool)
-    starts = (offsets[:-1] - offsets[0])[np.diff(offsets) > 0]
-    follows[starts] = False  # the first token of a document is nobody's target
-    targets = tokens[follows]
+    targets = hard_labels(batch)
     return targets, np.ones(len(targets), bool)

@@ -38,8 +38,9 @@ def export(
     Columns of a text: key, name, occurrences, input_ids list<int32> [T], and for each of its T - 1 labels
     target_token_ids list<list<int32>>, target_logprobs list<list<float32>> (natural logarithms) and target_mask
     list<list<int8>>, --top entries each by falling probability. Label j is the distribution after input_ids[0..j], of
-    the token input_ids[j + 1]: a trainer that wants T lines puts an empty one in front. Images have target instead of
-    input_ids, and one label.
+    the token input_ids[j + 1]: a trainer that wants T lines puts an empty one in front. In a store with a mask there
+    are fewer, and label_positions list<int32> has the j of each. Images have target instead of input_ids, and one
+    label.
 
     A label with fewer entries is filled up with id 0, log-probability -1e9 and mask 0: exp(-1e9) is zero, and no
     trainer makes a NaN of it, as it does of zero times -inf. What the entries leave of the probability is not in the

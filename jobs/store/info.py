@@ -45,6 +45,8 @@ def _summary(store: "LabelStore") -> "Table":
         "tokenizer": identity.get("tokenizer"),
         "numerics": ", ".join(f"{name} {value}" for name, value in numerics.items()),
         "codec": ", ".join(f"{name} {value}" for name, value in store.codec.spec().items()),
+        "labelled tokens": identity.get("mask"),
+        "chat template": identity.get("chat_template"),
         "input": identity.get("input"),
         "created": store.manifest.created,
         "shards": f"{len(store.manifest.shards):,}",

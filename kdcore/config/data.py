@@ -1,8 +1,8 @@
 """Where samples come from, and which of them are held out for evaluation."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from kdcore.config.base import Settings
 
@@ -37,7 +37,7 @@ class RowData(_Source):
         default=None, description="tokens that are labelled; default: all of a text, the completion, the assistant's"
     )
     chat_template: str | None = Field(default=None, description="a Jinja file instead of the tokenizer's own template")
-    template_arguments: dict[str, Any] = Field(default={}, description="variables for the chat template")
+    template_arguments: dict[str, JsonValue] = Field(default={}, description="variables for the chat template")
 
     @model_validator(mode="after")
     def _one_shape(self) -> "RowData":

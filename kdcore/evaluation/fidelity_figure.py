@@ -18,7 +18,7 @@ __all__ = ["draw_store"]
 _BLUE, _ORANGE, _GREY, _PALE = "#1f77b4", "#d95f02", "#777777", "#c6dbef"
 _CODEC, _TEXT = _BLUE, "#9ecae1"
 _OF_TEXT = {"tokens": "tokens", "token_log_probs": "main path", "key": "keys", "name": "names"}
-_OF_TEXT |= {"occurrences": "occurrences", "target": "targets"}
+_OF_TEXT |= {"occurrences": "occurrences", "target": "targets", "label_spans": "spans"}
 
 
 def draw_store(store: LabelStore, profile: StoreProfile) -> bytes:

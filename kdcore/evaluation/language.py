@@ -11,42 +11,43 @@ import torch
 from torch.nn import functional
 
 from kdcore.data.document import TextDocument
-from kdcore.data.tokenizer import encode_document, valid_vocabulary
-from kdcore.data.windows import Window, windows
+from kdcore.data.encoding import EncodedText, LabelledWindow, TextEncoder
+from kdcore.data.tokenizer import valid_vocabulary
 from kdcore.errors import DataError, TrainingError
 from kdcore.evaluation.calibration import Calibration
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["evaluate_lm", "evaluate_lms", "heldout_tokens"]
+__all__ = ["evaluate_lm", "evaluate_lms", "heldout_texts"]
 
 _LOGITS_AT_ONCE = 2**26  # float32 logits of one forward pass: 256 MB
 _SHARE_OF_ONE_DOCUMENT = 8
 
-Piece = tuple[np.ndarray, Window]
+Piece = tuple[EncodedText, LabelledWindow]
 
 
-def heldout_tokens(
-    tokenizer: PreTrainedTokenizerBase, docs: Iterable[TextDocument], max_tokens: int
-) -> list[np.ndarray]:
-    """Token ids int64 [T] of the documents in order, about `max_tokens` labels in all.
+def heldout_texts(encoder: TextEncoder, docs: Iterable[TextDocument], max_tokens: int) -> list[EncodedText]:
+    """The documents in order, about `max_tokens` labels in all.
 
     A document gives its beginning only, at most an eighth of the total, so that no single one is the measure.
     Raises DataError when nothing is left to predict.
     """
     most = max(2, math.ceil(max_tokens / _SHARE_OF_ONE_DOCUMENT))
-    kept: list[np.ndarray] = []
+    kept: list[EncodedText] = []
     left = max_tokens
     for doc in docs:
-        tokens = encode_document(tokenizer, doc.text)[: min(most, left) + 1]
-        if len(tokens) > 1:
-            kept.append(tokens)
-            left -= len(tokens) - 1
+        text = encoder.encode(doc).beginning(min(most, left))
+        if len(text.positions):
+            kept.append(text)
+            left -= len(text.positions)
         if left <= 0:
             break
     if not kept:
-        raise DataError("the held-out split has no document with a token to predict; raise data.heldout_fraction")
+        raise DataError(
+            "the held-out split has no document with a token to predict (of those that data.mask leaves); raise "
+            "data.heldout_fraction"
+        )
     return kept
 
 
@@ -84,14 +85,14 @@ class _Tally:
 def evaluate_lms(
     models: Mapping[str, PreTrainedModel],
     tokenizer: PreTrainedTokenizerBase,
-    docs: Sequence[np.ndarray],
+    docs: Sequence[EncodedText],
     teacher: str | None = None,
     *,
     batch: int = 16,
     bins: int = 15,
     context: int = 256,
 ) -> dict[str, dict[str, float]]:
-    """Loss (nats), perplexity, accuracy, ece and tokens of each model over `docs` (token ids int64 [T] each).
+    """Loss (nats), perplexity, accuracy, ece and tokens of each model over the labelled tokens of `docs`.
 
     `teacher` names the model that the others are also compared with: `agreement` (share of equal top-1) and `kl`
     (teacher to student, nats). Longer documents are read in windows of `context` tokens that overlap by a quarter.
@@ -114,7 +115,7 @@ def evaluate_lms(
 def evaluate_lm(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    docs: Sequence[np.ndarray],
+    docs: Sequence[EncodedText],
     teacher: PreTrainedModel | None = None,
     **options: int,
 ) -> dict[str, float]:
@@ -123,27 +124,26 @@ def evaluate_lm(
     return evaluate_lms(models, tokenizer, docs, None if teacher is None else "teacher", **options)["model"]
 
 
-def _batches(docs: Sequence[np.ndarray], context: int, rows: int) -> Iterator[list[Piece]]:
+def _batches(docs: Sequence[EncodedText], context: int, rows: int) -> Iterator[list[Piece]]:
     """Windows of like length together, `rows` at a time."""
-    pieces = [(doc, window) for doc in docs for window in windows(len(doc), context, context // 4)]
-    pieces.sort(key=lambda piece: piece[1].num_tokens)
+    pieces = [(doc, part) for doc in docs for part in doc.windows(context, context // 4)]
+    pieces.sort(key=lambda piece: piece[1].window.num_tokens)
     for first in range(0, len(pieces), rows):
         yield pieces[first : first + rows]
 
 
 def _log_probs(model: PreTrainedModel, pieces: list[Piece], vocab: int) -> torch.Tensor:
     """Log-probabilities f32 [N, vocab] of the kept labels, on the CPU; padding rows of the vocabulary are left out."""
-    longest = max(window.num_tokens for _, window in pieces)
+    longest = max(part.window.num_tokens for _, part in pieces)
     ids = torch.zeros(len(pieces), longest, dtype=torch.int64)
     mask = torch.zeros_like(ids)
-    for row, (doc, window) in enumerate(pieces):
-        ids[row, : window.num_tokens] = torch.from_numpy(doc[window.start : window.stop])
+    for row, (doc, (window, _, _)) in enumerate(pieces):
+        ids[row, : window.num_tokens] = torch.from_numpy(doc.tokens[window.start : window.stop])
         mask[row, : window.num_tokens] = 1
     logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False).logits
-    kept = torch.cat([logits[row, window.kept] for row, (_, window) in enumerate(pieces)])
+    kept = torch.cat([logits[row][part.rows] for row, (_, part) in enumerate(pieces)])
     return functional.log_softmax(kept[:, :vocab].float(), dim=-1).cpu()
 
 
 def _targets(pieces: list[Piece]) -> torch.Tensor:
-    found = [doc[window.first_label + 1 : window.last_label + 1] for doc, window in pieces]
-    return torch.from_numpy(np.concatenate(found))
+    return torch.from_numpy(np.concatenate([doc.targets[part.labels] for doc, part in pieces]))

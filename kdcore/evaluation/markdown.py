@@ -5,6 +5,11 @@ from typing import Any
 
 __all__ = ["render"]
 
+_OVER = {
+    "completion": ", over the tokens of completions alone",
+    "assistant": ", over the tokens of the assistant's turns alone",
+}
+
 
 def render(report: dict[str, Any], picture: str) -> str:
     """The text of report.md from the content of report.json; `picture` is the line that stands for the figure."""
@@ -13,7 +18,7 @@ def render(report: dict[str, Any], picture: str) -> str:
         f"**{report['verdict']}**",
         picture,
         "## Held-out quality",
-        "Mean ± standard deviation over the seeds. Losses are in nats.",
+        f"Mean ± standard deviation over the seeds. Losses are in nats{_OVER.get(report.get('mask', 'all'), '')}.",
         _quality(report),
         "## Models",
         _models(report["models"]),

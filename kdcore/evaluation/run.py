@@ -11,13 +11,15 @@ import torch
 from torch import nn
 
 from kdcore.config import Recipe
+from kdcore.config.data import RowData
 from kdcore.config.models import CausalLMConfig, TeacherImageConfig, TeacherLMConfig
 from kdcore.data.document import ImageSample, SampleRef, TextDocument
+from kdcore.data.encoding import TextEncoder
 from kdcore.data.sources import Source, open_source
 from kdcore.data.tokenizer import load_tokenizer
 from kdcore.errors import ConfigError, UnreadableDocument
 from kdcore.evaluation.image import evaluate_classifier
-from kdcore.evaluation.language import evaluate_lms, heldout_tokens
+from kdcore.evaluation.language import evaluate_lms, heldout_texts
 from kdcore.evaluation.latency import latency
 from kdcore.students.export import load_student
 
@@ -27,7 +29,8 @@ __all__ = ["evaluate_run", "exported_students"]
 def evaluate_run(recipe: Recipe) -> dict[str, Any]:
     """Measurements of the teacher and of every arm's exported student on the held-out split.
 
-    Returns {"kind", "models": {arm: {"quality", "parameters", "bytes", "latency"}}, "store": sizes or None}, all JSON.
+    Returns {"kind", "models": {arm: {"quality", "parameters", "bytes", "latency"}}, "store": sizes or None}, all JSON;
+    of text with a mask also "mask", the tokens that the losses are of.
     Raises ConfigError when the run has exported nothing yet.
     """
     students = exported_students(recipe.run_dir)
@@ -35,7 +38,9 @@ def evaluate_run(recipe: Recipe) -> dict[str, Any]:
         raise ConfigError(f"'{recipe.run_dir}' has no exported student to evaluate; run `kd train` first")
     source = open_source(recipe.data)
     measure = _measure_text if source.kind == "text" else _measure_images
-    return {"kind": source.kind, "models": measure(recipe, source, students), "store": _store_sizes(recipe)}
+    found = {"kind": source.kind, "models": measure(recipe, source, students), "store": _store_sizes(recipe)}
+    mask = recipe.data.labelled if isinstance(recipe.data, RowData) else "all"
+    return found if mask == "all" else {**found, "mask": mask}
 
 
 def exported_students(run_dir: Path) -> dict[str, Path]:
@@ -69,7 +74,7 @@ def _measure_text(recipe: Recipe, source: Source, students: dict[str, Path]) -> 
     models.update({arm: _on_device(load_student(directory)) for arm, directory in students.items()})
     tokenizer = load_tokenizer(*_tokenizer_of(recipe))
     documents = (sample for sample in _heldout(recipe, source) if isinstance(sample, TextDocument))
-    docs = heldout_tokens(tokenizer, documents, settings.max_tokens)
+    docs = heldout_texts(TextEncoder(tokenizer, recipe.data), documents, settings.max_tokens)
     context = training.sequence_length if training else 256
     quality = evaluate_lms(
         models,
@@ -80,7 +85,7 @@ def _measure_text(recipe: Recipe, source: Source, students: dict[str, Path]) -> 
         bins=settings.calibration_bins,
         context=context,
     )
-    ids = torch.from_numpy(np.resize(docs[0], (1, context)))
+    ids = torch.from_numpy(np.resize(docs[0].tokens, (1, context)))
     measured = {}
     for arm, model in models.items():
         probe = ids.to(model.device)

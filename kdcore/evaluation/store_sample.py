@@ -94,8 +94,8 @@ def _features(labels: FeatureLabels) -> list[dict[str, Any]]:
 
 def _add_tokens(store: LabelStore, row: int, span: tuple[int, int], shown: list[dict[str, Any]]) -> None:
     tokens, log_probs = store.tokens(row), store.token_log_probs(row, *span)
-    for number, label in enumerate(shown):
-        position, value = span[0] + number, float(log_probs[number])
+    positions = store.label_positions(row)[slice(*span)].tolist()
+    for position, value, label in zip(positions, log_probs.tolist(), shown, strict=True):
         label["position"], label["token"], label["next"] = position, int(tokens[position]), int(tokens[position + 1])
         label["teacher_log_prob"] = value if np.isfinite(value) else None
 

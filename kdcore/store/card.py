@@ -22,6 +22,8 @@ def dataset_card(manifest: Mapping[str, Any]) -> str:
         "tokenizer": identity.get("tokenizer"),
         "codec": ", ".join(f"{key} {value}" for key, value in codec.items() if not isinstance(value, dict | list)),
         "numerics": ", ".join(f"{key} {value}" for key, value in (identity.get("numerics") or {}).items()) or None,
+        "labelled tokens": identity.get("mask"),
+        "chat template": identity.get("chat_template"),
         "input": identity.get("input"),
         "rows": f"{manifest['rows']:,}",
         "labels": f"{manifest['labels']:,}",

@@ -4,12 +4,14 @@ import numpy as np
 import pyarrow as pa
 
 from kdcore.errors import CorruptShard
+from kdcore.labels.spans import positions_of
+from kdcore.store.schema import LABEL_SPANS
 
-__all__ = ["check_batch", "key_words", "list_offsets", "list_values"]
+__all__ = ["check_batch", "hard_labels", "key_words", "labels_per_row", "list_offsets", "list_values"]
 
 
 def check_batch(batch: pa.RecordBatch, where: str) -> None:
-    """Offsets that rise within the values, and no nulls, so that every later slice is within bounds."""
+    """Offsets that rise within the values, spans within the tokens, no nulls: every later slice is within bounds."""
     for column, entry in zip(batch.columns, batch.schema, strict=True):
         if column.null_count and entry.name != "target":
             raise CorruptShard(f"{where}: column '{entry.name}' has nulls")
@@ -20,6 +22,49 @@ def check_batch(batch: pa.RecordBatch, where: str) -> None:
                 raise CorruptShard(f"{where}: offsets of column '{entry.name}' are not valid")
             if column.values.null_count:
                 raise CorruptShard(f"{where}: column '{entry.name}' has nulls in its lists")
+    if LABEL_SPANS in batch.schema.names:
+        _check_spans(batch, where)
+
+
+def _check_spans(batch: pa.RecordBatch, where: str) -> None:
+    """Pairs that rise, are no neighbours and end before the row's last token."""
+    offsets = list_offsets(batch, LABEL_SPANS)
+    if (offsets % 2 != offsets[:1] % 2).any():
+        raise CorruptShard(f"{where}: column '{LABEL_SPANS}' must have pairs of first and last label, a row has a half")
+    firsts, lasts = list_values(batch, LABEL_SPANS)[offsets[0] : offsets[-1]].astype(np.int64).reshape(-1, 2).T
+    row = np.repeat(np.arange(batch.num_rows), np.diff(offsets) // 2)
+    ends = np.diff(list_offsets(batch, "tokens"))[row] - 2
+    apart = (firsts[1:] > lasts[:-1] + 1) | (row[1:] != row[:-1])
+    if not (apart.all() and (firsts >= 0).all() and (firsts <= lasts).all() and (lasts <= ends).all()):
+        raise CorruptShard(
+            f"{where}: column '{LABEL_SPANS}' must have runs of labels that rise, do not touch and end before the last "
+            "token"
+        )
+
+
+def labels_per_row(batch: pa.RecordBatch) -> np.ndarray:
+    """Labels of each row, int64 [rows]: one of an image; of a text one a next token, or those of its spans."""
+    if "tokens" not in batch.schema.names:
+        return np.ones(batch.num_rows, np.int64)
+    if LABEL_SPANS not in batch.schema.names:
+        return np.maximum(np.diff(list_offsets(batch, "tokens")).astype(np.int64) - 1, 0)
+    offsets = list_offsets(batch, LABEL_SPANS).astype(np.int64)
+    spans = list_values(batch, LABEL_SPANS)[offsets[0] : offsets[-1]].astype(np.int64).reshape(-1, 2)
+    before = np.append(0, np.cumsum(spans[:, 1] - spans[:, 0] + 1))
+    return np.diff(before[(offsets - offsets[0]) // 2])
+
+
+def hard_labels(batch: pa.RecordBatch) -> np.ndarray:
+    """The next token of every label of a text batch, int64 [labels], row after row."""
+    offsets = list_offsets(batch, "tokens").astype(np.int64)
+    tokens = list_values(batch, "tokens")
+    if LABEL_SPANS not in batch.schema.names:
+        follows = np.ones(offsets[-1] - offsets[0], bool)
+        follows[(offsets[:-1] - offsets[0])[np.diff(offsets) > 0]] = False  # a document's first is nobody's target
+        return tokens[offsets[0] : offsets[-1]][follows].astype(np.int64)
+    runs = list_offsets(batch, LABEL_SPANS)
+    spans = list_values(batch, LABEL_SPANS)[runs[0] : runs[-1]].astype(np.int64).reshape(-1, 2)
+    return tokens[positions_of(spans + np.repeat(offsets[:-1] + 1, np.diff(runs) // 2)[:, None])].astype(np.int64)
 
 
 def list_offsets(batch: pa.RecordBatch, column: str) -> np.ndarray:

@@ -74,6 +74,11 @@ def _check_codec(store: LabelStore, settings: ExportSettings) -> None:
         raise StoreError(f"{store.path} holds features, which have no most probable classes: nothing to export")
     if settings.format == "plain":
         return
+    if store.masked:
+        raise StoreError(
+            f"DistillKit's columns have a label for every token, {store.path} only for those of the mask "
+            f"'{store.identity['mask']}': export --format plain, whose label_positions say which"
+        )
     spec = store.codec.spec()
     room = {"topk": spec.get("k", 0), "dense": store.num_classes}.get(spec["type"], 0)
     if store.kind != "text" or settings.top > room:

@@ -53,8 +53,9 @@ def layout_of(store: LabelStore, settings: ExportSettings) -> tuple[pa.Schema, T
         return distillkit.SCHEMA, _packed_table
     own = pa.field("input_ids", pa.list_(pa.int32())) if store.kind == "text" else pa.field("target", pa.int32())
     plain = [pa.field("key", pa.string()), pa.field("name", pa.string()), pa.field("occurrences", pa.int32())]
+    where = [pa.field("label_positions", pa.list_(pa.int32()))] if store.masked else []
     nested = [pa.field(name, pa.list_(pa.list_(kind))) for name, kind in _NESTED.items()]
-    return pa.schema([*plain, own, *nested]), _plain_table
+    return pa.schema([*plain, own, *where, *nested]), _plain_table
 
 
 def _plain_table(store: LabelStore, rows: Sequence[Row], settings: ExportSettings) -> pa.Table:
@@ -72,6 +73,7 @@ def _plain_table(store: LabelStore, rows: Sequence[Row], settings: ExportSetting
     }
     if store.kind == "text":
         values["input_ids"] = [store.tokens(number).astype(np.int32) for number in numbers]
+        values["label_positions"] = [store.label_positions(number).astype(np.int32) for number in numbers]
     else:
         targets = store.targets()[numbers]
         values["target"] = pa.array(targets, pa.int32(), mask=targets < 0)

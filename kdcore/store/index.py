@@ -24,7 +24,8 @@ class Index:
     """Arrays over all rows, in manifest order: views of the index file.
 
     `keys` uint64 [R, 2] (the 16 bytes), `lengths` in tokens (0 for images), `targets` -1 where there is none;
-    `first` int64 [shards + 1]: the rows of shard n are first[n] .. first[n + 1] - 1.
+    `first` int64 [shards + 1]: the rows of shard n are first[n] .. first[n + 1] - 1. `labels` is None where a text has
+    one label fewer than tokens, and an image one.
     """
 
     keys: np.ndarray
@@ -35,6 +36,7 @@ class Index:
     batch: np.ndarray
     row: np.ndarray
     first: np.ndarray
+    labels: np.ndarray | None = None
 
     def part(self, number: int) -> ShardPart:
         """The rows of one shard."""
@@ -47,7 +49,15 @@ class Index:
             self.batch[rows],
             self.row[rows],
             {},
+            None if self.labels is None else self.labels[rows],
         )
+
+    def labels_of(self, rows: int | slice, kind: str) -> np.ndarray:
+        """Labels of one row or of several, int64."""
+        if self.labels is not None:
+            return self.labels[rows].astype(np.int64)
+        lengths = self.lengths[rows].astype(np.int64)
+        return np.maximum(lengths - 1, 0) if kind == "text" else np.ones_like(lengths)
 
 
 def read_part(shard: Shard, codec: Codec) -> ShardPart:
@@ -58,16 +68,16 @@ def read_part(shard: Shard, codec: Codec) -> ShardPart:
     return builder.part()
 
 
-def build_index(parts: Iterable[ShardPart], rows: int) -> tuple[Index, dict[str, int]]:
+def build_index(parts: Iterable[ShardPart], rows: int, masked: bool) -> tuple[Index, dict[str, int]]:
     """Join the parts of all shards, in order, into arrays of `rows` rows; also the bytes of each column."""
-    names = ("occurrences", "lengths", "targets", "shard", "batch", "row")
+    names = tuple(_columns(masked).values())
     keys, arrays = np.empty((rows, 2), np.uint64), {name: np.empty(rows, np.int32) for name in names}
     totals: dict[str, int] = {}
     first = [0]
     for number, part in enumerate(parts):
         here = slice(first[-1], first[-1] + len(part.row))
         keys[here], arrays["shard"][here] = part.keys, number
-        for name in names:
+        for name in names if len(part.row) else ():
             if name != "shard":
                 arrays[name][here] = getattr(part, name)
         for name, size in part.column_bytes.items():
@@ -80,9 +90,14 @@ _COLUMNS = {"occurrences": "occurrences", "length": "lengths", "target": "target
 _COLUMNS["row"] = "row"
 
 
-def index_schema(kind: str, codec: Codec) -> pa.Schema:
+def _columns(masked: bool) -> dict[str, str]:
+    """The arrays of an index by column; with the labels of each row where they do not follow from its tokens."""
+    return {**_COLUMNS, "labels": "labels"} if masked else _COLUMNS
+
+
+def index_schema(kind: str, codec: Codec, masked: bool) -> pa.Schema:
     """Columns of an index; its metadata is that of the shards, so that files of two stores are not mixed."""
-    columns = [pa.field("key", pa.binary(KEY_BYTES)), *(pa.field(name, pa.int32()) for name in _COLUMNS)]
+    columns = [pa.field("key", pa.binary(KEY_BYTES)), *(pa.field(name, pa.int32()) for name in _columns(masked))]
     metadata = {"format": FORMAT, "kind": kind, "codec": codec.spec(), "part": "index"}
     return pa.schema(columns, metadata={METADATA_KEY: canonical_json(metadata).encode()})
 
@@ -92,7 +107,8 @@ def index_batch(index: Index, schema: pa.Schema) -> pa.RecordBatch:
     keys = pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(KEY_BYTES), len(index.row), [None, pa.py_buffer(np.ascontiguousarray(index.keys))]
     )
-    return pa.record_batch([keys, *(pa.array(getattr(index, name)) for name in _COLUMNS.values())], schema=schema)
+    arrays = (getattr(index, name) for name in _columns(index.labels is not None).values())
+    return pa.record_batch([keys, *map(pa.array, arrays)], schema=schema)
 
 
 def load_index(source: Source, schema: pa.Schema, receipts: Sequence[Receipt], kind: str, where: str) -> Index:
@@ -100,14 +116,15 @@ def load_index(source: Source, schema: pa.Schema, receipts: Sequence[Receipt], k
     batches = open_batches(source.buffer, schema, where)
     if len(batches) != 1:
         raise CorruptShard(f"{where} must have one record batch, it has {len(batches)}")
-    arrays = {name: batches[0].column(column).to_numpy() for column, name in _COLUMNS.items()}
+    names = _columns("labels" in schema.names)
+    arrays = {name: batches[0].column(column).to_numpy() for column, name in names.items()}
     first = np.zeros(len(receipts) + 1, np.int64)
     np.cumsum([receipt.rows for receipt in receipts], out=first[1:])
     index = Index(keys=key_words(batches[0]), **arrays, first=first)
     expected = np.repeat(np.arange(len(receipts), dtype=np.int32), np.diff(first))
     if not np.array_equal(index.shard, expected):
         raise CorruptShard(f"{where} must have the rows of every shard in the manifest's order, it does not")
-    labels = np.maximum(index.lengths - 1, 0) if kind == "text" else np.ones(len(index.row), np.int64)
+    labels = index.labels_of(slice(None), kind)
     found = np.bincount(index.shard, weights=labels, minlength=len(receipts)).astype(np.int64)
     wrong = np.flatnonzero(found != np.array([receipt.labels for receipt in receipts], np.int64))
     if len(wrong):

@@ -60,6 +60,11 @@ class Manifest:
         return self.identity["kind"]
 
     @property
+    def masked(self) -> bool:
+        """Whether only some tokens of a text are labelled: its identity then says which (`mask`)."""
+        return "mask" in self.identity
+
+    @property
     def codec(self) -> dict[str, Any]:
         """The codec's spec."""
         return self.identity["codec"]
@@ -85,7 +90,7 @@ class Manifest:
 
     def schema(self, codec: Codec) -> pa.Schema:
         """What every shard's schema is."""
-        return store_schema(self.kind, codec, self.identity.get("vocabulary"))
+        return store_schema(self.kind, codec, self.identity.get("vocabulary"), self.masked)
 
     def to_json(self) -> dict[str, Any]:
         """The file's content, with a digest over the rest of it."""
@@ -198,6 +203,10 @@ def check_manifest(manifest: Manifest, where: str) -> Manifest:
     vocabulary = identity.get("vocabulary")
     if vocabulary is not None and (type(vocabulary) is not int or vocabulary < 1):
         raise CorruptShard(f"`vocabulary` of the identity in {where} must be a positive integer, it is {vocabulary!r}")
+    if manifest.masked and (manifest.kind != "text" or not isinstance(identity["mask"], str)):
+        raise CorruptShard(
+            f"`mask` of the identity in {where} is a word, and of text alone; it is {identity['mask']!r}"
+        )
     for name in ("unit", "shard"):
         _refuse_twice([getattr(receipt, name) for receipt in manifest.shards], name, where)
     for receipt in manifest.shards:

@@ -140,7 +140,8 @@ def _content(sources: Sequence[SourceStore], readers: dict[int, LabelStore], num
         return f"target {int(source.index.targets[row])}"
     if number not in readers:
         readers[number] = LabelStore(source.place, source.manifest)
-    return f"tokens {readers[number].tokens(row).tolist()}"
+    positions = readers[number].label_positions(row).tolist() if source.manifest.masked else "all"
+    return f"tokens {readers[number].tokens(row).tolist()}, labelled: {positions}"
 
 
 def _units(sources: Sequence[SourceStore], rows: _Rows) -> Iterator[DerivedUnit]:

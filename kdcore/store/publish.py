@@ -59,7 +59,7 @@ def publish_manifest(
     codec = check_manifest(draft, str(place)).make_codec()
     index, columns = _join_index(place, draft, receipts, codec)
     _refuse_repeated_keys(place, index)
-    file = _write_index(place, name, index, index_schema(draft.kind, codec))
+    file = _write_index(place, name, index, index_schema(draft.kind, codec, draft.masked))
     manifest = Manifest(draft.identity, draft.shards, created, file, columns, codec_state, draft.extra)
     place.put(CARD, dataset_card(manifest.to_json()).encode())
     if place.put_if_absent(MANIFEST, manifest_text(manifest.to_json())):
@@ -83,7 +83,7 @@ def _join_index(
         unpack_part(receipt.part, receipt.digest, receipt.rows, f"the receipt of {place.where(receipt.shard)}")
         for receipt in receipts
     )
-    index, columns = build_index(parts, manifest.num_rows)
+    index, columns = build_index(parts, manifest.num_rows, manifest.masked)
     return index, columns or {entry.name: 0 for entry in manifest.schema(codec)}
 
 

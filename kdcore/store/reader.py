@@ -11,13 +11,14 @@ import numpy as np
 from kdcore.errors import CorruptShard, MissingLabels, StoreError
 from kdcore.identity import compare_identity
 from kdcore.labels import Codec, RowView, SoftLabels
+from kdcore.labels.spans import positions_of
 from kdcore.store.index import Index, read_part
 from kdcore.store.keys import KeyTable
 from kdcore.store.manifest import Manifest, load_manifest
 from kdcore.store.opening import check_sizes, open_index
 from kdcore.store.order import share_of
 from kdcore.store.places import Location, Place, open_place
-from kdcore.store.schema import TOKEN_LOG_PROBS
+from kdcore.store.schema import LABEL_SPANS, TOKEN_LOG_PROBS
 from kdcore.store.shard import Shard
 from kdcore.store.verify import check_digests
 from kdcore.store.views import Columns, column_views, row_view
@@ -122,9 +123,8 @@ class LabelStore:
         return self._index.lengths.astype(np.int64)
 
     def num_labels_per_row(self) -> np.ndarray:
-        """Labels of each row, int64 [rows]: T - 1 of a text, 1 of an image."""
-        lengths = self.num_tokens_per_row()
-        return np.maximum(lengths - 1, 0) if self.kind == "text" else np.ones(self.num_rows, np.int64)
+        """Labels of each row, int64 [rows]: of a text T - 1 or, with a mask, fewer; 1 of an image."""
+        return self._index.labels_of(slice(None), self.kind)
 
     def targets(self) -> np.ndarray:
         """The hard label of each image, int64 [rows]; -1 where there is none (and in a text store)."""
@@ -174,6 +174,17 @@ class LabelStore:
         """Token ids of a text row, int64 [T]."""
         return self._values(row, "tokens").astype(np.int64)
 
+    @property
+    def masked(self) -> bool:
+        """Whether only some tokens of a text are labelled."""
+        return self.manifest.masked
+
+    def label_positions(self, row: int) -> np.ndarray:
+        """The position of each label of a text row, int64 [N], rising: 0 .. T - 2 unless the store has a mask."""
+        if not self.masked:
+            return np.arange(self._num_labels(row))
+        return positions_of(self._values(row, LABEL_SPANS))
+
     def token_log_probs(self, row: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         """The teacher's log-probability of the actual next tokens, float32 [stop - start]."""
         stop = self._stop(row, stop)
@@ -185,7 +196,7 @@ class LabelStore:
         return shard.batches[int(self._index.batch[row])].column("name")[int(self._index.row[row])].as_py()
 
     def labels(self, row: int, start: int = 0, stop: int | None = None) -> SoftLabels:
-        """Labels start .. stop - 1 of a row. Label j of a text is the distribution after tokens[: j + 1]."""
+        """Labels start .. stop - 1 of a row. One at position j of a text is the distribution after tokens[: j + 1]."""
         return self.labels_of([row], [start], [self._stop(row, stop)])
 
     def labels_for_key(self, key: bytes) -> SoftLabels:
@@ -216,7 +227,7 @@ class LabelStore:
         return self._num_labels(row) if stop is None else stop
 
     def _num_labels(self, row: int) -> int:
-        return max(0, int(self._index.lengths[row]) - 1) if self.kind == "text" else 1
+        return int(self._index.labels_of(row, self.kind))
 
     def _values(self, row: int, column: str) -> np.ndarray:
         """All values of a column of a row; a view."""

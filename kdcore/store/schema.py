@@ -14,13 +14,13 @@ from kdcore.labels import Codec
 
 __all__ = [
     "FORMAT",
+    "LABEL_SPANS",
     "METADATA_KEY",
     "TOKEN_LOG_PROBS",
     "Kind",
     "ShardRow",
     "batches_from_rows",
     "check_format",
-    "count_labels",
     "image_schema",
     "schema_metadata",
     "store_schema",
@@ -31,15 +31,17 @@ __all__ = [
 FORMAT = 2
 Kind = Literal["text", "image"]
 TOKEN_LOG_PROBS = "token_log_probs"
+LABEL_SPANS = "label_spans"
 METADATA_KEY = b"kdcore"
 _BATCH_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
 class ShardRow:
-    """One labelled sample: text has `tokens` [T] and (T - 1) labels, an image has `target` (or None) and one label.
+    """One labelled sample: text has `tokens` [T] and N labels, an image has `target` (or None) and one label.
 
-    `columns` are the codec's flat columns and, for text, `token_log_probs` [T - 1].
+    `columns` are the codec's flat columns and, for text, `token_log_probs` [N]; N is T - 1 unless `label_spans`
+    [S, 2], in stores with a mask, say which positions are labelled (see kdcore.labels.spans).
     """
 
     key: bytes
@@ -61,10 +63,12 @@ def token_dtype(vocabulary: int) -> np.dtype[Any]:
     return np.dtype(np.uint16 if vocabulary <= 1 << 16 else np.int32)
 
 
-def text_schema(codec: Codec, vocabulary: int) -> pa.Schema:
-    """Columns of a text shard; `vocabulary` bounds the token ids."""
+def text_schema(codec: Codec, vocabulary: int, masked: bool = False) -> pa.Schema:
+    """Columns of a text shard; `vocabulary` bounds the token ids, `masked` if not every token has a label."""
     tokens = pa.field("tokens", pa.list_(pa.from_numpy_dtype(token_dtype(vocabulary))))
-    return _schema("text", codec, [tokens, *codec.fields(), pa.field(TOKEN_LOG_PROBS, pa.list_(pa.float16()))])
+    spans = [pa.field(LABEL_SPANS, pa.list_(pa.int32()))] if masked else []
+    log_probs = pa.field(TOKEN_LOG_PROBS, pa.list_(pa.float16()))
+    return _schema("text", codec, [tokens, *spans, *codec.fields(), log_probs])
 
 
 def image_schema(codec: Codec) -> pa.Schema:
@@ -72,7 +76,7 @@ def image_schema(codec: Codec) -> pa.Schema:
     return _schema("image", codec, [pa.field("target", pa.int32()), *codec.fields()])
 
 
-def store_schema(kind: str, codec: Codec, vocabulary: int | None = None) -> pa.Schema:
+def store_schema(kind: str, codec: Codec, vocabulary: int | None = None, masked: bool = False) -> pa.Schema:
     """The schema of either kind; `vocabulary` of a text store is the codec's class count unless given."""
     if kind == "text":
         bound = codec.num_classes if vocabulary is None else vocabulary
@@ -81,7 +85,7 @@ def store_schema(kind: str, codec: Codec, vocabulary: int | None = None) -> pa.S
                 f"codec '{codec.name}' does not say how many token ids there are: give the vocabulary (in a store, as "
                 f"`vocabulary` of its identity)"
             )
-        return text_schema(codec, bound)
+        return text_schema(codec, bound, masked)
     if kind == "image":
         return image_schema(codec)
     raise StoreError(f"a store holds 'text' or 'image' labels, got kind {kind!r}")
@@ -114,14 +118,6 @@ def check_format(value: Any, where: str) -> None:
         raise CorruptShard(f"{where} is of format 1, which was never released and is not read: label into a new path")
     if found != FORMAT:
         raise CorruptShard(f"{where} must be of format {FORMAT}, got {found!r}: another version of kdcore wrote it")
-
-
-def count_labels(batch: pa.RecordBatch) -> int:
-    """Labels of a record batch: next tokens of a text, one of an image."""
-    if "tokens" not in batch.schema.names:
-        return batch.num_rows
-    lengths = np.diff(batch.column("tokens").offsets.to_numpy())
-    return int(np.maximum(lengths - 1, 0).sum())
 
 
 def batches_from_rows(schema: pa.Schema, rows: Iterable[ShardRow]) -> Iterator[pa.RecordBatch]:
@@ -162,7 +158,7 @@ def _list_column(entry: pa.Field, rows: Sequence[ShardRow]) -> pa.ListArray:
             f"cut the document, or set labels.codec: {{type: topk}}"
         )
     dtype = entry.type.value_type.to_pandas_dtype()
-    values = np.concatenate([np.empty(0, dtype), *(part.astype(dtype, copy=False) for part in parts)])
+    values = np.concatenate([np.empty(0, dtype), *(part.reshape(-1).astype(dtype, copy=False) for part in parts)])
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values), type=entry.type)
 
 

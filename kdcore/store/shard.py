@@ -5,11 +5,11 @@ import pyarrow as pa
 
 from kdcore.errors import CorruptShard, IdentityMismatch, KDError
 from kdcore.identity import canonical_json
-from kdcore.store.columns import check_batch, key_words
+from kdcore.store.columns import check_batch, key_words, labels_per_row
 from kdcore.store.layout import check_shard
 from kdcore.store.place import Source
 from kdcore.store.places import Location, open_place
-from kdcore.store.schema import count_labels, schema_metadata
+from kdcore.store.schema import schema_metadata
 from kdcore.store.writer import Receipt
 
 __all__ = ["Shard", "open_batches", "refuse_extensions"]
@@ -38,7 +38,8 @@ class Shard:
             else place.load(receipt.shard, receipt.bytes)
         )
         self.batches = open_batches(self.source.buffer, schema, self.path)
-        rows, labels = sum(batch.num_rows for batch in self.batches), sum(map(count_labels, self.batches))
+        rows = sum(batch.num_rows for batch in self.batches)
+        labels = sum(int(labels_per_row(batch).sum()) for batch in self.batches)
         if (rows, labels) != (receipt.rows, receipt.labels):
             raise CorruptShard(
                 f"{self.path} must hold {receipt.rows} rows and {receipt.labels} labels, it holds {rows} and {labels}"

@@ -5,13 +5,12 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-import pyarrow as pa
 
 from kdcore.errors import CorruptShard, KDError
 from kdcore.identity import differences, new_hash
 from kdcore.labels import Codec, RowView
 from kdcore.store.beginning import identity_text, read_identity
-from kdcore.store.columns import list_offsets
+from kdcore.store.columns import labels_per_row
 from kdcore.store.index import Index, read_part
 from kdcore.store.keys import KeyTable
 from kdcore.store.layout import DATA, IDENTITY, check_shard
@@ -214,7 +213,7 @@ def _pieces(shard: Shard, codec: Codec) -> Iterator[list[tuple[RowView, int, int
     room = _PIECE_VALUES
     for batch in shard.batches:
         columns = column_views(batch)
-        for row, num_labels in enumerate(_labels_per_row(batch)):
+        for row, num_labels in enumerate(labels_per_row(batch).tolist()):
             view = row_view(columns, row, names, num_labels)
             weight = 1 + sum(values.size for values in view.columns.values()) // max(1, num_labels)
             step = max(1, _PIECE_VALUES // weight)
@@ -227,9 +226,3 @@ def _pieces(shard: Shard, codec: Codec) -> Iterator[list[tuple[RowView, int, int
                 room -= (stop - start) * weight
     if piece:
         yield piece
-
-
-def _labels_per_row(batch: pa.RecordBatch) -> list[int]:
-    if "tokens" not in batch.schema.names:
-        return [1] * batch.num_rows
-    return np.maximum(np.diff(list_offsets(batch, "tokens")) - 1, 0).tolist()

@@ -6,7 +6,9 @@ import numpy as np
 import pyarrow as pa
 
 from kdcore.labels import RowView
+from kdcore.labels.spans import positions_of
 from kdcore.store.columns import list_offsets, list_values
+from kdcore.store.schema import LABEL_SPANS
 
 __all__ = ["Columns", "column_views", "row_view"]
 
@@ -21,13 +23,15 @@ def column_views(batch: pa.RecordBatch) -> Columns:
 
 
 def row_view(columns: Columns, row: int, names: Sequence[str], num_labels: int) -> RowView:
-    """Row `row` of a batch: its codec's columns `names`, and a text's next tokens as its hard labels."""
+    """Row `row` of a batch: its codec's columns `names`, and a text's (labelled) next tokens as its hard labels."""
     targets = None
     if "tokens" in columns:
-        offsets, values = columns["tokens"]
-        targets = values[min(offsets[row] + 1, offsets[row + 1]) : offsets[row + 1]]
-    views: dict[str, np.ndarray] = {}
-    for name in names:
-        offsets, values = columns[name]
-        views[name] = values[offsets[row] : offsets[row + 1]]
-    return RowView(views, num_labels, targets)
+        targets = _of_row(columns, "tokens", row)[1:]
+        if LABEL_SPANS in columns:
+            targets = targets[positions_of(_of_row(columns, LABEL_SPANS, row))]
+    return RowView({name: _of_row(columns, name, row) for name in names}, num_labels, targets)
+
+
+def _of_row(columns: Columns, name: str, row: int) -> np.ndarray:
+    offsets, values = columns[name]
+    return values[offsets[row] : offsets[row + 1]]

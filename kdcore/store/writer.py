@@ -11,12 +11,11 @@ import pyarrow as pa
 from kdcore.errors import StoreError
 from kdcore.identity import new_hash
 from kdcore.labels import Codec
-from kdcore.store.columns import check_batch
+from kdcore.store.columns import check_batch, labels_per_row
 from kdcore.store.layout import DATA, check_unit
 from kdcore.store.part import PartBuilder, pack_part
 from kdcore.store.place import Sink
 from kdcore.store.places import Location, open_place
-from kdcore.store.schema import count_labels
 
 __all__ = ["HashingSink", "Receipt", "shard_name", "write_shard"]
 
@@ -95,7 +94,7 @@ def _write_batches(
             check_batch(batch, builder.where)
             builder.add(batch)
             rows += batch.num_rows
-            labels += count_labels(batch)
+            labels += int(labels_per_row(batch).sum())
     return rows, labels
 
 

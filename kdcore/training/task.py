@@ -1,5 +1,6 @@
 """What an arm trains on what: samples, network, and what its export needs."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -8,7 +9,9 @@ from typing import Any
 from torch import nn
 
 from kdcore.config import Recipe
+from kdcore.config.data import RowData
 from kdcore.config.models import CausalLMConfig
+from kdcore.data.chat import read_template
 from kdcore.data.sources import open_source
 from kdcore.data.tokenizer import load_tokenizer
 from kdcore.students.build import build_image_student, build_text_student, tokenizer_path
@@ -34,9 +37,19 @@ def make_task(recipe: Recipe, arm: Arm) -> Task:
         teacher = recipe.teacher if isinstance(recipe.teacher, CausalLMConfig) else None
         tokenizer = load_tokenizer(*tokenizer_path(model, teacher))
         samples = text_samples(recipe, tokenizer, arm.uses_labels, config.sequence_length)
-        return Task(samples, partial(build_text_student, model, tokenizer), {"tokenizer": tokenizer})
+        exported = _with_template(tokenizer, recipe)
+        return Task(samples, partial(build_text_student, model, tokenizer), {"tokenizer": exported})
     source = open_source(recipe.data)
     samples = image_samples(recipe, source, arm.uses_labels)
     classes, channels = samples.num_classes, samples.num_channels
     export = {"image_config": model, "num_classes": classes, "in_channels": channels}
     return Task(samples, partial(build_image_student, model, classes, channels), export)
+
+
+def _with_template(tokenizer: Any, recipe: Recipe) -> Any:
+    """The tokenizer that goes with the student: it renders conversations as they were trained on."""
+    if not isinstance(recipe.data, RowData) or recipe.data.chat_template is None:
+        return tokenizer
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = read_template(recipe.data.chat_template)
+    return other

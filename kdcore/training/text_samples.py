@@ -6,17 +6,20 @@ import numpy as np
 import torch
 
 from kdcore.config import Recipe
-from kdcore.data.chunks import make_chunks
+from kdcore.data.chunks import Chunk, Masked, make_chunks
 from kdcore.data.document import TextDocument
+from kdcore.data.encoding import EncodedText, TextEncoder
 from kdcore.data.sources import open_source
-from kdcore.data.tokenizer import encode_document
 from kdcore.errors import DataError, LabelError, TokenizerMismatch
 from kdcore.identity import digest_tokenizer
 from kdcore.labels.soft_labels import SoftLabels
+from kdcore.labels.spans import count_positions, positions_of
 from kdcore.planning import plan_units
 from kdcore.training.batches import TextBatch
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from kdcore.store.reader import LabelStore
 
 
@@ -31,6 +34,10 @@ class Rows(Protocol):
         """How often each row occurs in the data, int [R]."""
         ...
 
+    def masked(self) -> Masked | None:
+        """How many labels each row has, and where; None where every next token is one."""
+        ...
+
     def tokens(self, row: int) -> np.ndarray:
         """Token ids of a row, int [T]."""
         ...
@@ -43,33 +50,46 @@ class Rows(Protocol):
 class SourceRows:
     """Documents of the recipe's source, tokenised here; they have no soft labels."""
 
-    def __init__(self, recipe: Recipe, tokenizer: object) -> None:
-        source = open_source(recipe.data)
+    def __init__(self, recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> None:
+        source, encoder = open_source(recipe.data), TextEncoder(tokenizer, recipe.data)
         _, parts = plan_units(source, "train", recipe.labels.unit_bytes, recipe.data.on_unreadable)
-        self._rows: list[np.ndarray] = []
+        self._rows: list[EncodedText] = []
         self._times: list[int] = []
+        self._is_masked = encoder.masked
         for ref, _, times in (sample for part in parts for sample in part):
             document = source.read(ref)
             assert isinstance(document, TextDocument)
+            found = encoder.encode(document)
             # int32: a corpus stays in memory for the whole run.
-            self._rows.append(encode_document(tokenizer, document.text).astype(np.int32))  # pyright: ignore
+            self._rows.append(EncodedText(found.tokens.astype(np.int32), found.spans))
             self._times.append(times)
 
     def num_tokens(self) -> np.ndarray:
         """Tokens of each row, int64 [R]."""
-        return np.array([len(row) for row in self._rows], dtype=np.int64)
+        return np.array([len(row.tokens) for row in self._rows], dtype=np.int64)
 
     def occurrences(self) -> np.ndarray:
         """How often each row occurs in the data, int64 [R]."""
         return np.array(self._times, dtype=np.int64)
 
+    def masked(self) -> Masked | None:
+        """How many labels each row has, and where; None where every next token is one."""
+        if not self._is_masked:
+            return None
+        return Masked(np.array([count_positions(row.spans) for row in self._rows], np.int64), self._positions)
+
     def tokens(self, row: int) -> np.ndarray:
         """Token ids of a row, int32 [T]."""
-        return self._rows[row]
+        return self._rows[row].tokens
 
     def labels_of(self, rows: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> SoftLabels:
         """There are none: LabelError."""
         raise LabelError(f"rows {rows.tolist()[:5]} come from the source, which has no soft labels; open a label store")
+
+    def _positions(self, row: int) -> np.ndarray:
+        spans = self._rows[row].spans
+        assert spans is not None
+        return positions_of(spans)
 
 
 class StoreRows:
@@ -85,22 +105,30 @@ class StoreRows:
         """Tokens of each row, int64 [R]."""
         return np.asarray(self._store.num_tokens_per_row(), dtype=np.int64)
 
+    def masked(self) -> Masked | None:
+        """How many labels each row has, and where; None where every next token is one."""
+        return Masked(self._store.num_labels_per_row(), self._store.label_positions) if self._store.masked else None
+
 
 class TextSamples:
     """Sequences of at most `sequence_length` tokens, cut from rows; ragged where a row ends."""
 
     def __init__(self, rows: Rows, sequence_length: int, uses_labels: bool) -> None:
         self._rows, self._uses_labels = rows, uses_labels
-        self._chunks = make_chunks(rows.num_tokens(), rows.occurrences(), sequence_length)
+        self._masked = rows.masked()
+        self._chunks = make_chunks(rows.num_tokens(), rows.occurrences(), sequence_length, self._masked)
         if len(self._chunks) == 0:
-            raise DataError("training needs at least one document of two tokens; the train split has none: see `data`")
+            raise DataError(
+                "training needs at least one document with a token to learn (two tokens, and of a completion or an "
+                "assistant's turn where data.mask says so); the train split has none: see `data`"
+            )
 
     def __len__(self) -> int:
         return len(self._chunks)
 
     def tokens(self, indices: np.ndarray) -> int:
-        """Valid tokens (targets) of the sequences."""
-        return int((self._chunks.stops[indices] - self._chunks.starts[indices]).sum())
+        """Labelled tokens (targets) of the sequences."""
+        return int((self._chunks.lasts[indices] - self._chunks.firsts[indices]).sum())
 
     def batch(self, indices: np.ndarray) -> TextBatch:
         """Sequences as a padded batch; without indices one padding token and no target."""
@@ -108,27 +136,40 @@ class TextSamples:
             indices, kept = np.zeros(1, dtype=np.int64), 0
         else:
             kept = len(indices)
-        rows, starts, stops = (part[indices] for part in (self._chunks.rows, self._chunks.starts, self._chunks.stops))
-        lengths = stops - starts
-        width = int(lengths.max())
-        inputs = np.zeros((len(indices), width), dtype=np.int64)
-        targets = []
-        for place, (row, start, stop) in enumerate(zip(rows, starts, stops, strict=True)):
-            tokens = self._rows.tokens(int(row))[start : stop + 1]
-            inputs[place, : stop - start] = tokens[:-1]
-            targets.append(np.asarray(tokens[1:], dtype=np.int64))
-        valid = np.arange(width) < lengths[:, None]
-        labels = self._rows.labels_of(rows, starts, stops) if self._uses_labels else None
+        chunks = [self._chunks[int(index)] for index in indices]
+        width = max(chunk.stop - chunk.start for chunk in chunks)
+        inputs = np.zeros((len(chunks), width), dtype=np.int64)
+        positions, targets = [], []
+        for place, chunk in enumerate(chunks):
+            tokens = np.asarray(self._rows.tokens(chunk.row)[chunk.start : chunk.stop + 1], dtype=np.int64)
+            inputs[place, : len(tokens) - 1] = tokens[:-1]
+            labelled = self._labelled(chunk)
+            positions.append(place * width + labelled)
+            targets.append(tokens[1:][labelled])
+        labels = None
+        if self._uses_labels:
+            rows, firsts, lasts = (
+                part[indices] for part in (self._chunks.rows, self._chunks.firsts, self._chunks.lasts)
+            )
+            labels = self._rows.labels_of(rows, firsts, lasts)
         if not kept:  # a rank without work still takes part in the step, with one sequence that counts for nothing
             none = torch.zeros(0, dtype=torch.int64)
             return TextBatch(
                 torch.from_numpy(inputs), none, none, None if labels is None else labels.index(slice(0, 0))
             )
-        positions = torch.from_numpy(np.flatnonzero(valid))
-        return TextBatch(torch.from_numpy(inputs), positions, torch.from_numpy(np.concatenate(targets)), labels)
+        where, hard = (torch.from_numpy(np.concatenate(parts)) for parts in (positions, targets))
+        return TextBatch(torch.from_numpy(inputs), where, hard, labels)
+
+    def _labelled(self, chunk: Chunk) -> np.ndarray:
+        """Which of a chunk's inputs have a label, counted from its start."""
+        if self._masked is None:
+            return np.arange(chunk.stop - chunk.start)
+        return self._masked.positions(chunk.row)[chunk.first : chunk.last] - chunk.start
 
 
-def text_samples(recipe: Recipe, tokenizer: object, uses_labels: bool, sequence_length: int) -> TextSamples:
+def text_samples(
+    recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", uses_labels: bool, sequence_length: int
+) -> TextSamples:
     """Sequences from the recipe's store where it has a teacher (with or without its labels), else from the source.
 
     Raises TokenizerMismatch when the store was made with another tokenizer than the student's.

@@ -22,7 +22,7 @@ import torch
 
 from cluster.labelling.answers import Document
 from kdcore.config.labels import ThresholdConfig
-from kdcore.data.windows import Window
+from kdcore.data.encoding import EncodedText
 from kdcore.identity import sample_key_array
 from kdcore.labels import Codec, label_seeds
 from kdcore.labels.learn import ProbeBatch, learn_codec
@@ -219,9 +219,8 @@ def teacher_speed(width: int, layers: int, classes: int, dtype: torch.dtype, fol
 
 def labelled(codec: Codec, key: bytes, tokens: np.ndarray, logits: torch.Tensor) -> ShardRow:
     """A row as a replica makes it."""
-    window = Window(0, len(logits), 0, len(logits))
-    document = Document("row", key, 1, tokens, label_seeds(key, len(logits)))
-    document.keep(codec, window, logits, logits)
+    document = Document("row", key, 1, EncodedText(tokens), label_seeds(key, len(logits)))
+    document.keep(codec, slice(0, len(logits)), logits, logits)
     encoded, log_probs = document.joined(codec, codec.num_classes)
     columns = codec.pack([encoded], [tokens[1:]])[0]
     return ShardRow(key, "row", 1, {**columns, TOKEN_LOG_PROBS: log_probs}, tokens=tokens)

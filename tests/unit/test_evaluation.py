@@ -11,12 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kdcore.config.data import PythonStdlibData
 from kdcore.data.document import ImageSample, TextDocument
+from kdcore.data.encoding import EncodedText, TextEncoder
 from kdcore.data.tokenizer import load_tokenizer
 from kdcore.errors import DataError, TrainingError
 from kdcore.evaluation.calibration import Calibration
 from kdcore.evaluation.image import evaluate_classifier
-from kdcore.evaluation.language import evaluate_lm, evaluate_lms, heldout_tokens
+from kdcore.evaluation.language import evaluate_lm, evaluate_lms, heldout_texts
 from kdcore.evaluation.latency import latency
 
 
@@ -70,7 +72,8 @@ def test_language_measurements_are_those_of_float64(batch: int, context: int) ->
     model: Any = Bigram(11, seed=1)
     teacher: Any = Bigram(11, seed=2)
     tokenizer: Any = Tokenizer()
-    found = evaluate_lm(model, tokenizer, docs, teacher, batch=batch, context=context)
+    texts = [EncodedText(doc) for doc in docs]
+    found = evaluate_lm(model, tokenizer, texts, teacher, batch=batch, context=context)
 
     inputs = torch.from_numpy(np.concatenate([doc[:-1] for doc in docs]))
     targets = torch.from_numpy(np.concatenate([doc[1:] for doc in docs]))
@@ -87,7 +90,7 @@ def test_language_measurements_are_those_of_float64(batch: int, context: int) ->
 def test_a_model_agrees_with_itself_and_nan_is_refused() -> None:
     model: Any = Bigram(11, seed=1)
     tokenizer: Any = Tokenizer()
-    docs = [np.arange(11)]
+    docs = [EncodedText(np.arange(11))]
     both = evaluate_lms({"teacher": model, "student": model}, tokenizer, docs, "teacher")
     assert both["student"]["agreement"] == 1.0
     assert both["student"]["kl"] == pytest.approx(0.0, abs=1e-6)
@@ -100,11 +103,12 @@ def test_a_model_agrees_with_itself_and_nan_is_refused() -> None:
 def test_heldout_tokens_keep_to_their_share(repo: Path) -> None:
     tokenizer = load_tokenizer(str(repo / "models" / "stdlib-lm-4m"))
     docs = [TextDocument(str(index), f"def f{index}(x): return x\n" * 50) for index in range(30)]
-    kept = heldout_tokens(tokenizer, docs, 400)
-    assert sum(len(doc) - 1 for doc in kept) == 400
-    assert max(len(doc) - 1 for doc in kept) <= 50
+    encoder = TextEncoder(tokenizer, PythonStdlibData())
+    kept = heldout_texts(encoder, docs, 400)
+    assert sum(len(doc.tokens) - 1 for doc in kept) == 400
+    assert max(len(doc.tokens) - 1 for doc in kept) <= 50
     with pytest.raises(DataError, match="heldout_fraction"):
-        heldout_tokens(tokenizer, [], 400)
+        heldout_texts(encoder, [], 400)
 
 
 def test_image_measurements() -> None:

@@ -57,7 +57,8 @@ def test_chunks_cover_every_label_of_every_occurrence(rows, length):
     times = np.array([row[1] for row in rows], dtype=np.int64)
     chunks = make_chunks(tokens, times, length)
     counts = [np.zeros(max(count - 1, 0), dtype=int) for count in tokens]
-    for row, start, stop in (chunks[number] for number in range(len(chunks))):
+    for row, start, stop, first, last in (chunks[number] for number in range(len(chunks))):
+        assert (first, last) == (start, stop)
         assert 0 < stop - start <= length
         assert stop <= tokens[row] - 1
         counts[row][start:stop] += 1
@@ -69,11 +70,11 @@ def test_chunks_cover_every_label_of_every_occurrence(rows, length):
 def test_chunks_by_hand():
     chunks = make_chunks(np.array([6, 1, 3]), np.array([2, 5, 1]), 3)
     assert [chunks[n] for n in range(len(chunks))] == [
-        Chunk(0, 0, 3),
-        Chunk(0, 3, 5),
-        Chunk(0, 0, 3),
-        Chunk(0, 3, 5),
-        Chunk(2, 0, 2),
+        Chunk(0, 0, 3, 0, 3),
+        Chunk(0, 3, 5, 3, 5),
+        Chunk(0, 0, 3, 0, 3),
+        Chunk(0, 3, 5, 3, 5),
+        Chunk(2, 0, 2, 0, 2),
     ]
     with pytest.raises(ConfigError):
         make_chunks(np.array([3]), np.array([1]), 0)

@@ -1,0 +1,160 @@
+"""Documents as a model reads them: token ids, and which of the next tokens are labelled and trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from kdcore.config.data import DataConfig, RowData
+from kdcore.data.chat import ChatTemplate, Spans
+from kdcore.data.document import TextDocument
+from kdcore.data.tokenizer import encode_document
+from kdcore.data.windows import Window, windows
+from kdcore.errors import TokenizerMismatch, UnreadableDocument
+from kdcore.labels.spans import positions_of, spans_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["EncodedText", "LabelledWindow", "TextEncoder"]
+
+
+class LabelledWindow(NamedTuple):
+    """A window with labels to give: labels `labels` of its text (of N) are the answers in the window's rows `rows`."""
+
+    window: Window
+    labels: slice
+    rows: slice | np.ndarray
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """`tokens` int64 [T], and the runs of labelled positions int32 [S, 2] (see kdcore.labels.spans); None: all T - 1.
+
+    Position j is labelled when tokens[j + 1] is to be learnt: label j is the distribution after tokens[: j + 1].
+    """
+
+    tokens: np.ndarray
+    spans: np.ndarray | None = None
+
+    @cached_property
+    def positions(self) -> np.ndarray:
+        """The labelled positions, int64 [N], rising."""
+        return np.arange(max(0, len(self.tokens) - 1)) if self.spans is None else positions_of(self.spans)
+
+    @cached_property
+    def targets(self) -> np.ndarray:
+        """The next token of each label, int64 [N]."""
+        return self.tokens[1:][self.positions]
+
+    def windows(self, context: int, overlap: int) -> Iterator[LabelledWindow]:
+        """The windows of the whole text that have labels; the others are not worth a forward pass."""
+        for window in windows(len(self.tokens), context, overlap):
+            start, stop = np.searchsorted(self.positions, (window.first_label, window.last_label)).tolist()
+            if start < stop:
+                rows = self.positions[start:stop] - window.start
+                first, last = int(rows[0]), int(rows[-1]) + 1
+                whole = last - first == len(rows)  # a view of the logits, not a copy
+                yield LabelledWindow(window, slice(start, stop), slice(first, last) if whole else rows)
+
+    def beginning(self, num_labels: int) -> EncodedText:
+        """The document up to its first `num_labels` labels."""
+        positions = self.positions[:num_labels]
+        tokens = self.tokens[: positions[-1] + 2] if len(positions) else self.tokens[:1]
+        return EncodedText(tokens, None if self.spans is None else spans_of(positions))
+
+
+class TextEncoder:
+    """Encodes the documents of a `data` section with one tokenizer.
+
+    Raises ConfigError for conversations without a chat template, TokenizerMismatch for a tokenizer that cannot say
+    which characters its tokens come from, where that must be known.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> None:
+        rows = config if isinstance(config, RowData) else None
+        self._tokenizer = tokenizer
+        self._skips = config.on_unreadable == "skip"
+        self._mask = "all" if rows is None else rows.labelled
+        self._chat = ChatTemplate(tokenizer, rows) if rows is not None and rows.messages_field is not None else None
+        self._backend = _exact_backend(tokenizer) if self.masked or self._chat is not None else None
+
+    @property
+    def masked(self) -> bool:
+        """Whether only some tokens are labelled."""
+        return self._mask != "all"
+
+    def identity(self) -> dict[str, str]:
+        """What of this decides tokens and labels beside the tokenizer; empty where every token of a text counts."""
+        mask = {"mask": self._mask} if self.masked else {}
+        return mask if self._chat is None else {**mask, "chat_template": self._chat.digest()}
+
+    def encode(self, document: TextDocument) -> EncodedText:
+        """Tokens and labelled positions. A token belongs where its first character does; so does one on a border.
+
+        Plain text and prompts get the tokenizer's BOS and EOS; the EOS belongs to a completion that is not empty. A
+        conversation is what its template makes of it, special tokens and all. Raises as ChatTemplate.render does, but
+        with data.on_unreadable: skip a conversation that its template refuses is a text without tokens.
+        """
+        if document.conversation is not None:
+            return self._conversation(document)
+        if not self.masked:
+            return EncodedText(encode_document(self._tokenizer, document.text))
+        prompt, end = document.prompt or 0, len(document.text)
+        ids, begins = self._begins(document.text, specials_are_text=True)
+        bos, eos = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
+        first, last = [] if bos is None else [(bos, -1)], [] if eos is None else [(eos, end)]
+        tokens, places = np.array([*first, *zip(ids, begins, strict=True), *last], np.int64).reshape(-1, 2).T
+        return EncodedText(tokens, self._labelled(places, [(prompt, end + 1)] if prompt < end else []))
+
+    def _conversation(self, document: TextDocument) -> EncodedText:
+        assert self._chat is not None
+        try:
+            text, spans = self._chat.render(document, self.masked)
+        except UnreadableDocument:
+            if not self._skips:
+                raise
+            text, spans = "", []
+        ids, begins = self._begins(text, specials_are_text=False)
+        return EncodedText(ids, self._labelled(begins, spans))
+
+    def _labelled(self, begins: np.ndarray, spans: Spans) -> np.ndarray | None:
+        """Runs of the positions whose next token begins, at begins [T], in one of the spans."""
+        if not self.masked:
+            return None
+        starts, stops = np.array(spans, np.int64).reshape(-1, 2).T
+        place = np.searchsorted(starts, begins, "right") - 1
+        inside = (place >= 0) & (begins < np.append(stops, -1)[place])
+        return spans_of(np.flatnonzero(inside[1:]))
+
+    def _begins(self, text: str, specials_are_text: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids and the character at which each begins, int64 [T] each."""
+        assert self._backend is not None
+        self._backend.encode_special_tokens = specials_are_text
+        found = self._backend.encode(text, add_special_tokens=False)
+        begins = np.array(found.offsets, np.int64).reshape(-1, 2)[:, 0]
+        return np.array(found.ids, np.int64), begins
+
+
+def _exact_backend(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """A copy of the tokenizer's backend whose offsets leave no white space out, so that tokens join without a gap."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise TokenizerMismatch(
+            f"prompts and conversations need a tokenizer that knows which characters a token comes from; "
+            f"'{tokenizer.name_or_path}' has no tokenizer.json. Set `tokenizer` to a fast one, or train on plain text"
+        )
+    content = json.loads(backend.to_str())
+    content.update(padding=None, truncation=None)
+    return type(backend).from_str(json.dumps(_untrimmed(content)))
+
+
+def _untrimmed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: False if key == "trim_offsets" else _untrimmed(item) for key, item in value.items()}
+    return [_untrimmed(item) for item in value] if isinstance(value, list) else value

@@ -15,7 +15,7 @@ from tests.benchmarks.chaos import faults, material
 from tests.benchmarks.chaos.bench import BUCKET
 from tests.benchmarks.chaos.processes import until
 from tests.benchmarks.chaos.rows import Comparison, Content, compare, content_of
-from tests.benchmarks.chaos.run import FINISHED, UNITS_FAILED, Bench, Run
+from tests.benchmarks.chaos.run import FINISHED, UNITS_FAILED, Bench, Run, send
 from tests.benchmarks.harness import progress
 
 __all__ = ["Tally", "disturbed_run", "poisoned_run", "store_of", "undisturbed_labels", "undisturbed_run"]
@@ -109,8 +109,21 @@ def disturbed_run(bench: Bench, name: str, schedule: Sequence[str], wanted: Cont
         progress(f"{name}: {kind} at {len(run.receipts())} of {len(wanted)} units")
     for driver in run.drivers:
         driver.wait(FINISHED)
-    until(lambda: not bench.cluster.actors(), "the replicas of a finished run have ended", 60)
+    tally.orphans += _orphans(bench)
     _count(run, tally)
+
+
+def _orphans(bench: Bench) -> int:
+    """How many replicas outlive their run; they are ended then."""
+    try:
+        until(lambda: not bench.cluster.actors(), "the replicas of a finished run have ended", 60)
+    except TimeoutError:
+        left = bench.cluster.actors()
+        progress(f"orphans: {left}")
+        for actor in left:
+            send(actor.pid)
+        return len(left)
+    return 0
 
 
 def _count(run: Run, tally: Tally) -> None:

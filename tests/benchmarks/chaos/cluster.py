@@ -127,6 +127,12 @@ class Cluster:
         os.kill(_wait_for(node).pid, signal.SIGKILL)
         self.workers.remove(node)
 
+    def drain(self, node: Node) -> None:
+        """SIGTERM a worker: Ray announces its end, and ends it after 30 s at most."""
+        _wait_for(node)
+        node.process.terminate()
+        self.workers.remove(node)
+
     def actors(self) -> list[Process]:
         """The replicas on all nodes, and those whose node is gone."""
         return [process for process in below(os.getpid()) if process.name.startswith("ray::TeacherActor")]

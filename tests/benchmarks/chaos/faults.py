@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.benchmarks.chaos.processes import Process, unfinished, until
-from tests.benchmarks.chaos.run import FAILED, FINISHED, UNITS_FAILED, Run, kill
+from tests.benchmarks.chaos.run import FAILED, FINISHED, UNITS_FAILED, Run, send
 
-__all__ = ["KINDS", "LAST", "LOCAL", "REMOTE", "inject"]
+__all__ = ["KINDS", "LAST", "inject"]
 
 _FILLER = 1 << 16
 
@@ -45,7 +45,7 @@ def _end_actor(run: Run, kind: str, number: int) -> None:
     if actor is None:
         return
     run.killing(kind, 1)
-    kill(actor.pid, number)
+    send(actor.pid, number)
     run.fired[kind] += 1
 
 
@@ -78,17 +78,29 @@ def _raylet_kill(run: Run) -> None:
     run.fired["raylet_kill"] += 1
 
 
+def _node_term(run: Run) -> None:
+    """A node is told that it will be taken away, as a spot instance is: it drains, and another one comes."""
+    nodes = [node for node in run.bench.cluster.workers if node.actors()]
+    if not nodes:
+        return
+    node = run.random.choice(nodes)
+    run.killing("node_term", len(node.actors()))
+    run.bench.cluster.drain(node)
+    run.bench.cluster.add_worker()
+    run.fired["node_term"] += 1
+
+
 def _pause(run: Run) -> None:
     """A replica sleeps while others finish a few units, then goes on as if nothing had been."""
     actor = _victim(run)
     if actor is None:
         return
-    kill(actor.pid, signal.SIGSTOP)
+    send(actor.pid, signal.SIGSTOP)
     run.fired["pause"] += 1
     try:
         run.advance(3)
     finally:
-        kill(actor.pid, signal.SIGCONT)
+        send(actor.pid, signal.SIGCONT)
 
 
 def _stuck(run: Run) -> None:
@@ -97,7 +109,7 @@ def _stuck(run: Run) -> None:
     if actor is None:
         return
     run.killing("stuck", 1)
-    kill(actor.pid, signal.SIGSTOP)
+    send(actor.pid, signal.SIGSTOP)
     run.fired["stuck"] += 1
 
 
@@ -186,6 +198,7 @@ KINDS: dict[str, Callable[[Run], None]] = {
     "driver_kill": _driver_kill,
     "driver_term": _driver_term,
     "raylet_kill": _raylet_kill,
+    "node_term": _node_term,
     "pause": _pause,
     "stuck": _stuck,
     "second_job": _second_job,
@@ -193,6 +206,4 @@ KINDS: dict[str, Callable[[Run], None]] = {
     "poison": _poison,
     "storage": _storage,
 }
-LOCAL = tuple(kind for kind in KINDS if kind not in ("storage", "poison", "second_job"))
-REMOTE = ("storage", "actor_kill", "driver_kill")
 LAST = "poison"

@@ -69,7 +69,7 @@ def recipe(folder: Path, name: str, store: str, address: str, replicas: int, doc
         "teacher": {"type": "causal_lm", "path": str(folder / "teacher"), "context": 256, "overlap": 64},
         "labels": {
             "path": store, "unit_bytes": UNIT_BYTES, "codec": {"type": "threshold", "budget_bytes": 12},
-            "max_attempts": 8, "retry_seconds": 0.2, "probe_labels": 2_000,
+            "max_attempts": 8, "retry_seconds": 0.2, "stuck_seconds": 40, "probe_labels": 2_000,
         },
         "cluster": {
             "address": address, "replicas": replicas, "cpus_per_replica": 1, "resource_deadline_seconds": 120,

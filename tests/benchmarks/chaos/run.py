@@ -21,7 +21,7 @@ from tests.benchmarks.chaos.rows import Content
 from tests.benchmarks.chaos.storage import Front
 from tests.benchmarks.harness import REPO
 
-__all__ = ["Bench", "Driver", "Kill", "Run", "Unexpected"]
+__all__ = ["FAILED", "FINISHED", "UNITS_FAILED", "Bench", "Driver", "Kill", "Run", "Unexpected", "send"]
 
 FINISHED, FAILED, UNITS_FAILED = 0, 2, 3
 
@@ -207,7 +207,7 @@ class Run:
         self.restart(driver)
 
 
-def kill(pid: int, number: int = signal.SIGKILL) -> None:
+def send(pid: int, number: int = signal.SIGKILL) -> None:
     """Send a signal to a process that may be gone."""
     try:
         os.kill(pid, number)

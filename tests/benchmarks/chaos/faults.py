@@ -180,7 +180,7 @@ def _storage(run: Run) -> None:
     """For a while most requests to the storage fail: with 500 or 503, cut in the middle, or done but not answered."""
     front = run.bench.front
     assert front is not None
-    front.disturb(run.random.choice([10, 25, 60]), run.random.choice([0.3, 0.6, 0.9]))
+    front.disturb(run.random.choice([5, 10, 20]), run.random.choice([0.4, 0.7, 1.0]))
     run.fired["storage"] += 1
     try:
         until(lambda: front.calm() or run.over(), f"{run.name}: the disturbance of the storage is over")

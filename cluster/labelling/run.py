@@ -3,10 +3,11 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from cluster.connect import cluster_session
 from cluster.labelling.controller import Pool, run_units
+from cluster.labelling.patience import patiently
 from cluster.labelling.planning import input_of_finished, plan_work
 from cluster.labelling.policy_state import Rules
 from cluster.labelling.pool import RayPool
@@ -38,6 +39,7 @@ from kdcore.store import (
 
 __all__ = ["PoolMaker", "check_store", "label_store", "ray_pool"]
 
+Result = TypeVar("Result")
 _FORMAT = 2
 
 
@@ -134,13 +136,17 @@ class _Job:
         watch = Watch(self.recipe.name, log, sizes, tally, progress, self.on_note)
 
         def publish(receipt: Receipt) -> None:
-            winner = publish_receipt(self.path, receipt)
+            winner = self._patiently(lambda: publish_receipt(self.path, receipt))
             watch.unit_done(winner, ours=winner == receipt)
             assert self.statistics is not None
             self.statistics.add(winner)
 
         with self.make_pool(self.recipe, rules.lowest) as pool:
             run_units(todo, pool, rules, publish, self._admit, watch.record, watch.look)
+
+    def _patiently(self, action: Callable[[], Result]) -> Result:
+        labels = self.recipe.labels
+        return patiently(action, labels.max_attempts, labels.retry_seconds, self.on_note)
 
     def _rules(self, units: int) -> Rules:
         labels, cluster = self.recipe.labels, self.recipe.cluster
@@ -158,9 +164,9 @@ class _Job:
         """Begin or continue the store with the first replica's identity; all others must have the same."""
         wanted = self._whole_identity(answer)
         if self.identity is None:
-            open_for_writing(self.path, wanted)
+            self._patiently(lambda: open_for_writing(self.path, wanted))
             self.identity = wanted
-            content = read_probe(self.path)
+            content = self._patiently(lambda: read_probe(self.path))
             assert content is not None  # a replica publishes its probe before it answers
             self.probe = ProbeResult.of(content)
             self.statistics = self._statistics()
@@ -178,7 +184,7 @@ class _Job:
 
     def _finish(self, cut: Mapping[str, str], seconds: float) -> None:
         assert self.identity is not None
-        receipts = read_journal(self.path, cut)
+        receipts = self._patiently(lambda: read_journal(self.path, cut))
         assert self.probe is not None
         statistics = self._statistics()
         for receipt in receipts:
@@ -186,7 +192,8 @@ class _Job:
         statistics.check()
         figures = {**statistics.summary(), **self._totals(list(receipts)), "seconds": round(seconds, 1)}
         extra = {"statistics": figures, "fidelity": self.probe.fidelity}
-        manifest = publish_manifest(self.path, self.identity, receipts, extra, self.probe.codec.state())
+        identity, codec = self.identity, self.probe.codec.state()
+        manifest = self._patiently(lambda: publish_manifest(self.path, identity, receipts, extra, codec))
         self.on_note(
             f"labels: {manifest.num_rows:,} samples, {manifest.num_labels:,} labels, {manifest.num_bytes:,} bytes "
             f"in {self.path}"

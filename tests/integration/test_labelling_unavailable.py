@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from labelling_runs import content, in_process, label
-from tiny_teacher import write_documents, write_teacher
+from tiny_teacher import recipe, write_documents, write_teacher
 
 from kdcore.errors import StorageUnavailable, UnitFailed
 from kdcore.store import open_place, verify_store
@@ -58,3 +58,30 @@ def test_a_storage_that_stays_away_ends_the_job_and_names_the_unit(
             label(folder, "away", in_process)
     assert sum(name.startswith("data/unit-000000-") for name in failed) == 3
     assert verify_store(label(folder, "away")).ok  # and goes on later
+
+
+@pytest.mark.parametrize("name", ["journal/unit-000001.json", "manifest.json", "identity.json"])
+def test_a_storage_that_does_not_answer_the_driver_is_asked_again(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = type(open_place(folder))
+    real, failed = kind.put_if_absent, []
+
+    def away_twice(place: Any, wanted: str, content: bytes) -> bool:
+        if wanted == name and len(failed) < 2:
+            failed.append(wanted)
+            raise StorageUnavailable(f"cannot write {wanted}: 503")
+        return real(place, wanted, content)
+
+    undisturbed = content(label(folder, "undisturbed"))
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "put_if_absent", away_twice)
+        path = label(folder, "disturbed", labels={**recipe(folder, "x")["labels"], "retry_seconds": 0.01})
+    assert failed == [name, name]
+    assert content(path) == undisturbed
+    assert verify_store(path).ok
+    once = {**recipe(folder, "x")["labels"], "max_attempts": 1}
+    failed.clear()
+    monkeypatch.setattr(kind, "put_if_absent", away_twice)
+    with pytest.raises(StorageUnavailable, match="503"):
+        label(folder, "away", labels=once)

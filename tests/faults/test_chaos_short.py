@@ -38,6 +38,7 @@ def bench() -> Iterator[Bench]:
 def test_a_run_under_several_faults_gives_the_undisturbed_store(bench: Bench) -> None:
     tally, calm = Tally(), undisturbed_labels(bench, in_process)
     disturbed_run(bench, "short", SCHEDULE, calm, tally, seed=0)
+    assert tally.failures == []
     assert tally.by_kind == {"actor_kill": 2, "raylet_kill": 1, "pause": 1, "driver_kill": 1, "poison": 3}
     assert (tally.missing, tally.doubled, tally.different) == (0, 0, 0)
     assert tally.shards_different == 0

@@ -15,7 +15,7 @@ from tests.benchmarks.chaos import faults, material
 from tests.benchmarks.chaos.bench import BUCKET
 from tests.benchmarks.chaos.processes import until
 from tests.benchmarks.chaos.rows import Comparison, Content, compare, content_of
-from tests.benchmarks.chaos.run import FINISHED, UNITS_FAILED, Bench, Run, send
+from tests.benchmarks.chaos.run import FINISHED, UNITS_FAILED, Bench, Run, Unexpected, send
 from tests.benchmarks.harness import progress
 
 __all__ = ["Tally", "disturbed_run", "poisoned_run", "store_of", "undisturbed_labels", "undisturbed_run"]
@@ -43,6 +43,7 @@ class Tally:
     lost_to_nobody: int = 0
     late: int = 0
     events: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
 
     @property
     def rows_wrong(self) -> int:
@@ -69,13 +70,15 @@ class Tally:
             "driver_restarts": self.restarts,
             "events": dict(sorted(self.events.items())),
             "runs": self.runs,
+            "runs_failed": self.failures,
         }  # fmt: skip
 
     @property
     def failed(self) -> bool:
         """Whether anything is not as promised."""
         lost = self.lost_beyond or self.lost_to_nobody
-        return bool(self.rows_wrong or self.shards_different or self.unverified or self.orphans or lost)
+        stores = self.rows_wrong or self.shards_different or self.unverified
+        return bool(stores or self.orphans or lost or self.failures)
 
 
 def undisturbed_run(bench: Bench) -> Content:
@@ -100,17 +103,27 @@ def disturbed_run(bench: Bench, name: str, schedule: Sequence[str], wanted: Cont
     remote = bench.front is not None and any(kind == "storage" for kind in schedule)
     store = f"s3://{BUCKET}/{name}" if remote else store_of(bench, name)
     run = Run(bench, name, store, wanted, random.Random(f"{seed} {name}"))
+    try:
+        _under_faults(run, schedule)
+    except (Unexpected, AssertionError, TimeoutError) as error:
+        progress(f"{name} FAILED: {error}")
+        tally.failures.append(f"{name}: {error}"[:500])
+        run.abandon()
+    else:
+        tally.orphans += _orphans(bench)
+        _count(run, tally)
+
+
+def _under_faults(run: Run, schedule: Sequence[str]) -> None:
     run.begin()
-    gap = max(1, len(wanted) * 3 // 4 // (len(schedule) + 1))
+    gap = max(1, len(run.wanted) * 3 // 4 // (len(schedule) + 1))
     for kind in schedule:
         if not run.advance(run.random.randint(1, gap)):
             break
         faults.inject(run, kind)
-        progress(f"{name}: {kind} at {len(run.receipts())} of {len(wanted)} units")
+        progress(f"{run.name}: {kind} at {len(run.receipts())} of {len(run.wanted)} units")
     for driver in run.drivers:
         driver.wait(FINISHED)
-    tally.orphans += _orphans(bench)
-    _count(run, tally)
 
 
 def _orphans(bench: Bench) -> int:

@@ -198,6 +198,14 @@ class Run:
         receipts = [json.loads(file.read_text()) for file in (Path(self.store) / "journal").glob("[!.]*.json")]
         return {receipt["unit"].split("-")[1]: Path(self.store) / receipt["shard"] for receipt in receipts}
 
+    def abandon(self) -> None:
+        """End what is left of a run that did not go as it should."""
+        for driver in self.drivers:
+            driver.process.kill()
+            driver.process.wait()
+        for actor in self.bench.cluster.actors():
+            send(actor.pid)
+
     def signal_driver(self, driver: Driver, number: int) -> None:
         """Send a signal to a driver, let it end, and start it again."""
         driver.process.send_signal(number)

@@ -105,7 +105,7 @@ def disturbed_run(bench: Bench, name: str, schedule: Sequence[str], wanted: Cont
     run = Run(bench, name, store, wanted, random.Random(f"{seed} {name}"))
     try:
         _under_faults(run, schedule)
-    except (Unexpected, AssertionError, TimeoutError) as error:
+    except (Unexpected, AssertionError, TimeoutError, RuntimeError) as error:
         progress(f"{name} FAILED: {error}")
         tally.failures.append(f"{name}: {error}"[:500])
         run.abandon()

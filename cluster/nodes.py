@@ -109,18 +109,20 @@ def _room(node: str, found: tuple[int, list[int]] | str) -> Finding:
 
 
 def storage_finding(store: str) -> Finding:
-    """Whether a worker can write to and delete from the place of a label store."""
+    """Whether a worker can write to and delete from the place of a label store, and how much is free there."""
     ray = import_ray()
     try:
-        problem = ray.get(ray.remote(num_cpus=0, max_retries=0)(_try_storage).remote(store), timeout=_SECONDS)
+        asked = ray.remote(num_cpus=0, max_retries=0)(_try_storage).remote(store)
+        problem, free = ray.get(asked, timeout=_SECONDS)
     except ray.exceptions.RayError as error:
-        problem = f"{type(error).__name__} while a worker tried it"
+        problem, free = f"{type(error).__name__} while a worker tried it", None
     remedy = f"{problem}: set labels.path to storage that every node can write" if problem else ""
-    return "storage from a worker", store, remedy
+    return "storage from a worker", store if free is None else f"{store}, {free / 1e9:.1f} GB free", remedy
 
 
-def _try_storage(store: str) -> str:
-    """Put and delete a hidden file; the empty string when that worked, else why not."""
+def _try_storage(store: str) -> tuple[str, int | None]:
+    """Put and delete a hidden file: an empty text when that worked, else why not; and the free bytes."""
+    from cluster.labelling.room import free_bytes
     from kdcore.config.urls import is_url
     from kdcore.errors import KDError
     from kdcore.store.places import open_place
@@ -135,5 +137,5 @@ def _try_storage(store: str) -> str:
         if ours:
             os.rmdir(store)
     except (KDError, OSError) as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
+        return f"{type(error).__name__}: {error}", None
+    return "", free_bytes(store)

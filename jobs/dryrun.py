@@ -1,19 +1,17 @@
 """`--dry-run`: the resolved recipe, the bytes of its store and the time it would take; nothing is written."""
 
 import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.labelling.room import free_bytes, store_bytes
 from jobs.common import say
 from kdcore.config.load import dump_recipe
 from kdcore.config.models import CausalLMConfig, ImageClassifierConfig, TeacherImageConfig, TeacherLMConfig
 from kdcore.config.recipe import Recipe
 from kdcore.config.training import TrainingConfig
-from kdcore.config.urls import is_url
 
 if TYPE_CHECKING:
     from cluster.labelling.answers import ImageAnswers, TextAnswers
@@ -24,7 +22,6 @@ __all__ = ["Estimate", "estimate", "show"]
 
 _SAMPLES_READ = 8
 _LABELS_PROBED = 2048
-_ROW_BYTES = 100  # key, name, occurrences and list offsets of one row, about
 
 
 @dataclass(frozen=True)
@@ -48,8 +45,8 @@ def show(recipe: Recipe) -> None:
     say(f"labelling      about {_minutes(found.label_seconds)} on {recipe.cluster.replicas.max} replica(s)")
     if recipe.training is not None:
         say(f"training       about {_minutes(found.train_seconds)} on {recipe.cluster.workers} worker(s), all arms")
-    if not is_url(recipe.store_path):
-        free = shutil.disk_usage(_existing(Path(recipe.store_path))).free
+    free = free_bytes(str(recipe.store_path))
+    if free is not None:
         say(f"disk           {free / 1e9:,.1f} GB free" + (": NOT ENOUGH" if free < 1.1 * found.store_bytes else ""))
     say("measured with a short probe on this machine; nothing was written")
 
@@ -62,10 +59,6 @@ def _minutes(seconds: float) -> str:
         if seconds < 7200
         else f"{seconds / 3600:.1f} h"
     )
-
-
-def _existing(path: Path) -> Path:
-    return path if path.exists() else _existing(path.parent)
 
 
 def estimate(recipe: Recipe) -> Estimate:
@@ -119,12 +112,10 @@ def _estimate_text(recipe: Recipe) -> Estimate:
     read_twice = context / (context - recipe.teacher.overlap)
     vocabulary = valid_vocabulary(teacher.tokenizer)
     codec = _learnt_codec(recipe, source, answers)
-    per_label = codec.bytes_per_label() + 2  # and the token's log-probability
-    token_bytes = 2 if vocabulary <= 65536 else 4
     return Estimate(
         samples=len(refs),
         labels=labels,
-        store_bytes=int(labels * per_label + tokens * token_bytes + len(refs) * _ROW_BYTES),
+        store_bytes=int(store_bytes(codec.bytes_per_label(), len(refs), labels, tokens, vocabulary)),
         label_seconds=tokens * read_twice / speed / _cpu_share(recipe.cluster.replicas.max),
         train_seconds=_train_text(recipe, teacher.tokenizer, tokens),
     )
@@ -196,7 +187,7 @@ def _estimate_images(recipe: Recipe) -> Estimate:
         train += per_image(recipe.student, True) * images
     codec = fixed_codec(recipe.codec, classes)
     per_label = codec.bytes_per_label() if codec is not None else _image_label_bytes(recipe, source)
-    size = int(len(refs) * (per_label + _ROW_BYTES))
+    size = int(store_bytes(per_label, len(refs), len(refs)))
     return Estimate(len(refs), len(refs), size, label, train / _cpu_share(recipe.cluster.workers))
 
 

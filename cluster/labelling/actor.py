@@ -2,13 +2,16 @@
 
 import signal
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cluster.labelling.controller import Labeller
+from cluster.labelling.room import OUTLOOK
 from cluster.workers import set_threads
 from kdcore.data.plan import WorkUnit
 from kdcore.errors import KDError
 from kdcore.store.writer import Receipt
+
+if TYPE_CHECKING:
+    from cluster.labelling.replica import Replica
 
 __all__ = ["NOTICE_GROUP", "TeacherActor"]
 
@@ -23,7 +26,7 @@ class TeacherActor:
 
     def __init__(self, recipe_json: str, store_path: str) -> None:
         self._recipe_json, self._store_path = recipe_json, store_path
-        self._replica: Labeller | None = None
+        self._replica: Replica | None = None
         self._noticed = threading.Event()
         signal.signal(signal.SIGTERM, lambda number, frame: self._noticed.set())
 
@@ -49,10 +52,10 @@ class TeacherActor:
             return _portable(error)
 
     def settle(self) -> dict[str, Any] | Exception:
-        """Settle the store's codec; the identity of this replica's labels."""
+        """Settle the store's codec; the identity of this replica's labels, and its outlook."""
         assert self._replica is not None
         try:
-            return self._replica.identity()
+            return {**self._replica.identity(), OUTLOOK: self._replica.outlook()}
         except Exception as error:  # noqa: BLE001  judged by the policy, in the driver
             return _portable(error)
 

@@ -83,6 +83,12 @@ class TextAnswers:
             for rows in row_chunks(*outputs.shape):  # a window of a large vocabulary is gigabytes in float32
                 yield ProbeBatch(outputs[rows].float().cpu(), hard[rows], seeds[rows])
 
+    def amounts(self, sample: TextDocument | ImageSample) -> tuple[int, int]:
+        """How many labels a document has, and how many tokens."""
+        assert isinstance(sample, TextDocument)
+        text = self.encoder.encode(sample)
+        return len(text.positions), len(text.tokens)
+
     def _document(self, name: str, key: bytes, occurrences: int, sample: TextDocument | ImageSample) -> "Document":
         assert isinstance(sample, TextDocument)
         text = self.encoder.encode(sample)
@@ -138,6 +144,10 @@ class ImageAnswers:
         sample = source.read(ref)
         assert isinstance(sample, ImageSample)
         return self.teacher.feature_layers(self.feature_paths, torch.from_numpy(sample.pixels)[None])
+
+    def amounts(self, sample: TextDocument | ImageSample) -> tuple[int, int]:
+        """One label, no tokens."""
+        return 1, 0
 
     def rows(self, unit: str, samples: Samples, codec: Codec, batch_divisor: int = 1) -> Iterator[ShardRow]:
         """Labelled rows, in the order of the samples. LabelError names unit and image for outputs not finite."""

@@ -1,6 +1,7 @@
 """One copy of a teacher: reads the documents of a unit itself, labels them, and writes the shard itself."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from cluster.labelling.answers import ImageAnswers, TextAnswers
 from cluster.labelling.loading import load_answers
 from cluster.labelling.probe import settle_codec
+from cluster.labelling.room import free_bytes
 from cluster.labelling.speed import ForwardClock, label_flops, peak_flops
 from cluster.labelling.statistics import Statistics
 from kdcore.config import Recipe
@@ -26,6 +28,7 @@ from kdcore.store.writer import Receipt, write_shard
 __all__ = ["Replica", "probe_batches"]
 
 _NAMED = 256
+_WEIGHED = 16
 _FROM_ONE = 512
 
 
@@ -74,6 +77,16 @@ class Replica:
         The first call settles the codec: it is read from the store, or a probe is made and published.
         """
         return {**self._asked(), "codec": self._codec.spec(), "versions": package_versions()}
+
+    def outlook(self) -> dict[str, float | None]:
+        """Labels and tokens a byte of input, on the first readable samples of the probe, and the free bytes for them."""
+        size, found = 0, [(0, 0)]
+        for ref in self._probe[:_WEIGHED]:
+            with suppress(UnreadableDocument):
+                found.append(self._teacher.amounts(self._source.read(ref)))
+                size += ref.num_bytes
+        labels, tokens = (sum(column) / max(1, size) for column in zip(*found, strict=True))
+        return {"labels": labels, "tokens": tokens, "free": free_bytes(self._store_path)}
 
     def _asked(self) -> dict[str, Any]:
         teacher = self._teacher.teacher

@@ -13,6 +13,7 @@ from cluster.labelling.policy_state import Rules
 from cluster.labelling.pool import RayPool
 from cluster.labelling.probe import ProbeResult
 from cluster.labelling.replica import Replica
+from cluster.labelling.room import OUTLOOK, check_room, store_bytes
 from cluster.labelling.statistics import Statistics
 from cluster.labelling.tally import Tally, mfu
 from cluster.labelling.watch import Watch
@@ -98,6 +99,7 @@ class _Job:
         self.identity: dict[str, Any] | None = None
         self.probe: ProbeResult | None = None
         self.statistics: Statistics | None = None
+        self.todo_bytes = self.all_bytes = 0
 
     def is_finished(self) -> bool:
         """Whether there is a manifest; IdentityMismatch when it is another's.
@@ -125,6 +127,7 @@ class _Job:
         if journal:
             self.on_note(f"labels: {len(journal)} of {len(cut)} units were there, {len(todo)} to go")
         with ProgressReport("labels", sum(sizes.values()), "B", already) as progress:
+            self.todo_bytes, self.all_bytes = sum(sizes.values()) - already, sum(sizes.values())
             self._label(todo, sizes, progress)
         self._finish(cut, time.monotonic() - began)
 
@@ -162,7 +165,7 @@ class _Job:
 
     def _admit(self, answer: Mapping[str, Any]) -> None:
         """Begin or continue the store with the first replica's identity; all others must have the same."""
-        wanted = self._whole_identity(answer)
+        wanted = self._whole_identity({name: value for name, value in answer.items() if name != OUTLOOK})
         if self.identity is None:
             self._patiently(lambda: open_for_writing(self.path, wanted))
             self.identity = wanted
@@ -170,8 +173,21 @@ class _Job:
             assert content is not None  # a replica publishes its probe before it answers
             self.probe = ProbeResult.of(content)
             self.statistics = self._statistics()
+            if OUTLOOK in answer:
+                self._check_room(answer[OUTLOOK])
         else:
             compare_identity(self.identity, wanted, what="another replica of this job")
+
+    def _check_room(self, outlook: Mapping[str, Any]) -> None:
+        assert self.identity is not None
+        assert self.input is not None
+        assert self.probe is not None
+        size = self.todo_bytes
+        rows = self.input.num_keys * size / max(1, self.all_bytes)
+        labels, tokens = size * outlook["labels"], size * outlook["tokens"]
+        per_label = self.probe.codec.bytes_per_label()
+        needed = store_bytes(per_label, rows, labels, tokens, self.identity["vocabulary"])
+        check_room(str(self.path), needed, outlook["free"], self.on_note)
 
     def _statistics(self) -> Statistics:
         assert self.identity is not None

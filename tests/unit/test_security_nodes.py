@@ -1,21 +1,26 @@
 """The doctor's question to a worker: can it write where the labels go?"""
 
+import shutil
 from pathlib import Path
+
+import pytest
 
 from cluster.nodes import _node, _room, _try_storage
 
 
 def test_a_writable_place_is_left_as_it_was(tmp_path: Path) -> None:
-    assert _try_storage(str(tmp_path / "new" / "labels")) == ""
+    problem, free = _try_storage(str(tmp_path / "new" / "labels"))
+    assert problem == ""
+    assert free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
     assert not (tmp_path / "new" / "labels").exists()
-    assert _try_storage(str(tmp_path)) == ""
+    assert _try_storage(str(tmp_path))[0] == ""
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
 def test_a_place_that_cannot_be_written_says_why(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    assert "file" in _try_storage(str(tmp_path / "file" / "labels"))
-    assert "StoreError" in _try_storage("s3://key:secret@bucket/labels")
+    assert "file" in _try_storage(str(tmp_path / "file" / "labels"))[0]
+    assert "StoreError" in _try_storage("s3://key:secret@bucket/labels")[0]
 
 
 def test_a_node_with_other_versions_is_named() -> None:

@@ -79,7 +79,7 @@ class Replica:
         return {**self._asked(), "codec": self._codec.spec(), "versions": package_versions()}
 
     def outlook(self) -> dict[str, float | None]:
-        """Labels and tokens a byte of input, on the first readable samples of the probe, and the free bytes for them."""
+        """Labels and tokens a byte of input, on the first readable samples of the probe, and the free bytes here."""
         size, found = 0, [(0, 0)]
         for ref in self._probe[:_WEIGHED]:
             with suppress(UnreadableDocument):

@@ -39,7 +39,7 @@ class Repeats:
 
 
 def find_repeats(task: RepeatsTask) -> Repeats:
-    """Compare the keys of one part of all blocks; holds about 60 bytes for each of its samples."""
+    """Compare the keys of one part of all blocks; holds about 70 bytes for each of its samples."""
     place = open_place(task.place)
     keys, blocks, rows = _gather(task, place)
     order = sort_keys(keys)  # stable, and gathered in the order of the corpus

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from cluster.connect import import_ray
-from kdcore.errors import ClusterError, KDError, StorageUnavailable
+from kdcore.errors import ClusterError, StorageUnavailable, portable
 
 __all__ = ["ray_map"]
 
@@ -18,7 +18,7 @@ _AHEAD = 2  # tasks under way for each CPU, so that none waits for this process
 def ray_map(function: Callable[[Task], Result], tasks: Iterable[Task], /) -> Iterator[tuple[int, Result]]:
     """(position of the task, result) as they end; a few tasks for each CPU are under way, so tasks may be endless.
 
-    A task whose worker died, or whose storage did not answer, is run again. A KDError comes back as itself, and so
+    A task whose worker died, or whose storage did not answer, is run again. An error comes back as itself, and
     ends the map: what is under way is cancelled. ClusterError for a task that no worker survives.
     """
     under_way = _UnderWay(function)
@@ -72,10 +72,8 @@ class _UnderWay:
 
 
 def _answer(function: Callable[[Any], Any], task: Any) -> Any:
-    """What the function gives; a KDError as a value, since Ray would wrap it in its own tracebacks."""
+    """What the function gives; an error as a value, since Ray would wrap it in its own tracebacks."""
     try:
         return function(task)
-    except KDError as error:
-        return error
-    except Exception as error:
-        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+    except Exception as error:  # noqa: BLE001  raised in the driver
+        return portable(error)

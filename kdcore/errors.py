@@ -33,6 +33,7 @@ __all__ = [
     "UnreadableDocument",
     "missing_extra",
     "out_of_space",
+    "portable",
 ]
 
 
@@ -154,3 +155,8 @@ def out_of_space(error: OSError, path: Path, needed: int) -> KDError:
         f"published stays; free some space, or set labels.path (or runs, or KDCORE_CACHE) to another disk, and start "
         f"again"
     )
+
+
+def portable(error: Exception) -> Exception:
+    """A KDError as it is; anything else as its text, since not every exception survives pickling."""
+    return error if isinstance(error, KDError) else RuntimeError(f"{type(error).__name__}: {error}")

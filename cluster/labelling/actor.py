@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.labelling.room import OUTLOOK
 from cluster.workers import set_threads
 from kdcore.data.plan import WorkUnit
-from kdcore.errors import KDError
+from kdcore.errors import portable
 from kdcore.store.writer import Receipt
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class TeacherActor:
             set_threads(cpus)
             self._replica = Replica(self._recipe_json, self._store_path)
         except Exception as error:  # noqa: BLE001  judged by the policy, in the driver
-            return _portable(error)
+            return portable(error)
 
     def settle(self) -> dict[str, Any] | Exception:
         """Settle the store's codec; the identity of this replica's labels, and its outlook."""
@@ -57,7 +57,7 @@ class TeacherActor:
         try:
             return {**self._replica.identity(), OUTLOOK: self._replica.outlook()}
         except Exception as error:  # noqa: BLE001  judged by the policy, in the driver
-            return _portable(error)
+            return portable(error)
 
     def label(self, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> Receipt | Exception:
         """Label a unit and write its shard; its receipt."""
@@ -65,11 +65,4 @@ class TeacherActor:
         try:
             return self._replica.label(unit, attempt, batch_divisor)
         except Exception as error:  # noqa: BLE001  judged by the policy, in the driver
-            return _portable(error)
-
-
-def _portable(error: Exception) -> Exception:
-    """A KDError as it is; anything else as its text, since not every exception survives pickling."""
-    if isinstance(error, KDError):
-        return error
-    return RuntimeError(f"{type(error).__name__}: {error}")
+            return portable(error)

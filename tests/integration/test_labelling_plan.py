@@ -115,6 +115,8 @@ def _check_the_map(ray_map: Callable, tmp_path: Path) -> None:
     with pytest.raises(UnreadableDocument, match="document 3"):
         list(ray_map(work, (drawn.append(task) or task for task in range(1000))))
     assert len(drawn) < 100  # tasks are drawn as they can be run
+    with pytest.raises(RuntimeError, match="TypeError: "):
+        list(ray_map(work, iter([None])))
     assert list(ray_map(away_at_first, [tmp_path / "away"])) == [(0, "away")]
     with pytest.raises(ClusterError, match="die of part 0"):
         list(ray_map(die, [0]))

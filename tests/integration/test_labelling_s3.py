@@ -125,7 +125,8 @@ def test_a_failed_job_is_continued_in_the_bucket(folder: Path, client: Any) -> N
     assert set(kept.values()) <= set(open_store(url).manifest.shards)
     assert client.cat_file(f"{url}/probe.json") == probe
     assert content(url) == content(label(folder, "undisturbed", labels=labels("undisturbed")))
-    assert collect_garbage(url, min_age_seconds=0) == ["data/unit-000002-0-0123abcd.arrow"]
+    removed = collect_garbage(url, min_age_seconds=0)
+    assert [name for name in removed if not name.startswith("plan/")] == ["data/unit-000002-0-0123abcd.arrow"]
     assert verify_store(url).notes == []
 
 

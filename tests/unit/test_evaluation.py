@@ -20,6 +20,7 @@ from kdcore.evaluation.calibration import Calibration
 from kdcore.evaluation.image import evaluate_classifier
 from kdcore.evaluation.language import evaluate_lm, evaluate_lms, heldout_texts
 from kdcore.evaluation.latency import latency
+from kdcore.labels.spans import spans_of
 
 
 @settings(max_examples=30, deadline=None)
@@ -85,6 +86,23 @@ def test_language_measurements_are_those_of_float64(batch: int, context: int) ->
     assert found["accuracy"] == pytest.approx(float((ours.argmax(1) == targets).double().mean()))
     assert found["agreement"] == pytest.approx(float((ours.argmax(1) == theirs.argmax(1)).double().mean()))
     assert found["kl"] == pytest.approx(float((theirs.exp() * (theirs - ours)).sum(1).mean()), abs=1e-5)
+
+
+@pytest.mark.parametrize("context", [4, 9, 64])
+def test_only_labelled_tokens_are_measured(context: int) -> None:
+    rng = np.random.default_rng(1)
+    model: Any = Bigram(11, seed=1)
+    tokenizer: Any = Tokenizer()
+    places = [np.array([0, 1, 5, 28]), np.array([], int), np.array([39])]
+    docs = [
+        EncodedText(rng.integers(0, 11, size), spans_of(place)) for size, place in zip((30, 7, 41), places, strict=True)
+    ]
+    found = evaluate_lm(model, tokenizer, docs, batch=3, context=context)
+    inputs = torch.from_numpy(np.concatenate([doc.tokens[place] for doc, place in zip(docs, places, strict=True)]))
+    targets = torch.from_numpy(np.concatenate([doc.tokens[place + 1] for doc, place in zip(docs, places, strict=True)]))
+    log_probs = torch.log_softmax(model.table[inputs][:, :11].double(), 1)
+    assert found["tokens"] == 5
+    assert found["loss"] == pytest.approx(-float(log_probs.gather(1, targets[:, None]).mean()), abs=1e-5)
 
 
 def test_a_model_agrees_with_itself_and_nan_is_refused() -> None:

@@ -93,7 +93,7 @@ def test_the_report_holds_everything(tmp_path: Path) -> None:
     text = path.read_text()
     for part in ("beats the baseline", "3.1000 ± 0.1414", "ids | 16.00", "16.25", "39.50", "1,234,567", "4.94 MB"):
         assert part in text
-    for part in ("250,000 labels", "12.5 s", "1.5 ms", "report.png", "topk"):
+    for part in ("Losses are in nats.", "250,000 labels", "12.5 s", "1.5 ms", "report.png", "topk"):
         assert part in text
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["student_minus_baseline_loss"] == pytest.approx(-0.4)
@@ -105,7 +105,8 @@ def test_without_matplotlib_the_report_says_so(tmp_path: Path, monkeypatch: pyte
     begin(tmp_path)
     for module in ("matplotlib.figure", "matplotlib.backends.backend_agg"):
         monkeypatch.setitem(__import__("sys").modules, module, None)
-    text = write_report(tmp_path, {**RESULTS, "store": None}).read_text()
+    text = write_report(tmp_path, {**RESULTS, "store": None, "mask": "assistant"}).read_text()
+    assert "in nats, over the tokens of the assistant's turns alone." in text
     assert "pip install 'kdcore[report]'" in text
     assert "hard labels alone" in text
     assert not (tmp_path / "report.png").exists()

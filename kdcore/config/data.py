@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from kdcore.config.base import Settings
+from kdcore.config.urls import is_url
 
 
 class _Source(Settings):
@@ -72,7 +73,7 @@ class RowData(_Source):
 
 
 class TextData(RowData):
-    """Text files (one document each) or JSON lines (one document a line), by path or glob."""
+    """Text files (one document each), or rows of JSON lines, Parquet or Arrow, by path, URL or glob."""
 
     type: Literal["text"] = "text"
     path: str | tuple[str, ...]
@@ -94,12 +95,9 @@ class DigitsData(_Source):
     heldout_fraction: float = Field(default=0.25, ge=0.0, lt=1.0)
 
 
-class ImageParquetData(_Source):
-    """Parquet files with encoded images (a bytes column, or a struct with `bytes`) and integer labels."""
+class ImageData(_Source):
+    """How images are read: from which columns of a table, and what they become."""
 
-    type: Literal["image_parquet"] = "image_parquet"
-    path: str | tuple[str, ...]
-    heldout: str | tuple[str, ...] | None = None
     image_column: str = "image"
     label_column: str = "label"
     size: int = Field(default=32, ge=1, description="images are resized to size x size")
@@ -115,12 +113,58 @@ class ImageParquetData(_Source):
         return value
 
 
+class ImageParquetData(ImageData):
+    """Parquet files with encoded images (a bytes column, or a struct with `bytes`) and integer labels."""
+
+    type: Literal["image_parquet"] = "image_parquet"
+    path: str | tuple[str, ...]
+    heldout: str | tuple[str, ...] | None = None
+
+
 class ImageFolderData(ImageParquetData):
     """A folder with one sub-folder of image files a class (class ids in sorted order)."""
 
     type: Literal["image_folder"] = "image_folder"  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
+class HfDatasetData(RowData, ImageData):
+    """A dataset of Hugging Face `datasets`: a directory (saved, or with files and a card) or a name on the hub."""
+
+    type: Literal["hf_dataset"] = "hf_dataset"
+    path: str
+    name: str | None = Field(default=None, description="the configuration, for a dataset with several")
+    split: str = "train"
+    heldout_split: str | None = Field(default=None, description="evaluation samples; replaces heldout_fraction")
+    revision: str | None = Field(default=None, description="branch, tag or commit on the hub")
+    streaming: bool = Field(default=False, description="read file by file, without a copy in the cache")
+    kind: Literal["text", "image"] = "text"
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "HfDatasetData":
+        if is_url(self.path):
+            raise ValueError(
+                "path of an hf_dataset is a directory or a name on the hub; files in a bucket are read by data.type "
+                "text (s3://bucket/prefix/**/*.parquet) or image_parquet"
+            )
+        if self.heldout_split == self.split:
+            raise ValueError(f"heldout_split must be another split than '{self.split}'")
+        other = ImageData if self.kind == "text" else RowData
+        ours = {*_Source.model_fields, *HfDatasetData.__annotations__}
+        fields = ((name, field) for name, field in other.model_fields.items() if name not in ours)
+        set_here = [name for name, field in fields if getattr(self, name) != field.default]
+        if set_here:
+            raise ValueError(f"{', '.join(set_here)} belongs to another kind of dataset than '{self.kind}': set kind")
+        return self
+
+
 DataConfig = Annotated[
-    TextData | PythonStdlibData | DigitsData | ImageParquetData | ImageFolderData, Field(discriminator="type")
+    TextData | PythonStdlibData | DigitsData | ImageParquetData | ImageFolderData | HfDatasetData,
+    Field(discriminator="type"),
 ]
+
+
+def kind_of(config: DataConfig) -> Literal["text", "image"]:
+    """What the samples of a recipe's `data` are."""
+    if isinstance(config, HfDatasetData):
+        return config.kind
+    return "text" if isinstance(config, TextData | PythonStdlibData) else "image"

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from kdcore.config.base import Settings
 from kdcore.config.cluster import ClusterConfig
-from kdcore.config.data import DataConfig, PythonStdlibData, TextData
+from kdcore.config.data import DataConfig, kind_of
 from kdcore.config.labels import CodecConfig, DenseConfig, LabelsConfig, ThresholdConfig
 from kdcore.config.models import ModelConfig, TeacherConfig
 from kdcore.config.training import TrainingConfig
@@ -43,7 +43,7 @@ class Recipe(Settings):
                 raise ValueError(
                     f"{setting} memory:// exists in one process alone: set a directory or s3://BUCKET/PREFIX"
                 )
-        text = isinstance(self.data, TextData | PythonStdlibData)
+        text = kind_of(self.data) == "text"
         kind = "causal_lm" if text else "image_classifier"
         for role, model in (("teacher", self.teacher), ("student", self.student)):
             if model is not None and model.type != kind:
@@ -83,7 +83,7 @@ class Recipe(Settings):
         """How labels are kept: as set, else `threshold` for text and `dense` for images."""
         if self.labels.codec is not None:
             return self.labels.codec
-        return ThresholdConfig() if isinstance(self.data, TextData | PythonStdlibData) else DenseConfig()
+        return ThresholdConfig() if kind_of(self.data) == "text" else DenseConfig()
 
     @property
     def store_path(self) -> str:

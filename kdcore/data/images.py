@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcore.config.data import ImageParquetData
+from kdcore.config.data import ImageData
 from kdcore.data.document import ImageSample
 from kdcore.errors import ConfigError, missing_extra
 
@@ -14,7 +14,7 @@ from kdcore.errors import ConfigError, missing_extra
 class ImageDecoder:
     """Decodes, resizes and normalises images as a recipe's `data` section says."""
 
-    def __init__(self, config: ImageParquetData) -> None:
+    def __init__(self, config: ImageData) -> None:
         for setting, values in (("mean", config.mean), ("std", config.std)):
             if len(values) != config.channels:
                 raise ConfigError(

@@ -6,6 +6,7 @@ from typing import Protocol
 from kdcore.config.data import (
     DataConfig,
     DigitsData,
+    HfDatasetData,
     ImageFolderData,
     ImageParquetData,
     PythonStdlibData,
@@ -82,6 +83,10 @@ def open_source(config: DataConfig) -> Source:
         from kdcore.data.source_folder import ImageFolderSource
 
         return ImageFolderSource(config)
+    if isinstance(config, HfDatasetData):
+        from kdcore.data.source_hf import HfDatasetSource
+
+        return HfDatasetSource(config)
     assert isinstance(config, ImageParquetData)
     from kdcore.data.source_parquet import ImageParquetSource
 

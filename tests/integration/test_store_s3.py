@@ -1,19 +1,16 @@
 """A store in a bucket, against a real S3 API server on loopback."""
 
-import http.client
 import pickle
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from s3_server import KEY, SECRET, TOKEN, environment, s3_server
+from s3_server import KEY, SECRET, TOKEN, environment, s3_server, unwell_server
 from store_fixtures import UNITS, identity_of, labels_of, make_store, rows_of, write_unit
 
 from kdcore.errors import CorruptShard, IdentityMismatch, IncompleteStore, KDError, StorageUnavailable, StoreError
@@ -318,55 +315,11 @@ def test_filesystems_of_other_code_keep_their_settings(client):
     assert s3fs.S3FileSystem().retries == retries == s3fs.S3FileSystem.retries
 
 
-class _Unwell(BaseHTTPRequestHandler):
-    """Answers 503 while `failing` says so, and else passes everything on to the real server."""
-
-    protocol_version = "HTTP/1.1"  # so that it answers "Expect: 100-continue"
-    target = 0
-    failing = staticmethod(lambda: True)
-    answered = 0
-
-    def _answer(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        type(self).answered += 1
-        if self.failing():
-            self._reply(503, {}, b"<Error><Code>ServiceUnavailable</Code><Message>unwell</Message></Error>")
-            return
-        connection = http.client.HTTPConnection("127.0.0.1", self.target)
-        headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
-        connection.request(self.command, self.path, body, headers)
-        answer = connection.getresponse()
-        content = answer.read()
-        self._reply(answer.status, dict(answer.getheaders()), content)
-        connection.close()
-
-    def _reply(self, status, headers, content):
-        self.send_response_only(status)
-        for name, value in headers.items():
-            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
-                self.send_header(name, value)
-        length = headers.get("Content-Length") if self.command == "HEAD" else str(len(content))
-        self.send_header("Content-Length", length or "0")
-        self.send_header("Connection", "close")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _answer
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def unwell(port, client, monkeypatch, tmp_path):
-    handler = type("Handler", (_Unwell,), {"target": port, "answered": 0})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    _point_to(monkeypatch, server.server_port, tmp_path)
-    yield handler
-    server.shutdown()
-    server.server_close()
+    with unwell_server(port) as (handler, unwell_port):
+        _point_to(monkeypatch, unwell_port, tmp_path)
+        yield handler
 
 
 def test_a_storage_that_is_down_is_one_clear_error_soon(url, unwell):

@@ -1,0 +1,179 @@
+"""The same texts in every kind of input give the same labels; input and labels in a bucket that fails now and then."""
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.feather as feather
+import pyarrow.parquet as pq
+import pytest
+from labelling_runs import content, label
+from s3_server import SECRET, environment, s3_server, unwell_server
+from tiny_teacher import recipe, write_documents, write_teacher
+from typer.testing import CliRunner
+
+from kdcore.config.data import TextData
+from kdcore.data.sources import open_source
+from kdcore.errors import DataError, StorageUnavailable
+from kdcore.store import verify_store
+
+datasets = pytest.importorskip("datasets")
+s3fs = pytest.importorskip("s3fs")
+pytest.importorskip("moto")
+pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A teacher and the same documents in every format."""
+    path = tmp_path_factory.mktemp("inputs")
+    write_documents(path / "docs", 12)
+    write_teacher(path / "teacher")
+    texts = [file.read_text() for file in sorted((path / "docs").iterdir())]
+    table = pa.table({"number": list(range(len(texts))), "text": texts})
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    for name in ("lines", "packed", "parquet", "arrow"):
+        (path / name).mkdir()
+    (path / "lines" / "a.jsonl").write_bytes(lines)
+    (path / "packed" / "a.jsonl.gz").write_bytes(gzip.compress(lines))
+    (path / "packed" / "b.jsonl.zst").write_bytes(pa.compress(lines, "zstd", asbytes=True))
+    for number in range(2):
+        half = table.slice(6 * number, 6)
+        pq.write_table(half, path / "parquet" / f"train-{number}.parquet", row_group_size=4)
+        feather.write_feather(half, str(path / "arrow" / f"{number}.arrow"), chunksize=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_DATASETS_CACHE", str(path / "cache"))  # of processes started here
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(path / "cache"))
+        datasets.load_dataset(str(path / "parquet"), split="train").save_to_disk(str(path / "saved"))
+        yield path
+
+
+def data_of(folder: Path, kind: str) -> dict[str, Any]:
+    hf = {"type": "hf_dataset", "heldout_fraction": 0.0}
+    return {
+        "lines": {"type": "text", "path": f"{folder}/lines/*.jsonl", "heldout_fraction": 0.0},
+        "packed": {"type": "text", "path": f"{folder}/packed/*.gz", "heldout_fraction": 0.0},
+        "parquet": {"type": "text", "path": f"{folder}/parquet/*.parquet", "heldout_fraction": 0.0},
+        "arrow": {"type": "text", "path": f"{folder}/arrow/*.arrow", "heldout_fraction": 0.0},
+        "saved": {**hf, "path": f"{folder}/saved"},
+        "prepared": {**hf, "path": f"{folder}/parquet"},
+        "streaming": {**hf, "path": f"{folder}/parquet", "streaming": True},
+    }[kind]
+
+
+def nameless(path: str) -> dict[bytes, tuple[Any, ...]]:
+    """What a store says of its samples, less their names, which tell the file."""
+    return {key: row[1:] for key, row in content(path).items()}
+
+
+@pytest.fixture(scope="module")
+def known(folder: Path) -> dict[bytes, tuple[Any, ...]]:
+    """The labels of the documents as files of text."""
+    found = nameless(label(folder, "whole"))
+    assert len(found) == 11  # two of the twelve are identical
+    return found
+
+
+@pytest.mark.parametrize("kind", ["lines", "packed", "parquet", "arrow", "saved", "prepared", "streaming"])
+def test_the_same_texts_have_the_same_labels(folder: Path, known: dict[bytes, Any], kind: str) -> None:
+    assert nameless(label(folder, kind, data=data_of(folder, kind))) == known
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "saved", "streaming"])
+def test_kd_precompute(folder: Path, known: dict[bytes, Any], kind: str) -> None:
+    """The command itself, with actors that open the corpus by themselves."""
+    pytest.importorskip("ray")
+    from jobs.main import app
+
+    settings = recipe(
+        folder, f"kd-{kind}", data=data_of(folder, kind), cluster={"replicas": 1, "cpus_per_replica": 0.5}
+    )
+    path = folder / f"{kind}.yaml"
+    path.write_text(json.dumps(settings))
+    done = CliRunner().invoke(app, ["precompute", str(path)])
+    assert done.exit_code == 0, done.output
+    assert nameless(f"{folder}/runs/kd-{kind}/labels") == known
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    with s3_server() as port:
+        yield port
+
+
+@pytest.fixture
+def bucket(port: int, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """A bucket with the corpora in it, behind a server that can be made to fail; its handler."""
+    with unwell_server(port) as (handler, unwell_port):
+        handler.failing = staticmethod(lambda: False)
+        for name, value in environment(unwell_port, tmp_path / "cache").items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        client = s3fs.S3FileSystem()
+        if not client.exists("inputs"):
+            client.mkdir("inputs")
+            for file in (
+                file for name in ("docs", "lines", "packed", "parquet", "arrow") for file in (folder / name).iterdir()
+            ):
+                client.pipe_file(f"inputs/deep/{file.parent.name}/{file.name}", file.read_bytes())
+        yield handler
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
+def remote(pattern: str) -> dict[str, Any]:
+    return {"type": "text", "path": f"s3://inputs/{pattern}", "heldout_fraction": 0.0}
+
+
+@pytest.mark.parametrize(
+    "pattern", ["deep/docs/*.txt", "**/*.jsonl", "deep/packed/b*", "deep/*/*.parquet", "deep/arrow/*"]
+)
+def test_input_and_labels_in_a_bucket_that_fails_now_and_then(
+    folder: Path, known: dict[bytes, Any], bucket: Any, pattern: str
+) -> None:
+    bucket.failing = staticmethod(lambda: bucket.answered % 4 == 1)
+    name = "s3-" + "".join(letter for letter in pattern if letter.isalpha())
+    url = label(folder, name, data=remote(pattern), labels={"path": f"s3://inputs/{name}", "unit_bytes": 600,
+        "codec": {"type": "topk", "k": 4}})  # fmt: skip
+    bucket.failing = staticmethod(lambda: False)
+    assert verify_store(url).ok
+    assert nameless(url) == known
+
+
+def test_a_bucket_that_is_away_or_not_there_is_one_clear_error(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_source(TextData(**remote("deep/parquet/*.parquet")))
+    refs = source.list("train")
+    bucket.failing = staticmethod(lambda: True)
+    for action in (lambda: source.list("train"), lambda: source.read(refs[0])):
+        with pytest.raises(StorageUnavailable, match=r"s3://inputs/deep/parquet.*storage answers") as caught:
+            action()
+        assert SECRET not in str(caught.value)
+    bucket.failing = staticmethod(lambda: False)
+    assert source.read(refs[0])
+    for path in ("s3://no-such-bucket/*.jsonl", "s3://inputs/nothing/*.jsonl", "s3://inputs/deep/nothing.jsonl"):
+        with pytest.raises(DataError, match=r"data\.path must match.*" + path.replace("*", r"\*")):
+            open_source(TextData(path=path)).list("train")
+
+
+def test_only_what_is_needed_is_fetched(bucket: Any, tmp_path: Path) -> None:
+    client = s3fs.S3FileSystem()
+    texts = [f"text {number}" for number in range(100)]
+    noise = [bytes([number]) * 100_000 for number in range(100)]
+    pq.write_table(
+        pa.table({"noise": noise, "text": texts}), tmp_path / "a.parquet", row_group_size=10, compression="none"
+    )
+    client.put_file(str(tmp_path / "a.parquet"), "inputs/wide/a.parquet")
+    sent: list[int] = []
+    real = bucket._reply
+
+    def counted(handler: Any, status: int, headers: dict[str, str], body: bytes) -> None:
+        sent.append(len(body))
+        real(handler, status, headers, body)
+
+    bucket._reply = counted
+    source = open_source(TextData(**remote("wide/*.parquet")))
+    assert [source.read(ref).text for ref in source.list("train")] == texts  # type: ignore[union-attr]
+    assert 0 < sum(sent) < 1_000_000  # of ten million bytes

@@ -87,11 +87,10 @@ def explained(config: HfDatasetData) -> Iterator[None]:
 
 
 def _errors(datasets: Any) -> tuple[type[Exception], ...]:
-    with contextlib.suppress(ImportError):
-        import httpx
+    """What is raised beside the ordinary: the package's own errors, and those of the hub's client, whichever it is."""
+    from huggingface_hub.errors import HfHubHTTPError
 
-        return datasets.exceptions.DatasetsError, httpx.HTTPError
-    return (datasets.exceptions.DatasetsError,)
+    return (datasets.exceptions.DatasetsError, *HfHubHTTPError.__bases__)
 
 
 def _is_passing(error: BaseException) -> bool:

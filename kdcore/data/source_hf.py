@@ -75,9 +75,10 @@ class HfDatasetSource(BaseSource):
 
     def _classes_of(self, split: str) -> int:
         column = self._config.label_column
-        label = (self._rows.features(split) or {}).get(column)
-        if getattr(label, "num_classes", None):
-            return label.num_classes
+        label: Any = (self._rows.features(split) or {}).get(column)
+        declared = getattr(label, "num_classes", None)
+        if declared:
+            return declared
         largest = self._rows.largest(split, column) if isinstance(self._rows, MappedRows) else None
         if not isinstance(largest, int):
             raise DataError(

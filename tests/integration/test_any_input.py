@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,14 @@ import pyarrow as pa
 import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from labelling_runs import content, label
 from s3_server import SECRET, environment, s3_server, unwell_server
 from tiny_teacher import recipe, write_documents, write_teacher
 from typer.testing import CliRunner
 
 from kdcore.config.data import TextData
+from kdcore.config.recipe import Recipe
 from kdcore.data.sources import open_source
 from kdcore.errors import DataError, StorageUnavailable
 from kdcore.store import verify_store
@@ -122,6 +126,42 @@ def bucket(port: int, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: P
                 client.pipe_file(f"inputs/deep/{file.parent.name}/{file.name}", file.read_bytes())
         yield handler
         s3fs.S3FileSystem.clear_instance_cache()
+
+
+def lines_of_manual(repo: Path) -> list[dict[str, Any]]:
+    """The `data` sections that docs/data.md prints."""
+    printed = re.findall(r"`(data: \{.*?\})`", (repo / "docs" / "data.md").read_text())
+    return [yaml.safe_load(line)["data"] for line in printed]
+
+
+def test_the_lines_of_the_manual(
+    repo: Path, folder: Path, bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = pytest.importorskip("PIL.Image")
+    corpus = tmp_path / "corpus"
+    for name in ("docs", "lines", "packed", "parquet", "arrow", "saved"):
+        shutil.copytree(folder / name, corpus / name)
+    feather.write_feather(pa.table({"text": ["a"]}), str(corpus / "arrow" / "c.feather"))
+    (corpus / "card").mkdir()
+    shutil.copy(corpus / "lines" / "a.jsonl", corpus / "card" / "train.jsonl")
+    shutil.copy(corpus / "lines" / "a.jsonl", corpus / "card" / "validation.jsonl")
+    (corpus / "images" / "cat").mkdir(parents=True)
+    image.new("RGB", (4, 4)).save(corpus / "images" / "cat" / "1.png")
+    picture = (corpus / "images" / "cat" / "1.png").read_bytes()
+    (corpus / "pictures").mkdir()
+    pq.write_table(pa.table({"image": [{"bytes": picture}], "label": [0]}), corpus / "pictures" / "train.parquet")
+    client = s3fs.S3FileSystem()
+    client.mkdir("bucket")
+    for name in ("parquet/train-0.parquet", "images/cat/1.png"):
+        client.put_file(str(corpus / name), f"bucket/corpus/{name}")
+    monkeypatch.chdir(tmp_path)
+    sections = lines_of_manual(repo)
+    assert len(sections) == 15
+    for section in sections:
+        data = Recipe.model_validate({"name": "x", "data": section}).data
+        if section["path"] != "org/name":  # on the hub
+            source = open_source(data.model_copy(update={"heldout_fraction": 0}))
+            assert all(source.read(ref) for ref in source.list("train"))
 
 
 def remote(pattern: str) -> dict[str, Any]:

@@ -41,14 +41,15 @@ class ArrowIPC(TableFormat):
                 messages = list(_messages(file))
                 before = [message for message in messages if message.kind != _BATCH]
                 schema = pa.ipc.open_stream(pa.py_buffer(_bytes(file, before[:1]) + _END)).schema
+                names = schema.names
         except KDError:
             raise
         except (OSError, ValueError, IndexError, struct.error, pa.ArrowException) as error:
             raise DataError(f"data.path must match Arrow files; '{path}' is not one: {error}") from error
         batches = [message for message in messages if message.kind == _BATCH]
-        wanted = self._columns.of(path, schema.names)
+        wanted = self._columns.of(path, names)
         bounds = list(itertools.accumulate((batch.rows for batch in batches), initial=0))
-        fields = [schema.get_field_index(name) for name in wanted]
+        fields = [names.index(name) for name in wanted]
         return Groups(bounds, [batch.num_bytes for batch in batches], (before, batches, fields))
 
     def _read(self, path: str, groups: Groups, number: int) -> pa.RecordBatch:

@@ -50,7 +50,21 @@ class ArrowIPC(TableFormat):
         wanted = self._columns.of(path, names)
         bounds = list(itertools.accumulate((batch.rows for batch in batches), initial=0))
         fields = [names.index(name) for name in wanted]
-        return Groups(bounds, [batch.num_bytes for batch in batches], (before, batches, fields))
+        groups = Groups(bounds, [batch.num_bytes for batch in batches], (before, batches, fields))
+        self._check_rows(path, groups)
+        return groups
+
+    def _check_rows(self, path: str, groups: Groups) -> None:
+        """A batch of more rows than its bytes have bits is packed very well, or its head is damaged: looked at now."""
+        for number, num_bytes in enumerate(groups.num_bytes):
+            if groups.bounds[number + 1] - groups.bounds[number] <= 8 * num_bytes:
+                continue
+            try:
+                self._read(path, groups, number).validate()
+            except KDError:
+                raise
+            except (OSError, ValueError, pa.ArrowException) as error:
+                raise DataError(f"'{path}' is damaged: record batch {number} has fewer rows than it says") from error
 
     def _read(self, path: str, groups: Groups, number: int) -> pa.RecordBatch:
         before, batches, fields = groups.found
@@ -85,6 +99,8 @@ def _messages(file: pa.NativeFile) -> Iterator[_Message]:
             raise ValueError(f"at byte {start} no message of Arrow begins")
         if length == 0:
             return
+        if not 0 < length <= size - start:
+            raise ValueError(f"the message at byte {start} has a head of {length} bytes")
         kind, body, rows = _head(file.read(length))
         num_bytes = 8 + length + body
         if start + num_bytes > size:

@@ -1,6 +1,5 @@
 """Every file format: what goes in comes out, however a file is cut and wherever it lies."""
 
-import glob
 import gzip
 import io
 import json
@@ -260,12 +259,11 @@ def test_patterns_of_urls_match_what_patterns_of_paths_do(tmp_path_factory, patt
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text("x")
             store.pipe_file(f"/patterns/{name}", b"x")
-    local = {os.path.relpath(path, root) for path in glob.glob(f"{root}/{'/'.join(pattern)}", recursive=True)}
-    local = {name for name in local if (root / name).is_file()} or {
-        name for name in ["/".join(pattern)] if (root / name).is_file()
-    }
-    found = inputs.inputs_of("memory://x").matches(f"memory://patterns/{'/'.join(pattern)}")
-    assert {file.path.removeprefix("memory://patterns/") for file in found} == local
+    found = []
+    for where in (str(root), "memory://patterns"):
+        matched = inputs.inputs_of(where).matches(f"{where}/{'/'.join(pattern)}")
+        found.append(sorted({file.path.removeprefix(f"{where}/") for file in matched}))
+    assert found[0] == found[1]
 
 
 def test_names_do_not_depend_on_the_storage(tmp_path, bucket):

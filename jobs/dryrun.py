@@ -130,7 +130,7 @@ def _learnt_codec(recipe: Recipe, source: "Source", answers: "TextAnswers | Imag
     refs = probe_order(source.list("train"))
     settings = recipe.labels.model_copy(update={"probe_labels": min(recipe.labels.probe_labels, _LABELS_PROBED)})
     batches = probe_batches(refs, source, answers, recipe.model_copy(update={"labels": settings}))
-    return learn_codec(recipe.codec, answers.teacher.num_classes, batches, answers.layers(source, refs[0])).codec
+    return learn_codec(recipe.codec, answers.teacher.num_classes, batches, answers.layers(source, refs)).codec
 
 
 def _train_text(recipe: Recipe, tokenizer: Any, tokens: int) -> float:

@@ -1,6 +1,7 @@
 """A teacher's answers as rows of a store: the samples of a unit in, labelled rows out, for texts and for images."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from kdcore.data.document import ImageSample, SampleRef, TextDocument
 from kdcore.data.encoding import EncodedText, TextEncoder
 from kdcore.data.plan import PlannedSample, sample_key
 from kdcore.data.sources import Source
-from kdcore.errors import LabelError
+from kdcore.errors import DataError, LabelError, UnreadableDocument
 from kdcore.labels import Codec, Encoded, check_logits, join, label_seeds
 from kdcore.labels.checks import row_chunks
 from kdcore.labels.counts import CountsCodec
@@ -23,7 +24,7 @@ from kdcore.store.schema import LABEL_SPANS, TOKEN_LOG_PROBS, ShardRow
 from kdcore.teachers.causal_lm import CausalLMTeacher
 from kdcore.teachers.image_classifier import ImageTeacher
 
-__all__ = ["Document", "ImageAnswers", "Samples", "TextAnswers", "token_bounded_batches"]
+__all__ = ["Document", "ImageAnswers", "Samples", "TextAnswers", "first_image", "token_bounded_batches"]
 
 Samples = Sequence[tuple[PlannedSample, TextDocument | ImageSample]]
 """What there is to label: as planned, and as read."""
@@ -54,7 +55,7 @@ class TextAnswers:
         """What of the identity says how documents become tokens and labels; empty for whole plain texts."""
         return self.encoder.identity()
 
-    def layers(self, source: Source, ref: SampleRef) -> Layers:
+    def layers(self, source: Source, refs: Sequence[SampleRef]) -> Layers:
         """The widths of the features."""
         return self.teacher.feature_layers(self.feature_paths) if self.feature_paths else ()
 
@@ -137,13 +138,14 @@ class ImageAnswers:
         """Nothing: images are read in one way."""
         return {}
 
-    def layers(self, source: Source, ref: SampleRef) -> Layers:
-        """The widths of the features, from a pass over one image of the source."""
+    def layers(self, source: Source, refs: Sequence[SampleRef]) -> Layers:
+        """The widths of the features, from a pass over the first of `refs` that can be read; else DataError."""
         if not self.feature_paths:
             return ()
-        sample = source.read(ref)
-        assert isinstance(sample, ImageSample)
-        return self.teacher.feature_layers(self.feature_paths, torch.from_numpy(sample.pixels)[None])
+        pixels = first_image(source, refs)
+        if pixels is None:
+            raise DataError(f"the layers' widths are measured on an image, but none of {len(refs)} could be read")
+        return self.teacher.feature_layers(self.feature_paths, pixels)
 
     def amounts(self, sample: TextDocument | ImageSample) -> tuple[int, int]:
         """One label, no tokens."""
@@ -176,6 +178,16 @@ class ImageAnswers:
     def _outputs(self, pixels: Tensor) -> Tensor:
         paths = self.feature_paths
         return self.teacher.features(pixels, paths) if paths else self.teacher.logits(pixels)
+
+
+def first_image(source: Source, refs: Sequence[SampleRef]) -> Tensor | None:
+    """The first of `refs` that can be read, float32 [1, C, H, W]; None when none can."""
+    for ref in refs:
+        with suppress(UnreadableDocument):
+            sample = source.read(ref)
+            assert isinstance(sample, ImageSample)
+            return torch.from_numpy(sample.pixels)[None]
+    return None
 
 
 @dataclass

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 from cluster.connect import cluster_session
 from cluster.labelling.events import EventLog
+from cluster.labelling.patience import patiently
 from cluster.progress import ProgressReport, duration
 from cluster.ray_map import ray_map
 from kdcore.config import Recipe
@@ -28,10 +29,9 @@ def plan_work(recipe: Recipe, on_note: OnNote) -> Plan:
     Raises StoreError where no store may begin, UnreadableDocument and DataError as `make_plan` does.
     """
     began = time.monotonic()
-    asked = Asked.of(recipe)
-    extents = measure(asked.corpus)
-    with _planning(recipe, extents, str(prepare_store(recipe.store_path))) as planning:
-        plan = make_plan(asked, extents, planning)
+    labels = recipe.labels
+    # Blocks that were surveyed before a storage went away are not read again.
+    plan = patiently(lambda: _plan(recipe), labels.max_attempts, labels.retry_seconds, on_note)
     found, seconds = plan.input, time.monotonic() - began
     figures = {"samples": found.num_samples, "distinct": found.num_keys, "units": len(plan.units)}
     EventLog(recipe.run_dir / "labels-events.jsonl")({"event": "Planned", **figures, "seconds": round(seconds, 1)})
@@ -39,6 +39,13 @@ def plan_work(recipe: Recipe, on_note: OnNote) -> Plan:
     on_note(f"plan: {told} in {duration(seconds)}")
     _note_skipped(found, on_note)
     return plan
+
+
+def _plan(recipe: Recipe) -> Plan:
+    asked = Asked.of(recipe)
+    extents = measure(asked.corpus)
+    with _planning(recipe, extents, str(prepare_store(recipe.store_path))) as planning:
+        return make_plan(asked, extents, planning)
 
 
 def input_of_finished(recipe: Recipe, on_note: OnNote) -> Input:

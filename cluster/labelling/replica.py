@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cluster.labelling.answers import ImageAnswers, TextAnswers
+from cluster.labelling.answers import ImageAnswers, TextAnswers, first_image
 from cluster.labelling.loading import load_answers
 from cluster.labelling.probe import settle_codec
 from cluster.labelling.room import free_bytes
@@ -28,7 +28,7 @@ from kdcore.store.writer import Receipt, write_shard
 __all__ = ["Replica", "probe_batches"]
 
 _NAMED = 256
-_WEIGHED = 16
+_WEIGHED = 64
 _FROM_ONE = 512
 
 
@@ -67,7 +67,7 @@ class Replica:
             {**self._asked(), "probe_labels": recipe.labels.probe_labels, "probe": names},
             recipe.codec,
             self._teacher.teacher.num_classes,
-            self._teacher.layers(self._source, probe[0]),
+            self._teacher.layers(self._source, probe),
             probe_batches(probe, self._source, self._teacher, recipe),
         )
 
@@ -133,24 +133,13 @@ def _forward_clock(answers: "TextAnswers | ImageAnswers", source: Source, refs: 
     model = answers.teacher.model
     weights, image, ranks = next(model.parameters()), None, 1
     if isinstance(answers, ImageAnswers):
-        image = _first_image(source, refs)
+        image = first_image(source, refs)
         if image is None:
             return ForwardClock(model, 0.0)
         image = image.to(weights)
     else:
         ranks = answers.config.tensor_parallel
     return ForwardClock(model, label_flops(model, image) / (ranks * peak_flops(weights.device, weights.dtype)))
-
-
-def _first_image(source: Source, refs: Sequence[SampleRef]) -> torch.Tensor | None:
-    for ref in refs:
-        try:
-            sample = source.read(ref)
-        except UnreadableDocument:
-            continue
-        assert isinstance(sample, ImageSample)
-        return torch.from_numpy(sample.pixels)[None]
-    return None
 
 
 @torch.inference_mode()

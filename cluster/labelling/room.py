@@ -13,7 +13,7 @@ __all__ = ["OUTLOOK", "check_room", "free_bytes", "store_bytes"]
 # Beside its identity, what a replica says of the store to come: `labels` and `tokens` a byte of input, `free` bytes.
 OUTLOOK = "outlook"
 _ROW_BYTES = 100  # key, name, occurrences and list offsets of one row, about
-_FULL = 0.9
+_FULL, _HOPELESS = 0.9, 2.0
 
 
 def store_bytes(per_label: float, samples: float, labels: float, tokens: float = 0, vocabulary: int = 0) -> float:
@@ -36,11 +36,14 @@ def free_bytes(store: str) -> int | None:
 
 
 def check_room(store: str, needed: float, free: int | None, on_note: Callable[[str], None]) -> None:
-    """Raise OutOfSpace when the rest of a store, about `needed` bytes, cannot fit; warn when it just does."""
+    """Raise OutOfSpace when the rest of a store, about `needed` bytes, cannot fit; warn when it may not.
+
+    A few samples stand for all, so only an estimate far beyond the room is taken as certain.
+    """
     if free is None or math.isnan(needed) or needed <= _FULL * free:
         return
     words = f"the labels still to be made take about {needed:,.0f} bytes, '{store}' has {free:,} free"
-    if needed <= free:
+    if needed <= _HOPELESS * free:
         on_note(f"labels: WARNING: {words}: it may run full; what is published stays, and the same command continues")
         return
     raise OutOfSpace(

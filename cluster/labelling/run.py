@@ -184,7 +184,8 @@ class _Job:
         assert self.probe is not None
         size = self.todo_bytes
         rows = self.input.num_keys * size / max(1, self.all_bytes)
-        labels, tokens = size * outlook["labels"], size * outlook["tokens"]
+        tokens = size * outlook["tokens"]
+        labels = size * outlook["labels"] if tokens else rows  # an image has one
         per_label = self.probe.codec.bytes_per_label()
         needed = store_bytes(per_label, rows, labels, tokens, self.identity["vocabulary"])
         check_room(str(self.path), needed, outlook["free"], self.on_note)

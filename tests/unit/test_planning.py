@@ -204,6 +204,9 @@ def test_a_damaged_file_is_refused_or_gives_the_same_samples(tmp_path, place):
     path.write_bytes(content[: int(len(content) * place)])
     with pytest.raises(CorruptShard):
         read_unit(tmp_path, plan.units[0])
+    path.write_bytes(content.replace(whole[4][1], whole[5][1]))  # a key that is another's, in a file of the right size
+    with pytest.raises(CorruptShard, match="not what was planned"):
+        read_unit(tmp_path, plan.units[0])
     path.write_bytes(content)
     assert read_unit(tmp_path, plan.units[0]) == whole
 

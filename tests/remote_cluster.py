@@ -74,7 +74,7 @@ class Site:
 
     def kd(self, *arguments: str, token: str | None = TOKEN) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments, token=token)
-        out, err = process.communicate(timeout=250)
+        out, err = process.communicate(timeout=500)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def jobs(self) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,8 @@ import pytest
 from http_proxy import proxied
 from remote_cluster import Site, closed_cluster
 
+pytestmark = pytest.mark.timeout(600)
+
 KILL, INTERRUPT = signal.SIGKILL, signal.SIGINT
 
 

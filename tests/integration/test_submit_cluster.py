@@ -10,6 +10,8 @@ from http_proxy import proxied
 from remote_cluster import TOKEN, Site, closed_cluster
 from tiny_teacher import write_documents
 
+pytestmark = pytest.mark.timeout(900)  # whole jobs, each of several processes that import torch
+
 MANY = {"labels": {"unit_bytes": 1, "codec": {"type": "topk", "k": 4}}}
 STUDENT = {
     "type": "causal_lm",

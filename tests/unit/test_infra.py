@@ -95,6 +95,14 @@ def test_cloud_workers_are_spot_and_start_at_none(name: str, infra: Path) -> Non
     assert "spot" not in json.dumps(types["head"]["node_config"]).lower()
 
 
+def test_google_clouds_spot_nodes_are_stopped_and_not_moved(infra: Path) -> None:
+    scheduling = documents(infra / "ray" / "gcp.yaml")[0]["available_node_types"]["gpu-spot"]["node_config"][
+        "scheduling"
+    ]
+    # The API's `Scheduling` is one object; a GPU cannot move to another host, nor a spot node start again by itself.
+    assert scheduling == {"provisioningModel": "SPOT", "onHostMaintenance": "TERMINATE", "automaticRestart": False}
+
+
 @pytest.mark.parametrize(("name", "kind"), [("raycluster", "RayCluster"), ("rayjob", "RayJob")])
 def test_manifests_are_kuberays(name: str, kind: str, infra: Path, ray_pin: str) -> None:
     first, *others = documents(infra / "kuberay" / f"{name}.yaml")

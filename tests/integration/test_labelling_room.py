@@ -43,3 +43,4 @@ def test_what_a_replica_says_of_its_disk_ends_the_job(tmp_path: Path) -> None:
     store = open_store(label(tmp_path, "wide", **labels))
     told = int(re.findall(r"about ([\d,]+) bytes", str(refused.value))[0].replace(",", ""))
     assert 0.7 < told / store.manifest.num_bytes < 1.4
+    assert store.manifest.extra["statistics"]["teacher_mfu"] > 0

@@ -11,12 +11,12 @@ from pathlib import Path
 
 KEY, SECRET, TOKEN = "AKIAKDCORETEST", "hunter2hunter2hunter2", "sessiontokenhunter2"
 _SERVER = """
-import time
+import sys
 from moto.server import ThreadedMotoServer
 server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
 server.start()
 print("port", server.get_host_and_port()[1], flush=True)
-time.sleep(600)
+sys.stdin.read()
 """
 
 
@@ -24,7 +24,11 @@ time.sleep(600)
 def s3_server() -> Iterator[int]:
     """Its port; the server ends with the `with` block."""
     process = subprocess.Popen(
-        [sys.executable, "-c", _SERVER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", _SERVER],
+        stdin=subprocess.PIPE,  # it ends when nobody holds the other end
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
     try:
         assert process.stdout is not None

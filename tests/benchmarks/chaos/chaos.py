@@ -15,12 +15,13 @@ from tests.benchmarks.chaos import faults, material
 from tests.benchmarks.chaos.bench import BUCKET
 from tests.benchmarks.chaos.processes import until
 from tests.benchmarks.chaos.rows import Comparison, Content, compare, content_of
-from tests.benchmarks.chaos.run import FINISHED, UNITS_FAILED, Bench, Run, Unexpected, send
+from tests.benchmarks.chaos.run import FINISHED, UNITS_FAILED, Bench, Kill, Run, Unexpected, send
 from tests.benchmarks.harness import progress
 
 __all__ = ["Tally", "disturbed_run", "poisoned_run", "store_of", "undisturbed_labels", "undisturbed_run"]
 
 POISONED = 3
+KILLS = ("actor_kill", "actor_term", "driver_kill", "driver_term", "raylet_kill", "node_term")
 
 
 @dataclass
@@ -124,6 +125,8 @@ def _under_faults(run: Run, schedule: Sequence[str]) -> None:
         progress(f"{run.name}: {kind} at {len(run.receipts())} of {len(run.wanted)} units")
     for driver in run.drivers:
         driver.wait(FINISHED)
+        # A backup that is not done when the job is.
+        run.kills.append(Kill("finish", 0.0, run.bench.replicas, frozenset(), driver.log))
 
 
 def _orphans(bench: Bench) -> int:
@@ -157,7 +160,7 @@ def _add(run: Run, found: Comparison, tally: Tally) -> None:
     tally.different += found.different
     tally.shards_different += found.shards
     tally.by_kind += run.fired
-    tally.kills += len(run.kills)
+    tally.kills += sum(kill.kind in KILLS for kill in run.kills)
     tally.restarts += run.restarts
     for driver in run.drivers:
         tally.events.update(str(event["event"]) for event in driver.events())
@@ -170,7 +173,8 @@ def _count_lost(run: Run, tally: Tally) -> None:
     tally.late += late
     tally.lost_to_nobody += killed[-1]
     for number, kill in enumerate(run.kills):
-        tally.lost_by_kill[killed[number]] += 1
+        if kill.kind in KILLS:
+            tally.lost_by_kill[killed[number]] += 1
         tally.lost_beyond += killed[number] > kill.replicas
     told = [f"{kill.kind} {killed[number]} of {kill.replicas}" for number, kill in enumerate(run.kills)]
     progress(f"{run.name}: units lost, of replicas ended: {', '.join(told)}; {late} were done twice")

@@ -44,7 +44,7 @@ def _end_actor(run: Run, kind: str, number: int) -> None:
     actor = _victim(run)
     if actor is None:
         return
-    run.killing(kind, 1)
+    run.ending(kind, [actor])
     send(actor.pid, number)
     run.fired[kind] += 1
 
@@ -61,7 +61,7 @@ def _end_driver(run: Run, kind: str, number: int) -> None:
     running = [driver for driver in run.drivers if not driver.ended]
     if not running:
         return
-    run.killing(kind, len(run.bench.cluster.actors()))
+    run.ending(kind, run.bench.cluster.actors())
     run.fired[kind] += 1
     run.signal_driver(run.random.choice(running), number)
 
@@ -72,7 +72,7 @@ def _raylet_kill(run: Run) -> None:
     if not nodes:
         return
     node = run.random.choice(nodes)
-    run.killing("raylet_kill", len(node.actors()))
+    run.ending("raylet_kill", node.actors())
     run.bench.cluster.lose(node)
     run.bench.cluster.add_worker()
     run.fired["raylet_kill"] += 1
@@ -84,7 +84,7 @@ def _node_term(run: Run) -> None:
     if not nodes:
         return
     node = run.random.choice(nodes)
-    run.killing("node_term", len(node.actors()))
+    run.ending("node_term", node.actors(), node.log)
     run.bench.cluster.drain(node)
     run.bench.cluster.add_worker()
     run.fired["node_term"] += 1
@@ -108,7 +108,7 @@ def _stuck(run: Run) -> None:
     actor = _victim(run)
     if actor is None:
         return
-    run.killing("stuck", 1)
+    run.ending("stuck", [actor])
     send(actor.pid, signal.SIGSTOP)
     run.fired["stuck"] += 1
 
@@ -126,6 +126,7 @@ def _second_job(run: Run) -> None:
 def _disk_full(run: Run) -> None:
     """No byte is left; every job ends and says so; after there is room again, they go on."""
     filler = run.bench.folder / "disk" / "filler"
+    run.ending("disk_full", run.bench.cluster.actors())
     _fill(filler)
     run.fired["disk_full"] += 1
     running = [driver for driver in run.drivers if not driver.ended]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import yaml
 from kdcore.config.urls import is_url
 from tests.benchmarks.chaos import material
 from tests.benchmarks.chaos.cluster import Cluster
-from tests.benchmarks.chaos.processes import unfinished, until
+from tests.benchmarks.chaos.processes import Process, unfinished, until
 from tests.benchmarks.chaos.rows import Content
 from tests.benchmarks.chaos.storage import Front
 from tests.benchmarks.harness import REPO
@@ -90,12 +91,21 @@ class Driver:
 
 @dataclass(frozen=True)
 class Kill:
-    """When processes were killed, how many replicas ended with them, and which shards all replicas were at."""
+    """When processes were ended, how many replicas with them, and which shards these were at.
+
+    Where they end later, by themselves, `log` is the file that is written last then.
+    """
 
     kind: str
-    time: float
+    began: float
     replicas: int
-    open: frozenset[str]
+    held: frozenset[str]
+    log: Path | None = None
+
+    @property
+    def time(self) -> float:
+        """When they were gone, in seconds since 1970."""
+        return self.began if self.log is None else self.log.stat().st_mtime
 
 
 @dataclass
@@ -160,10 +170,10 @@ class Run:
         until(lambda: self.over() or len(self.receipts()) >= wanted, f"{self.name}: {wanted} receipts")
         return len(self.receipts()) >= wanted and not self.over()
 
-    def killing(self, kind: str, replicas: int) -> None:
-        """Note a kill that is about to happen, and that ends so many replicas."""
-        held = frozenset(name for actor in self.bench.cluster.actors() for name in unfinished(actor.pid))
-        self.kills.append(Kill(kind, time.time(), replicas, held))
+    def ending(self, kind: str, actors: Sequence[Process], log: Path | None = None) -> None:
+        """Note that replicas are about to be ended."""
+        held = frozenset(name for actor in actors for name in unfinished(actor.pid))
+        self.kills.append(Kill(kind, time.time(), len(actors), held, log))
 
     def wasted(self) -> tuple[Counter[int], int]:
         """Attempts begun in vain, of a finished store in a directory.
@@ -182,9 +192,10 @@ class Run:
         return killed, late
 
     def _killer(self, file: Path) -> int:
-        holding = [number for number, kill in enumerate(self.kills) if str(file) in kill.open]
+        """The number of the kill that ended a replica at this very file; else of the one next to it in time."""
+        holding = [number for number, kill in enumerate(self.kills) if str(file) in kill.held]
         if holding:
-            return holding[-1]
+            return holding[0]
         written = file.stat().st_mtime
         return min(range(len(self.kills)), key=lambda number: abs(self.kills[number].time - written), default=-1)
 

@@ -22,14 +22,13 @@ from tests.benchmarks.chaos.chaos import Tally, disturbed_run, poisoned_run, und
 from tests.benchmarks.chaos.processes import below
 from tests.benchmarks.harness import machine, progress, versions
 
-DOCUMENTS = 320
 NAN = "poison_nan"
 # The faults of a run whose store lies in a directory, and of one in a bucket; poison comes last, where it is asked for.
 LOCAL_RUN = {
     "actor_kill": 4, "actor_term": 2, "raylet_kill": 2, "node_term": 1, "driver_kill": 1, "driver_term": 1, "pause": 2,
     "stuck": 1, "disk_full": 1, "second_job": 1,
 }  # fmt: skip
-REMOTE_RUN = {"storage": 14, "actor_kill": 2, "raylet_kill": 1, "driver_kill": 1}
+REMOTE_RUN = {"storage": 18, "actor_kill": 2, "raylet_kill": 1, "driver_kill": 1}
 
 
 def schedule_of(kinds: list[str], remote: bool, shuffle: random.Random) -> list[str]:
@@ -40,11 +39,11 @@ def schedule_of(kinds: list[str], remote: bool, shuffle: random.Random) -> list[
     return found + ([faults.LAST] if faults.LAST in kinds and not remote else [])
 
 
-def measure(folder: Path, wanted: int, seed: int, kinds: list[str]) -> Tally:
+def measure(folder: Path, documents: int, wanted: int, seed: int, kinds: list[str]) -> Tally:
     """Runs until there were enough faults."""
     tally, shuffle = Tally(), random.Random(seed)
     remote = "storage" in kinds
-    with open_bench(folder, DOCUMENTS, seed, bucket=remote, disk="disk_full" in kinds) as bench:
+    with open_bench(folder, documents, seed, bucket=remote, disk="disk_full" in kinds) as bench:
         calm = undisturbed_run(bench)
         progress(f"{len(calm)} units, {bench.replicas} replicas on {len(bench.cluster.workers)} nodes")
         if NAN in kinds:
@@ -69,6 +68,7 @@ def main() -> None:
     parser.add_argument(
         "--kinds", nargs="+", choices=kinds, default=kinds, metavar="KIND", help=f"of {', '.join(kinds)}"
     )
+    parser.add_argument("--documents", type=int, default=320, help="to label, 2.6 a unit (default: %(default)s)")
     parser.add_argument("--keep", type=Path, help="an existing folder with a short path: what was made stays there")
     arguments = parser.parse_args()
     asked = [kind for kind in arguments.kinds if kind != "disk_full" or can_mount()]
@@ -76,7 +76,7 @@ def main() -> None:
         progress("disk_full is left out: a small disk can only be mounted by root")
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="kdc-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        tally = measure(arguments.keep or Path(folder), arguments.faults, arguments.seed, asked)
+        tally = measure(arguments.keep or Path(folder), arguments.documents, arguments.faults, arguments.seed, asked)
     line = {
         "benchmark": "chaos", **tally.summary(), "seconds": round(time.perf_counter() - began), "seed": arguments.seed,
         "machine": machine(), "versions": versions(),

@@ -179,6 +179,9 @@ def _after_death(state: State, replica: int, reason: str, now: float, announced:
     if state.fleet.is_out(replica):
         return []
     if announced or replica in state.fleet.leaving:
+        at = state.running.get(replica)
+        if at is not None and not at.lost and _is_memory(reason):
+            _halve(state, at.unit)
         return depart(state, replica, reason)
     was_idle = replica in state.idle
     state.idle.pop(replica, None)

@@ -230,6 +230,9 @@ class RayPool:
 
 
 def _short(error: Exception) -> str:
-    """The first lines of Ray's account of a death that say something."""
+    """The first lines of Ray's account of a death that say something; of what our own code raised, that alone."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, Exception):
+        return f"{type(cause).__name__}: {cause}"[:400]
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return "; ".join(lines[:2])[:400] if lines else type(error).__name__

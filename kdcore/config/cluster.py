@@ -16,7 +16,11 @@ class Replicas(Settings):
     @model_validator(mode="before")
     @classmethod
     def _one_number(cls, value: Any) -> Any:
-        return {"min": value, "max": value} if isinstance(value, int) and not isinstance(value, bool) else value
+        if isinstance(value, int) and not isinstance(value, bool):
+            return {"min": value, "max": value}
+        if not isinstance(value, dict | Replicas):
+            raise ValueError("give a whole number of replicas, or {min: A, max: B}")
+        return value
 
     @model_validator(mode="after")
     def _in_order(self) -> "Replicas":

@@ -183,3 +183,11 @@ def test_a_url_with_credentials_is_refused_without_repeating_them(path: str, tmp
     with pytest.raises(ConfigError, match=r"labels\.path") as caught:
         parse_recipe(tree, base=tmp_path)
     assert "hunter2" not in str(caught.value)
+
+
+def test_replicas_are_a_number_or_a_range(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    found = [load_recipe(path, [f"cluster.replicas={text}"]).cluster.replicas for text in ("3", "{min: 1, max: 8}")]
+    assert [(one.min, one.max) for one in found] == [(3, 3), (1, 8)]
+    for text, told in (("0", "greater than"), ("{min: 3, max: 2}", "at least min"), ("true", "{min: A, max: B}")):
+        assert told in error_of(tmp_path, GOOD, f"cluster.replicas={text}")

@@ -136,6 +136,14 @@ def test_a_replica_that_does_not_end_in_time_or_dies_before_is_no_failure() -> N
         assert not state.fleet.failed_starts
 
 
+def test_a_replica_killed_for_memory_after_a_notice_has_its_unit_labelled_in_smaller_batches() -> None:
+    state = at_work(9)
+    unit = state.running[1].unit
+    decide(state, Notice(1, 30.0, "SIGTERM"), 3.0)
+    decide(state, ReplicaDied(1, "the node was running low on memory"), 4.0)
+    assert decide(state, UnitDone(0), 5.0)[0] == Assign(0, unit, 1, 2)
+
+
 def test_a_second_notice_only_shortens_the_first() -> None:
     state = at_work(9)
     told(state, Notice(1, None, "node drains"), now=3.0)

@@ -36,10 +36,10 @@ def node_findings() -> list[Finding]:
     return [_node(node, found, here) for node, found in _ask_nodes(_versions).items()]
 
 
-def teacher_findings(path: str) -> list[Finding]:
-    """Whether the teacher in a directory fits the smallest GPU of each node that has one."""
+def teacher_findings(path: str, ranks: int = 1) -> list[Finding]:
+    """Whether the teacher in a directory, split over `ranks` GPUs, fits the smallest one of each node that has any."""
     asked = _ask_nodes(_memory, path, resource="GPU")
-    return [_room(node, found) for node, found in asked.items()]
+    return [_room(node, found, ranks) for node, found in asked.items()]
 
 
 def _ask_nodes(function: Callable[..., Any], *arguments: Any, resource: str | None = None) -> dict[str, Any]:
@@ -96,16 +96,17 @@ def _memory(path: str) -> tuple[int, list[int]]:
     return weights, [int(line) * 2**20 for line in told.split() if line.isdigit()]
 
 
-def _room(node: str, found: tuple[int, list[int]] | str) -> Finding:
+def _room(node: str, found: tuple[int, list[int]] | str, ranks: int) -> Finding:
     name = f"teacher on {node[:8]}"
     if isinstance(found, str):
         return name, "no answer", found
     weights, gpus = found
     if not weights or not gpus:
         return name, f"{weights / 1e9:.1f} GB of weights seen, {len(gpus)} GPUs measured: not compared", ""
-    needed, smallest = weights * _TEACHER_ROOM, min(gpus)
-    value = f"needs {needed / 1e9:.1f} GB, smallest GPU {smallest / 1e9:.1f} GB"
-    return name, value, "take a smaller teacher or dtype, or larger GPUs" if needed > smallest else ""
+    needed, smallest = weights * _TEACHER_ROOM / ranks, min(gpus)
+    value = f"needs {needed / 1e9:.1f} GB{' a process' if ranks > 1 else ''}, smallest GPU {smallest / 1e9:.1f} GB"
+    remedy = "take a smaller teacher or dtype, larger GPUs, or split it over more (teacher.tensor_parallel)"
+    return name, value, remedy if needed > smallest else ""
 
 
 def storage_finding(store: str) -> Finding:

@@ -126,7 +126,7 @@ def _ray(address: str, recipe: str | None) -> Iterator[Finding]:
             if checked is not None:
                 yield storage_finding(checked.store_path)
                 if checked.teacher is not None and checked.teacher.path and checked.cluster.gpus_per_replica:
-                    yield from teacher_findings(checked.teacher.path)
+                    yield from teacher_findings(checked.teacher.path, checked.ranks)
     except KDError as error:
         yield "ray", f"{address}: no answer", str(error)
 

@@ -1,11 +1,18 @@
-"""What runs inside a Ray actor that labels."""
+"""What runs inside the Ray actors of a replica: one that labels and, of a split teacher, those that follow it.
+
+An error that is answered as a value leaves the actor fit for the next unit; one that is raised ends the replica.
+"""
 
 import signal
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from cluster.connect import import_ray
 from cluster.labelling.room import OUTLOOK
 from cluster.workers import set_threads
+from kdcore.config import Recipe
+from kdcore.config.models import TeacherLMConfig
 from kdcore.data.plan import WorkUnit
 from kdcore.errors import portable
 from kdcore.store.writer import Receipt
@@ -13,35 +20,52 @@ from kdcore.store.writer import Receipt
 if TYPE_CHECKING:
     from cluster.labelling.replica import Replica
 
-__all__ = ["NOTICE_GROUP", "TeacherActor"]
+__all__ = ["NOTICE_GROUP", "FollowerActor", "TeacherActor"]
 
 NOTICE_GROUP = "notice"
 
+Meeting = tuple[str, int]
+_Answer = TypeVar("_Answer")
 
-class TeacherActor:
-    """What runs inside a Ray actor. Errors are answered as values: Ray would wrap them in its own tracebacks.
 
-    SIGTERM, Ray's way to end a worker at once, is a notice here: the driver hears of it and decides.
-    """
+class _Process:
+    """SIGTERM, Ray's way to end a worker at once, is a notice here: the driver hears of it and decides."""
 
-    def __init__(self, recipe_json: str, store_path: str) -> None:
-        self._recipe_json, self._store_path = recipe_json, store_path
-        self._replica: Replica | None = None
+    def __init__(self) -> None:
         self._noticed = threading.Event()
         signal.signal(signal.SIGTERM, lambda number, frame: self._noticed.set())
 
     def place(self) -> str:
         """The id of the node that had room for this process."""
-        from cluster.connect import import_ray
-
         return import_ray().get_runtime_context().get_node_id()
 
     def notice(self) -> None:
         """Return when this process was told to end."""
         self._noticed.wait()
 
+
+class TeacherActor(_Process):
+    """Labels. Errors are answered as values: Ray would wrap them in its own tracebacks."""
+
+    def __init__(self, recipe_json: str, store_path: str) -> None:
+        super().__init__()
+        self._recipe_json, self._store_path = recipe_json, store_path
+        self._meeting: Any = None
+        self._replica: Replica | None = None
+
+    def meet(self) -> Meeting:
+        """Where the followers find this process, on its node's address."""
+        from cluster.labelling.group import open_meeting
+
+        recipe = Recipe.model_validate_json(self._recipe_json)
+        address = import_ray().util.get_node_ip_address()
+        self._meeting = open_meeting(address, recipe.ranks, recipe.cluster.rank_timeout_seconds)
+        return address, self._meeting.port
+
     def load(self, cpus: float) -> Exception | None:
-        """Load the teacher."""
+        """Load the teacher. Raises when the followers do not come."""
+        if self._meeting is not None:
+            _join(Recipe.model_validate_json(self._recipe_json), 0, self._meeting)
         try:
             # Here, since the driver itself needs no model code.
             from cluster.labelling.replica import Replica
@@ -52,17 +76,56 @@ class TeacherActor:
             return portable(error)
 
     def settle(self) -> dict[str, Any] | Exception:
-        """Settle the store's codec; the identity of this replica's labels, and its outlook."""
-        assert self._replica is not None
+        """Settle the store's codec; the identity of this replica's labels, and its outlook. Raises as `label` does."""
+        replica = self._replica
+        assert replica is not None
+        return _shared_call(replica, lambda: {**replica.identity(), OUTLOOK: replica.outlook()})
+
+    def label(self, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> Receipt | Exception:
+        """Label a unit and write its shard; its receipt. Raises when the followers are not fit for another one."""
+        replica = self._replica
+        assert replica is not None
+        return _shared_call(replica, lambda: replica.label(unit, attempt, batch_divisor))
+
+
+class FollowerActor(_Process):
+    """A rank above 0 of a split teacher: holds its share of the weights and makes the calls of rank 0."""
+
+    def __init__(self, recipe_json: str, rank: int) -> None:
+        super().__init__()
+        self._recipe, self._rank = Recipe.model_validate_json(recipe_json), rank
+        self._teacher: Any = None
+
+    def load(self, cpus: float, meeting: Meeting) -> Exception | None:
+        """Join the group of `meeting` and load a share of the teacher. Raises when the others do not come."""
+        _join(self._recipe, self._rank, meeting)
         try:
-            return {**self._replica.identity(), OUTLOOK: self._replica.outlook()}
+            from kdcore.teachers.split import FollowingTeacher
+
+            set_threads(cpus)
+            assert isinstance(self._recipe.teacher, TeacherLMConfig)
+            self._teacher = FollowingTeacher(self._recipe.teacher)
         except Exception as error:  # noqa: BLE001  judged by the policy, in the driver
             return portable(error)
 
-    def label(self, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> Receipt | Exception:
-        """Label a unit and write its shard; its receipt."""
-        assert self._replica is not None
-        try:
-            return self._replica.label(unit, attempt, batch_divisor)
-        except Exception as error:  # noqa: BLE001  judged by the policy, in the driver
-            return portable(error)
+    def follow(self) -> None:
+        """Take part in one call; raises when it fails."""
+        self._teacher.follow()
+
+
+def _join(recipe: Recipe, rank: int, meeting: Any) -> None:
+    from cluster.labelling.group import join_group
+
+    join_group(rank, recipe.ranks, meeting, recipe.cluster.rank_timeout_seconds)
+
+
+def _shared_call(replica: "Replica", call: Callable[[], _Answer]) -> _Answer | Exception:
+    try:
+        answer = call()
+    except Exception as error:  # noqa: BLE001  judged by the policy, in the driver
+        if replica.torn:
+            raise portable(error) from None
+        replica.rest()
+        return portable(error)
+    replica.rest()
+    return answer

@@ -9,6 +9,7 @@ from kdcore.data.sources import Source
 from kdcore.errors import ConfigError
 from kdcore.teachers.causal_lm import CausalLMTeacher
 from kdcore.teachers.image_classifier import ImageTeacher
+from kdcore.teachers.split import LeadingTeacher
 
 __all__ = ["load_answers"]
 
@@ -19,7 +20,8 @@ def load_answers(recipe: Recipe, source: Source) -> "TextAnswers | ImageAnswers"
     layers = recipe.codec.layers if isinstance(recipe.codec, FeatureConfig) else ()
     seed: int = getattr(recipe.codec, "seed", 0)
     if isinstance(config, TeacherLMConfig):
-        teacher = CausalLMTeacher(config)
+        split = config.tensor_parallel > 1
+        teacher = LeadingTeacher(config, recipe.cluster.rank_timeout_seconds) if split else CausalLMTeacher(config)
         return TextAnswers(teacher, config, layers, seed, TextEncoder(teacher.tokenizer, recipe.data))
     assert config is not None
     if source.num_classes is None or source.num_channels is None:

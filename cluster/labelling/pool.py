@@ -7,13 +7,13 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from cluster.connect import import_ray
-from cluster.labelling.actor import NOTICE_GROUP, TeacherActor
 from cluster.labelling.controller import Labeller, Outcome
 from cluster.labelling.moves import Notice, ReplicaDied, ReplicaLoaded, ReplicaPlaced, ReplicaReady, UnitDone, UnitError
+from cluster.labelling.ranks import Ranks
 from cluster.nodes import draining_nodes
 from cluster.placement import Bundle, close_group, open_group
 from cluster.preflight import shortage
-from kdcore.config import ClusterConfig
+from kdcore.config import Recipe
 from kdcore.data.plan import WorkUnit
 from kdcore.errors import ResourceError
 
@@ -77,63 +77,64 @@ class InProcessPool:
 
 
 class _Copy:
-    """One start of a replica: its actor, the nodes it runs on once it has room, and the notices passed on."""
+    """One start of a replica: its actors, the nodes they run on once they have room, and the notices passed on."""
 
-    def __init__(self, replica: int, actor: Any) -> None:
-        self.replica, self.actor = replica, actor
+    def __init__(self, replica: int, ranks: Ranks) -> None:
+        self.replica, self.ranks = replica, ranks
         self.nodes: set[str] = set()
         self.told: dict[str, float] = {}
+
+
+class _Call:
+    """What the ranks of a replica were asked: it is answered by rank 0, when all have done their part."""
+
+    def __init__(self, copy: _Copy, what: str, ranks: int) -> None:
+        self.copy, self.what, self.left = copy, what, ranks
+        self.answer: Any = None
 
 
 class RayPool:
     """Actors on the open Ray session, each replica in a placement group of its own (anywhere, if it takes nothing).
 
-    `groups` are those of the first replicas, already placed; others are asked for with `bundles`. Answers come in by
+    A replica of a split teacher is several actors, of which the end of one is the end of all. `groups` are those of the
+    first replicas, already placed; others are asked for with `bundles`, one for each rank. Answers come in by
     callbacks, so that an event costs the same with ten replicas and with ten thousand.
     """
 
     def __init__(
-        self,
-        config: ClusterConfig,
-        recipe_json: str,
-        store_path: str,
-        bundles: Sequence[Bundle] = (),
-        groups: Sequence[Any] = (),
+        self, recipe: Recipe, store_path: str, bundles: Sequence[Bundle] = (), groups: Sequence[Any] = ()
     ) -> None:
         self._ray = import_ray()
-        self._config, self._bundles = config, list(bundles)
-        self._arguments = (recipe_json, store_path)
+        self._recipe, self._store_path, self._bundles = recipe, store_path, list(bundles)
         self._groups: dict[int, Any] = dict(enumerate(groups))
         self._copies: dict[int, _Copy] = {}
-        self._answers: queue.SimpleQueue[tuple[_Copy, str, Any]] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[_Call, int, Any]] = queue.SimpleQueue()
         self._told: deque[tuple[_Copy, Outcome]] = deque()
         self._look_at = 0.0
 
     def start(self, replica: int) -> None:
-        """Create the actor; it begins when its placement group has room. One that was there is killed."""
+        """Create the actors; they begin when their placement group has room. Those that were there are killed."""
         self._kill(replica)
         if self._bundles and replica not in self._groups:
             self._groups[replica] = open_group(self._bundles, together=True)
-        # A thread of its own for notices: they are heard whatever the actor does.
-        kind = self._ray.remote(concurrency_groups={NOTICE_GROUP: 1})(TeacherActor)
-        actor = kind.options(**self._options(replica)).remote(*self._arguments)
-        copy = self._copies[replica] = _Copy(replica, actor)
-        self._expect(copy, "place", actor.place.remote())
-        self._expect(copy, "notice", actor.notice.options(concurrency_group=NOTICE_GROUP).remote())
-        self._expect(copy, "load", actor.load.remote(self._config.cpus_per_replica))
+        ranks = Ranks(self._recipe, self._store_path, self._groups.get(replica))
+        copy = self._copies[replica] = _Copy(replica, ranks)
+        self._expect(copy, "place", ranks.place())
+        self._expect(copy, "notice", ranks.notice())
+        self._expect(copy, "load", ranks.load())
 
     def settle(self, replica: int) -> None:
         """Its identity, which needs the codec, makes it ready."""
         copy = self._copies[replica]
-        self._expect(copy, "settle", copy.actor.settle.remote())
+        self._expect(copy, "settle", copy.ranks.settle())
 
     def submit(self, replica: int, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> None:
         """Only names travel: the actor reads its documents and writes its shard itself."""
         copy = self._copies[replica]
-        self._expect(copy, "label", copy.actor.label.remote(unit, attempt, batch_divisor))
+        self._expect(copy, "label", copy.ranks.label(unit, attempt, batch_divisor))
 
     def end(self, replica: int) -> None:
-        """Kill its actor and close its placement group."""
+        """Kill its actors and close its placement group."""
         self._kill(replica)
         group = self._groups.pop(replica, None)
         if group is not None:
@@ -153,13 +154,13 @@ class RayPool:
                     return outcome
             until = self._look_at if deadline is None else min(self._look_at, deadline)
             try:
-                copy, what, answer = self._answers.get(timeout=max(0.0, until - now))
+                call, rank, answer = self._answers.get(timeout=max(0.0, until - now))
             except queue.Empty:
                 if deadline is not None and time.monotonic() >= deadline:
                     return None
                 continue
-            if self._is_current(copy):
-                return self._outcome(copy, what, answer)
+            if self._is_current(call.copy) and (outcome := self._outcome(call, rank, answer)) is not None:
+                return outcome
 
     def shortage(self, seconds: float) -> ResourceError:
         """What one replica takes, and what the cluster has."""
@@ -173,35 +174,49 @@ class RayPool:
     def _kill(self, replica: int) -> None:
         copy = self._copies.pop(replica, None)
         if copy is not None:
-            self._ray.kill(copy.actor)
+            copy.ranks.kill()
 
-    def _expect(self, copy: _Copy, what: str, answer: Any) -> None:
-        answer.future().add_done_callback(lambda future: self._answers.put((copy, what, future)))
+    def _expect(self, copy: _Copy, what: str, answers: Sequence[Any]) -> None:
+        call = _Call(copy, what, len(answers))
+        for rank, answer in enumerate(answers):
+            answer.future().add_done_callback(lambda future, rank=rank: self._answers.put((call, rank, future)))
 
     def _is_current(self, copy: _Copy) -> bool:
         return self._copies.get(copy.replica) is copy
 
-    def _outcome(self, copy: _Copy, what: str, future: Any) -> Outcome:
-        replica = copy.replica
+    def _outcome(self, call: _Call, rank: int, future: Any) -> Outcome | None:
+        """None while other ranks are still at it; but a loss, an error while loading, or a notice is not waited with."""
+        replica = call.copy.replica
         try:
             answer = future.result()
         except self._ray.exceptions.RayError as error:
             self._kill(replica)
-            return Outcome(ReplicaDied(replica, _short(error), announced=getattr(error, "preempted", False)))
-        if isinstance(answer, Exception):
+            return Outcome(ReplicaDied(replica, _short(error, rank), announced=getattr(error, "preempted", False)))
+        if call.what == "load" and isinstance(answer, Exception):
+            self._kill(replica)
             return Outcome(UnitError(replica, answer))
-        match what:
+        if call.what == "notice":
+            seconds = self._recipe.cluster.notice_seconds
+            return Outcome(Notice(replica, seconds, "its process was told to end (SIGTERM)"))
+        if call.what == "place":
+            call.copy.nodes.add(answer)
+        call.left -= 1
+        if rank == 0:
+            call.answer = answer
+        return None if call.left else self._answered(replica, call)
+
+    def _answered(self, replica: int, call: _Call) -> Outcome:
+        if isinstance(call.answer, Exception):
+            return Outcome(UnitError(replica, call.answer))
+        match call.what:
             case "place":
-                copy.nodes.add(answer)
                 return Outcome(ReplicaPlaced(replica))
-            case "notice":
-                return Outcome(Notice(replica, self._config.notice_seconds, "its process was told to end (SIGTERM)"))
             case "load":
                 return Outcome(ReplicaLoaded(replica))
             case "settle":
-                return Outcome(ReplicaReady(replica), identity=answer)
+                return Outcome(ReplicaReady(replica), identity=call.answer)
             case _:
-                return Outcome(UnitDone(replica), answer)
+                return Outcome(UnitDone(replica), call.answer)
 
     def _look_at_nodes(self) -> None:
         draining = draining_nodes()
@@ -214,25 +229,12 @@ class RayPool:
                     told = Notice(copy.replica, seconds, f"its node {node[:8]} drains")
                     self._told.append((copy, Outcome(told)))
 
-    def _options(self, replica: int) -> dict[str, Any]:
-        options: dict[str, Any] = {
-            "num_cpus": self._config.cpus_per_replica,
-            "num_gpus": self._config.gpus_per_replica,
-            "max_restarts": 0,
-        }
-        if replica in self._groups:
-            from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
-                self._groups[replica], placement_group_bundle_index=0
-            )
-        return options
-
-
-def _short(error: Exception) -> str:
+def _short(error: Exception, rank: int) -> str:
     """The first lines of Ray's account of a death that say something; of what our own code raised, that alone."""
+    who = f"rank {rank}: " if rank else ""
     cause = getattr(error, "cause", None)
     if isinstance(cause, Exception):
-        return f"{type(cause).__name__}: {cause}"[:400]
+        return who + f"{type(cause).__name__}: {cause}"[:400]
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "; ".join(lines[:2])[:400] if lines else type(error).__name__
+    return who + ("; ".join(lines[:2])[:400] if lines else type(error).__name__)

@@ -24,6 +24,7 @@ from kdcore.labels.learn import ProbeBatch
 from kdcore.planning import Asked, planned_input, read_unit
 from kdcore.store.schema import batches_from_rows, store_schema
 from kdcore.store.writer import Receipt, write_shard
+from kdcore.teachers.split import LeadingTeacher
 
 __all__ = ["Replica", "probe_batches"]
 
@@ -118,6 +119,18 @@ class Replica:
                 self._store_path, unit.id, attempt, schema, batches, unit_digest=unit.digest, codec=self._codec
             )
             return self._clock.noted(statistics.noted(receipt))
+
+    @property
+    def torn(self) -> bool:
+        """Whether the processes of a split teacher are no longer at the same call, so that it can label no more."""
+        teacher = self._teacher.teacher
+        return isinstance(teacher, LeadingTeacher) and teacher.torn
+
+    def rest(self) -> None:
+        """Let the other processes of a split teacher go until the next call."""
+        teacher = self._teacher.teacher
+        if isinstance(teacher, LeadingTeacher):
+            teacher.rest()
 
     def _read(self, unit: WorkUnit, ref: SampleRef, key: bytes) -> TextDocument | ImageSample:
         sample = self._source.read(ref)

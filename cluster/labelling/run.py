@@ -56,11 +56,12 @@ class PoolMaker(Protocol):
 def ray_pool(recipe: Recipe, replicas: int) -> Iterator[RayPool]:
     """Actors on the recipe's cluster; ResourceError when it has no room for the first `replicas` of them."""
     config = recipe.cluster
-    bundles = replica_bundles(config, 1)
+    bundles = replica_bundles(config, recipe.ranks)
+    setting = "cluster.replicas" if recipe.ranks == 1 else "cluster.replicas (times teacher.tensor_parallel)"
     with cluster_session(config):
         wanted = [bundles] * replicas if bundles else []
-        groups = reserve(wanted, config.resource_deadline_seconds, "cluster.replicas", together=True)
-        pool = RayPool(config, recipe.model_dump_json(), str(recipe.store_path), bundles, groups)
+        groups = reserve(wanted, config.resource_deadline_seconds, setting, together=True)
+        pool = RayPool(recipe, str(recipe.store_path), bundles, groups)
         try:
             yield pool
         finally:
@@ -104,14 +105,21 @@ class _Job:
     def is_finished(self) -> bool:
         """Whether there is a manifest; IdentityMismatch when it is another's.
 
-        The teacher is loaded here to ask for its identity: it is faster than a cluster.
+        The teacher is loaded here to ask for its identity, which is faster than a cluster; a split one is too large.
         """
         if not is_finished(self.path):
             return False
         self.input = input_of_finished(self.recipe, self.on_note)
-        replica = Replica(self.recipe.model_dump_json(), str(self.path), self.input.probe)
-        wanted = self._whole_identity(replica.identity())
-        compare_identity(load_manifest(self.path).identity, wanted, what=f"the label store {self.path}")
+
+        def compare(answer: Mapping[str, Any]) -> None:
+            wanted = self._whole_identity(answer)
+            compare_identity(load_manifest(self.path).identity, wanted, what=f"the label store {self.path}")
+
+        if self.recipe.ranks == 1:
+            compare(Replica(self.recipe.model_dump_json(), str(self.path), self.input.probe).identity())
+        else:
+            with self.make_pool(self.recipe, 1) as pool:
+                run_units((), pool, self._rules(0), lambda receipt: None, compare)
         return True
 
     def run(self, plan: Plan) -> None:

@@ -30,12 +30,18 @@ class Replicas(Settings):
 
 
 class ClusterConfig(Settings):
-    """Where the actors run and what each of them takes."""
+    """Where the actors run and what each of them takes.
+
+    A replica is one process, or teacher.tensor_parallel of them: cpus_per_replica and gpus_per_replica hold for each.
+    """
 
     address: str = Field(default="local", description="`local` starts a cluster here; `auto` or HOST:PORT joins one")
     replicas: Replicas = Field(default=Replicas(min=2, max=2), description="teacher replicas: N, or {min: A, max: B}")
-    cpus_per_replica: float = Field(default=1, ge=0)
-    gpus_per_replica: float = Field(default=0, ge=0)
+    cpus_per_replica: float = Field(default=1, ge=0, description="of each process of a replica")
+    gpus_per_replica: float = Field(default=0, ge=0, description="of each process of a replica")
+    rank_timeout_seconds: float = Field(
+        default=600, gt=0, description="how long the processes of a split teacher wait for one another"
+    )
     workers: int = Field(default=2, ge=1, description="student ranks")
     cpus_per_worker: float = Field(default=1, ge=0)
     gpus_per_worker: float = Field(default=0, ge=0)

@@ -52,7 +52,7 @@ class TeacherLMConfig(CausalLMConfig):
     )
     batch_tokens: int = Field(default=8192, ge=1, description="tokens (padding counted) per forward pass")
     tensor_parallel: int = Field(
-        default=1, ge=1, description="processes that one copy of the teacher is split over, by its class's own plan"
+        default=1, ge=1, description="processes that each replica is split over, by the plan of its class"
     )
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from kdcore.config.base import Settings
 from kdcore.config.cluster import ClusterConfig
 from kdcore.config.data import DataConfig, kind_of
 from kdcore.config.labels import CodecConfig, DenseConfig, LabelsConfig, ThresholdConfig
-from kdcore.config.models import ModelConfig, TeacherConfig
+from kdcore.config.models import ModelConfig, TeacherConfig, TeacherLMConfig
 from kdcore.config.training import TrainingConfig
 from kdcore.config.urls import check_url, is_url
 
@@ -50,6 +50,8 @@ class Recipe(Settings):
                 raise ValueError(f"{role}.type is '{model.type}', but data.type '{self.data.type}' needs '{kind}'")
         if text and self.training is not None and self.training.loss.temperature != 1.0:
             raise ValueError("training.loss.temperature applies to image labels; text labels are taken at 1")
+        if self.ranks > 1:
+            self._splittable(self.ranks)
         if self.training is not None and self.teacher is not None:
             self._trainable(self.training)
         return self
@@ -63,6 +65,15 @@ class Recipe(Settings):
             for path in (value,) if isinstance(value, str) else value:
                 yield f"data.{name}", path
 
+    def _splittable(self, ranks: int) -> None:
+        if self.codec.type == "feature":
+            raise ValueError(f"labels.codec.type 'feature' needs teacher.tensor_parallel 1, got {ranks}")
+        if self.cluster.gpus_per_replica not in (0, 1):
+            raise ValueError(
+                f"cluster.gpus_per_replica holds for each of the {ranks} processes of teacher.tensor_parallel, which "
+                f"needs a whole GPU or none, got {self.cluster.gpus_per_replica:g}"
+            )
+
     def _trainable(self, training: TrainingConfig) -> None:
         """Labels that no loss can take are refused before they are made."""
         if self.codec.type == "feature":
@@ -72,6 +83,11 @@ class Recipe(Settings):
                 f"training.loss.temperature {training.loss.temperature:g} needs every class's probability: set "
                 f"labels.codec.type to dense, not {self.codec.type}"
             )
+
+    @property
+    def ranks(self) -> int:
+        """Processes that one replica of the teacher is made of."""
+        return self.teacher.tensor_parallel if isinstance(self.teacher, TeacherLMConfig) else 1
 
     @property
     def run_dir(self) -> Path:

@@ -69,7 +69,8 @@ def _measure_text(recipe: Recipe, source: Source, students: dict[str, Path]) -> 
 
     teacher, training, settings = recipe.teacher, recipe.training, recipe.evaluation
     models: dict[str, Any] = {}
-    if isinstance(teacher, TeacherLMConfig) and teacher.path is not None:
+    # A split teacher may be too large for this one process.
+    if isinstance(teacher, TeacherLMConfig) and teacher.path is not None and teacher.tensor_parallel == 1:
         models["teacher"] = load_causal_lm(teacher.path, teacher.dtype, teacher.revision, teacher.trust_remote_code)
     models.update({arm: _on_device(load_student(directory)) for arm, directory in students.items()})
     tokenizer = load_tokenizer(*_tokenizer_of(recipe))

@@ -36,7 +36,7 @@ def load_causal_lm(
     device, so that `device` does not count then.
     """
     if tensor_parallel > 1:
-        _check_group(tensor_parallel)
+        check_group(tensor_parallel)
     try:
         model = load_pretrained_lm(path, DTYPES[dtype], revision, trust_remote_code, tensor_parallel)
     except ConfigError as error:
@@ -46,7 +46,8 @@ def load_causal_lm(
     return model.requires_grad_(False).eval().to(pick_device(device))  # pyright: ignore[reportArgumentType]
 
 
-def _check_group(ranks: int) -> None:
+def check_group(ranks: int) -> None:
+    """TeacherError unless this process is in a torch.distributed group of so many."""
     running = dist.is_available() and dist.is_initialized()
     size = dist.get_world_size() if running else 0
     if size != ranks:

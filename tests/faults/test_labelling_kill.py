@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from labelling_runs import content, orphans
+from processes import actors_of
 from tiny_teacher import recipe, write_documents, write_teacher
 
 from kdcore.store import collect_garbage, verify_store
@@ -54,26 +55,6 @@ def wait_for_receipts(driver: subprocess.Popen[str], store: Path, count: int) ->
         assert driver.poll() is None, driver.communicate()[0]
         assert time.monotonic() < deadline, "no receipt came"
         time.sleep(0.02)
-
-
-def actors_of(driver: int) -> list[int]:
-    """Process ids of the replica actors below `driver`; Ray names its workers after what they run."""
-    parents: dict[int, int] = {}
-    names: dict[int, str] = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            names[int(entry.name)] = (entry / "cmdline").read_text()
-        except OSError:
-            continue
-        parents[int(entry.name)] = int(fields[1])
-
-    def below(process: int) -> bool:
-        while process in parents and process != driver:
-            process = parents[process]
-        return process == driver
-
-    return [process for process, name in names.items() if "ray::TeacherActor" in name and below(process)]
 
 
 def finish(driver: subprocess.Popen[str]) -> str:

@@ -96,6 +96,16 @@ def test_a_wrong_value_is_named_by_its_path(override: str, parts: list[str], tmp
         assert part in message
 
 
+def test_what_a_split_teacher_cannot_be(tmp_path: Path) -> None:
+    half = error_of(tmp_path, GOOD, "teacher.tensor_parallel=2", "cluster.gpus_per_replica=0.5")
+    assert "2 processes of teacher.tensor_parallel, which needs a whole GPU or none, got 0.5" in half
+    alone = "{name: x, data: {type: python_stdlib}, teacher: {type: causal_lm, path: x, tensor_parallel: 2}}"
+    feature = error_of(tmp_path, alone, "labels.codec={type: feature, layers: [norm]}")
+    assert "'feature' needs teacher.tensor_parallel 1, got 2" in feature
+    image = "{name: x, data: {type: digits}, teacher: {type: image_classifier, tensor_parallel: 2}}"
+    assert "'teacher.tensor_parallel'" in error_of(tmp_path, image)
+
+
 def test_a_missing_group_is_named(tmp_path: Path) -> None:
     assert "'data' is required and missing" in error_of(tmp_path, "name: x")
     recipe = load_recipe(write(tmp_path, "{name: x, data: {type: digits}}"))

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.connect import import_ray
+from kdcore.config.models import TeacherEndpointConfig
 
-__all__ = ["draining_nodes", "node_findings", "storage_finding", "teacher_findings"]
+__all__ = ["draining_nodes", "endpoint_finding", "node_findings", "storage_finding", "teacher_findings"]
 
 Finding = tuple[str, str, str]  # what, value, what to do ("" when all is well)
 _SECONDS = 60.0
@@ -104,9 +105,33 @@ def _room(node: str, found: tuple[int, list[int]] | str, ranks: int) -> Finding:
     if not weights or not gpus:
         return name, f"{weights / 1e9:.1f} GB of weights seen, {len(gpus)} GPUs measured: not compared", ""
     needed, smallest = weights * _TEACHER_ROOM / ranks, min(gpus)
-    value = f"needs {needed / 1e9:.1f} GB{' a process' if ranks > 1 else ''}, smallest GPU {smallest / 1e9:.1f} GB"
+    value = f"needs {needed / 1e9:.1f} GB{' each' if ranks > 1 else ''}, smallest GPU {smallest / 1e9:.1f} GB"
     remedy = "take a smaller teacher or dtype, larger GPUs, or split it over more (teacher.tensor_parallel)"
     return name, value, remedy if needed > smallest else ""
+
+
+def endpoint_finding(config: TeacherEndpointConfig) -> Finding:
+    """Whether a worker gets whole answers from a teacher's endpoint."""
+    ray = import_ray()
+    try:
+        problem = ray.get(ray.remote(num_cpus=0, max_retries=0)(_try_endpoint).remote(config), timeout=_SECONDS)
+    except ray.exceptions.RayError as error:
+        problem = f"{type(error).__name__} while a worker asked it"
+    return "endpoint from a worker", f"{config.model} at {config.url}", problem
+
+
+def _try_endpoint(config: TeacherEndpointConfig) -> str:
+    """Ask for a few tokens, once; the empty string when that worked, else why not."""
+    import numpy as np
+
+    from kdcore.errors import KDError
+    from kdcore.teachers.endpoint import EndpointTeacher
+
+    try:
+        EndpointTeacher(config.model_copy(update={"attempts": 1})).entries(np.arange(4))
+    except KDError as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def storage_finding(store: str) -> Finding:

@@ -111,9 +111,10 @@ def _ray(address: str, recipe: str | None) -> Iterator[Finding]:
         yield "ray", "not installed", "pip install 'kdcore[cluster]'"
         return
     from cluster.connect import cluster_session, import_ray
-    from cluster.nodes import node_findings, storage_finding, teacher_findings
+    from cluster.nodes import endpoint_finding, node_findings, storage_finding, teacher_findings
     from kdcore.config import ClusterConfig
     from kdcore.config.load import load_recipe
+    from kdcore.config.models import TeacherEndpointConfig
     from kdcore.errors import KDError
 
     checked = load_recipe(recipe) if recipe is not None else None
@@ -125,7 +126,9 @@ def _ray(address: str, recipe: str | None) -> Iterator[Finding]:
             yield from node_findings()
             if checked is not None:
                 yield storage_finding(checked.store_path)
-                if checked.teacher is not None and checked.teacher.path and checked.cluster.gpus_per_replica:
+                if isinstance(checked.teacher, TeacherEndpointConfig):
+                    yield endpoint_finding(checked.teacher)
+                elif checked.teacher is not None and checked.teacher.path and checked.cluster.gpus_per_replica:
                     yield from teacher_findings(checked.teacher.path, checked.ranks)
     except KDError as error:
         yield "ray", f"{address}: no answer", str(error)

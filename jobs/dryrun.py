@@ -3,18 +3,22 @@
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cluster.labelling.room import free_bytes, store_bytes
 from jobs.common import say
 from kdcore.config.load import dump_recipe
-from kdcore.config.models import CausalLMConfig, ImageClassifierConfig, TeacherImageConfig, TeacherLMConfig
+from kdcore.config.models import CausalLMConfig, ImageClassifierConfig, TeacherImageConfig
 from kdcore.config.recipe import Recipe
 from kdcore.config.training import TrainingConfig
 
 if TYPE_CHECKING:
-    from cluster.labelling.answers import ImageAnswers, TextAnswers
+    import numpy as np
+
+    from cluster.labelling.answers import ImageAnswers, TextAnswers, TextRows
+    from cluster.labelling.endpoint_answers import EndpointAnswers
     from kdcore.data.sources import Source
     from kdcore.labels import Codec
 
@@ -66,7 +70,7 @@ def estimate(recipe: Recipe) -> Estimate:
     import torch
 
     torch.set_num_threads(max(1, int(recipe.cluster.cpus_per_replica)))
-    return _estimate_text(recipe) if isinstance(recipe.teacher, TeacherLMConfig) else _estimate_images(recipe)
+    return _estimate_images(recipe) if isinstance(recipe.teacher, TeacherImageConfig) else _estimate_text(recipe)
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -86,17 +90,16 @@ def _cpu_share(processes: int) -> float:
 
 
 def _estimate_text(recipe: Recipe) -> Estimate:
-    from cluster.labelling.answers import TextAnswers
+    from cluster.labelling.answers import TextRows
     from cluster.labelling.loading import load_answers
     from kdcore.data.document import TextDocument
     from kdcore.data.sources import open_source
     from kdcore.data.tokenizer import valid_vocabulary
 
-    assert isinstance(recipe.teacher, TeacherLMConfig)
     source = open_source(recipe.data)
-    answers = load_answers(recipe, source)
-    assert isinstance(answers, TextAnswers)
-    teacher = answers.teacher
+    answers = load_answers(_unsplit(recipe), source)
+    assert isinstance(answers, TextRows)
+    tokenizer, config = answers.teacher.tokenizer, answers.config
     refs = source.list("train")
     probed = refs[:: max(1, len(refs) // _SAMPLES_READ)][:_SAMPLES_READ]
     documents = [sample for sample in map(source.read, probed) if isinstance(sample, TextDocument)]
@@ -105,28 +108,50 @@ def _estimate_text(recipe: Recipe) -> Estimate:
     tokens = max(1, int(scale * sum(len(text.tokens) for text in encoded)) - len(refs))
     share = sum(len(text.positions) for text in encoded) / max(1, sum(len(text.tokens) - 1 for text in encoded))
     labels = max(1, round(tokens * share))
-    context = recipe.teacher.context
-    window = max((text.tokens for text in encoded), key=len)[:context]
-    rows = max(1, min(8, recipe.teacher.batch_tokens // len(window)))
-    speed = rows * len(window) / _seconds(lambda: teacher.window_logits([window] * rows))
-    read_twice = context / (context - recipe.teacher.overlap)
-    vocabulary = valid_vocabulary(teacher.tokenizer)
+    window = max((text.tokens for text in encoded), key=len)[: config.context]
+    speed = _tokens_per_second(answers, window, recipe.cluster.replicas.max)
+    read_twice = config.context / (config.context - config.overlap)
     codec = _learnt_codec(recipe, source, answers)
+    vocabulary = valid_vocabulary(tokenizer)
     return Estimate(
         samples=len(refs),
         labels=labels,
         store_bytes=int(store_bytes(codec.bytes_per_label(), len(refs), labels, tokens, vocabulary)),
-        label_seconds=tokens * read_twice / speed / _cpu_share(recipe.cluster.replicas.max),
-        train_seconds=_train_text(recipe, teacher.tokenizer, tokens),
+        label_seconds=tokens * read_twice / speed,
+        train_seconds=_train_text(recipe, tokenizer, tokens),
     )
 
 
-def _learnt_codec(recipe: Recipe, source: "Source", answers: "TextAnswers | ImageAnswers") -> "Codec":
+def _unsplit(recipe: Recipe) -> Recipe:
+    """The teacher whole, in this process."""
+    if recipe.ranks == 1 or recipe.teacher is None:
+        return recipe
+    return recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"tensor_parallel": 1})})
+
+
+def _tokens_per_second(answers: "TextRows[Any, Any]", window: "np.ndarray", replicas: int) -> float:
+    """Of all replicas together: those of a teacher here share the machine, those of an endpoint its server."""
+    from cluster.labelling.answers import TextAnswers
+
+    if isinstance(answers, TextAnswers):
+        rows = max(1, min(8, answers.config.batch_tokens // len(window)))
+        seconds = _seconds(lambda: answers.teacher.window_logits([window] * rows))
+        return rows * len(window) / seconds * _cpu_share(replicas)
+    requests = answers.config.concurrency
+    with ThreadPoolExecutor(requests) as threads:
+        seconds = _seconds(lambda: list(threads.map(answers.teacher.entries, [window] * requests)))
+    return requests * len(window) / seconds
+
+
+def _learnt_codec(recipe: Recipe, source: "Source", answers: "TextAnswers | EndpointAnswers | ImageAnswers") -> "Codec":
     """What the labelling job would learn, from fewer labels."""
+    from cluster.labelling.endpoint_answers import EndpointAnswers
     from cluster.labelling.replica import probe_batches
     from kdcore.data.splits import probe_order
     from kdcore.labels.learn import learn_codec
 
+    if isinstance(answers, EndpointAnswers):
+        return answers.teacher.codec(answers.k)
     refs = probe_order(source.list("train"))
     settings = recipe.labels.model_copy(update={"probe_labels": min(recipe.labels.probe_labels, _LABELS_PROBED)})
     batches = probe_batches(refs, source, answers, recipe.model_copy(update={"labels": settings}))

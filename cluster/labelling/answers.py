@@ -1,17 +1,18 @@
 """A teacher's answers as rows of a store: the samples of a unit in, labelled rows out, for texts and for images."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kdcore.config.models import TeacherImageConfig, TeacherLMConfig
+from kdcore.config.models import TeacherEndpointConfig, TeacherImageConfig, TeacherLMConfig
 from kdcore.data.document import ImageSample, SampleRef, TextDocument
-from kdcore.data.encoding import EncodedText, TextEncoder
+from kdcore.data.encoding import EncodedText, LabelledWindow, TextEncoder
 from kdcore.data.plan import PlannedSample, sample_key
 from kdcore.data.sources import Source
 from kdcore.errors import DataError, LabelError, UnreadableDocument
@@ -22,21 +23,46 @@ from kdcore.labels.feature import Layers
 from kdcore.labels.learn import ProbeBatch
 from kdcore.store.schema import LABEL_SPANS, TOKEN_LOG_PROBS, ShardRow
 from kdcore.teachers.causal_lm import CausalLMTeacher
+from kdcore.teachers.endpoint import EndpointTeacher
 from kdcore.teachers.image_classifier import ImageTeacher
 
-__all__ = ["Document", "ImageAnswers", "Samples", "TextAnswers", "first_image", "token_bounded_batches"]
+__all__ = [
+    "Document",
+    "ImageAnswers",
+    "Probed",
+    "Samples",
+    "TextAnswers",
+    "TextRows",
+    "first_image",
+    "naming",
+    "token_bounded_batches",
+]
 
 Samples = Sequence[tuple[PlannedSample, TextDocument | ImageSample]]
 """What there is to label: as planned, and as read."""
 
 
-@dataclass(frozen=True)
-class TextAnswers:
-    """Texts, in overlapping windows; with `layers`, features of those modules instead of distributions."""
+_Batch = TypeVar("_Batch", covariant=True)
 
-    teacher: CausalLMTeacher
-    config: TeacherLMConfig
-    feature_paths: Sequence[str]
+
+class Probed(Protocol[_Batch]):
+    """What a probe needs of a teacher."""
+
+    def probe(self, name: str, sample: TextDocument | ImageSample) -> Iterator[_Batch]:
+        """The answers to one sample, in batches."""
+        ...
+
+
+_Teacher = TypeVar("_Teacher", CausalLMTeacher, EndpointTeacher)
+_Config = TypeVar("_Config", TeacherLMConfig, TeacherEndpointConfig)
+
+
+@dataclass(frozen=True)
+class TextRows(ABC, Generic[_Teacher, _Config]):
+    """Texts, in overlapping windows; how a window is labelled is the subclass's."""
+
+    teacher: _Teacher
+    config: _Config
     seed: int
     encoder: TextEncoder
 
@@ -55,25 +81,66 @@ class TextAnswers:
         """What of the identity says how documents become tokens and labels; empty for whole plain texts."""
         return self.encoder.identity()
 
-    def layers(self, source: Source, refs: Sequence[SampleRef]) -> Layers:
-        """The widths of the features."""
-        return self.teacher.feature_layers(self.feature_paths) if self.feature_paths else ()
-
     def rows(self, unit: str, samples: Samples, codec: Codec, batch_divisor: int = 1) -> Iterator[ShardRow]:
         """Labelled rows, in the order of the samples. LabelError names unit and document for outputs not finite."""
         documents = [self._document(ref.name, key, times, sample) for (ref, key, times), sample in samples]
-        for document, labels, logits, outputs in self._answers(documents, batch_divisor):
-            try:
-                document.keep(codec, labels, logits, outputs)
-            except LabelError as error:
-                where = f"{unit}, document '{document.name}', labels from {document.text.positions[labels.start]}"
-                raise LabelError(f"{where}: {error}") from error
+        self._fill(unit, documents, codec, batch_divisor)
         parts = [document.joined(codec, self._width(codec)) for document in documents]
         packed = codec.pack([part[0] for part in parts], [document.text.targets for document in documents])
         for document, columns, (_, log_probs) in zip(documents, packed, parts, strict=True):
             spans = {} if document.text.spans is None else {LABEL_SPANS: document.text.spans}
             whole = {**columns, **spans, TOKEN_LOG_PROBS: log_probs}
             yield ShardRow(document.key, document.name, document.occurrences, whole, tokens=document.text.tokens)
+
+    def amounts(self, sample: TextDocument | ImageSample) -> tuple[int, int]:
+        """How many labels a document has, and how many tokens."""
+        assert isinstance(sample, TextDocument)
+        text = self.encoder.encode(sample)
+        return len(text.positions), len(text.tokens)
+
+    @abstractmethod
+    def _fill(self, unit: str, documents: Sequence["Document"], codec: Codec, batch_divisor: int) -> None:
+        """Label every window of the documents."""
+
+    def _windows(self, documents: Sequence["Document"]) -> list[tuple["Document", LabelledWindow]]:
+        context, overlap = self.config.context, self.config.overlap
+        return [(document, part) for document in documents for part in document.text.windows(context, overlap)]
+
+    def _document(self, name: str, key: bytes, occurrences: int, sample: TextDocument | ImageSample) -> "Document":
+        assert isinstance(sample, TextDocument)
+        text = self.encoder.encode(sample)
+        # By position, so that a token's label is the same whichever others are labelled.
+        seeds = label_seeds(key, max(0, len(text.tokens) - 1), self.seed)
+        return Document(name, key, occurrences, text, seeds[text.positions])
+
+    def _width(self, codec: Codec) -> int:
+        return codec.num_classes
+
+
+@contextmanager
+def naming(unit: str, document: "Document", labels: slice) -> Iterator[None]:
+    """A LabelError from inside says where it was."""
+    try:
+        yield
+    except LabelError as error:
+        where = f"{unit}, document '{document.name}', labels from {document.text.positions[labels.start]}"
+        raise LabelError(f"{where}: {error}") from error
+
+
+@dataclass(frozen=True)
+class TextAnswers(TextRows[CausalLMTeacher, TeacherLMConfig]):
+    """Of a teacher at hand; with `feature_paths`, features of those modules instead of distributions."""
+
+    feature_paths: Sequence[str]
+
+    def layers(self, source: Source, refs: Sequence[SampleRef]) -> Layers:
+        """The widths of the features."""
+        return self.teacher.feature_layers(self.feature_paths) if self.feature_paths else ()
+
+    def _fill(self, unit: str, documents: Sequence["Document"], codec: Codec, batch_divisor: int) -> None:
+        for document, labels, logits, outputs in self._answers(documents, batch_divisor):
+            with naming(unit, document, labels):
+                document.keep(codec, labels, logits, outputs)
 
     def probe(self, name: str, sample: TextDocument | ImageSample) -> Iterator[ProbeBatch]:
         """The answers to one document, for a probe."""
@@ -84,19 +151,6 @@ class TextAnswers:
             for rows in row_chunks(*outputs.shape):  # a window of a large vocabulary is gigabytes in float32
                 yield ProbeBatch(outputs[rows].float().cpu(), hard[rows], seeds[rows])
 
-    def amounts(self, sample: TextDocument | ImageSample) -> tuple[int, int]:
-        """How many labels a document has, and how many tokens."""
-        assert isinstance(sample, TextDocument)
-        text = self.encoder.encode(sample)
-        return len(text.positions), len(text.tokens)
-
-    def _document(self, name: str, key: bytes, occurrences: int, sample: TextDocument | ImageSample) -> "Document":
-        assert isinstance(sample, TextDocument)
-        text = self.encoder.encode(sample)
-        # By position, so that a token's label is the same whichever others are labelled.
-        seeds = label_seeds(key, max(0, len(text.tokens) - 1), self.seed)
-        return Document(name, key, occurrences, text, seeds[text.positions])
-
     def _width(self, codec: Codec) -> int:
         return codec.num_classes or sum(width for _, width in self.teacher.feature_layers(self.feature_paths))
 
@@ -104,8 +158,7 @@ class TextAnswers:
         self, documents: Sequence["Document"], batch_divisor: int = 1
     ) -> Iterator[tuple["Document", slice, Tensor, Tensor]]:
         """A document, which of its labels, their logits, and what the codec encodes (logits or features); by window."""
-        context, overlap = self.config.context, self.config.overlap
-        work = [(document, part) for document in documents for part in document.text.windows(context, overlap)]
+        work = self._windows(documents)
         limit = max(1, self.config.batch_tokens // batch_divisor)
         for batch in token_bounded_batches([part.window.num_tokens for _, part in work], limit):
             pieces = [work[index] for index in batch]
@@ -211,7 +264,11 @@ class Document:
             normalisers = logits.float().logsumexp(dim=1).cpu().numpy()
         index = torch.from_numpy(self.text.targets[labels]).to(logits.device)[:, None]
         hard = logits.gather(1, index).squeeze(1).double().cpu().numpy()
-        self.parts[labels.start] = encoded, (hard - normalisers).astype(np.float16)
+        self.put(labels, encoded, hard - normalisers)
+
+    def put(self, labels: slice, encoded: Encoded, hard: np.ndarray) -> None:
+        """Some of the labels, and the log-probability of each hard label."""
+        self.parts[labels.start] = encoded, hard.astype(np.float16)
 
     def joined(self, codec: Codec, width: int) -> tuple[Encoded, np.ndarray]:
         """All labels in order; none for a document of one token, or without a token to learn."""

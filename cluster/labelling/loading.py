@@ -1,20 +1,22 @@
 """The teacher of a recipe, loaded, behind the interface of its kind of samples."""
 
 from cluster.labelling.answers import ImageAnswers, TextAnswers
+from cluster.labelling.endpoint_answers import EndpointAnswers
 from kdcore.config import Recipe
-from kdcore.config.labels import FeatureConfig
-from kdcore.config.models import TeacherLMConfig
+from kdcore.config.labels import FeatureConfig, TopKConfig
+from kdcore.config.models import TeacherEndpointConfig, TeacherLMConfig
 from kdcore.data.encoding import TextEncoder
 from kdcore.data.sources import Source
 from kdcore.errors import ConfigError
 from kdcore.teachers.causal_lm import CausalLMTeacher
+from kdcore.teachers.endpoint import EndpointTeacher
 from kdcore.teachers.image_classifier import ImageTeacher
 from kdcore.teachers.split import LeadingTeacher
 
 __all__ = ["load_answers"]
 
 
-def load_answers(recipe: Recipe, source: Source) -> "TextAnswers | ImageAnswers":
+def load_answers(recipe: Recipe, source: Source) -> "TextAnswers | EndpointAnswers | ImageAnswers":
     """The recipe's teacher behind the interface of its kind of samples."""
     config = recipe.teacher
     layers = recipe.codec.layers if isinstance(recipe.codec, FeatureConfig) else ()
@@ -22,7 +24,12 @@ def load_answers(recipe: Recipe, source: Source) -> "TextAnswers | ImageAnswers"
     if isinstance(config, TeacherLMConfig):
         split = config.tensor_parallel > 1
         teacher = LeadingTeacher(config, recipe.cluster.rank_timeout_seconds) if split else CausalLMTeacher(config)
-        return TextAnswers(teacher, config, layers, seed, TextEncoder(teacher.tokenizer, recipe.data))
+        return TextAnswers(teacher, config, seed, TextEncoder(teacher.tokenizer, recipe.data), layers)
+    if isinstance(config, TeacherEndpointConfig):
+        assert isinstance(recipe.codec, TopKConfig)  # recipes with another are refused
+        teacher = EndpointTeacher(config)
+        k = min(recipe.codec.k, teacher.num_classes)
+        return EndpointAnswers(teacher, config, seed, TextEncoder(teacher.tokenizer, recipe.data), k)
     assert config is not None
     if source.num_classes is None or source.num_channels is None:
         raise ConfigError("an image teacher needs image data: set `data` to an image source")

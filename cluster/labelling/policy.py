@@ -34,12 +34,15 @@ from cluster.labelling.policy_fleet import (
     settle,
 )
 from cluster.labelling.policy_state import State
-from kdcore.errors import DataError, KDError, LabelError, StorageUnavailable, UnitFailed
+from kdcore.errors import DataError, KDError, LabelError, StorageUnavailable, TeacherUnavailable, UnitFailed
 
 __all__ = ["decide"]
 
 _MEMORY = "If the replica was killed for memory, lower labels.unit_bytes, teacher.batch_tokens or teacher.batch_size"
-_STORAGE = "Wait until the storage of labels.path answers"
+_REMEDIES = {
+    StorageUnavailable: "Wait until the storage of labels.path answers",
+    TeacherUnavailable: "Wait until the endpoint at teacher.url answers",
+}
 _MEMORY_SIGNS = ("outofmemory", "out of memory", "memoryerror", "low on memory")
 _LARGEST_DIVISOR = 64
 _HOPELESS = 3
@@ -153,7 +156,7 @@ def _after_error(state: State, replica: int, error: Exception, now: float) -> li
         return []
     loading = replica not in state.running
     about_unit = isinstance(error, LabelError | DataError) and not loading
-    if isinstance(error, KDError) and not about_unit and not isinstance(error, StorageUnavailable):
+    if isinstance(error, KDError) and not about_unit and not isinstance(error, StorageUnavailable | TeacherUnavailable):
         return [Fail(error)]
     if loading:
         return failed_start(state, replica, _describe(error), error, now)
@@ -167,7 +170,7 @@ def _failed_unit(state: State, unit: str, replica: int, error: Exception, now: f
     reason = _describe(error)
     if isinstance(error, LabelError | DataError):
         return _quarantine(state, unit, replica, reason)
-    remedy = _STORAGE if isinstance(error, StorageUnavailable) else _MEMORY
+    remedy = _REMEDIES.get(type(error), _MEMORY)
     if not isinstance(error, KDError) and _is_memory(reason) and _halve(state, unit):
         if not state.holders[unit]:
             state.put_back(unit)

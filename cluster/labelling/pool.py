@@ -185,7 +185,7 @@ class RayPool:
         return self._copies.get(copy.replica) is copy
 
     def _outcome(self, call: _Call, rank: int, future: Any) -> Outcome | None:
-        """None while other ranks are still at it; but a loss, an error while loading, or a notice is not waited with."""
+        """None while other ranks are still at it; but a loss, a failed load, or a notice is said at once."""
         replica = call.copy.replica
         try:
             answer = future.result()

@@ -6,9 +6,9 @@ one store the first to publish wins.
 
 import base64
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from kdcore.config.labels import CodecConfig
 from kdcore.evaluation.fidelity import fidelity
@@ -19,7 +19,7 @@ from kdcore.labels.learn import ProbeBatch, learn_codec
 from kdcore.store import Manifest, load_manifest, publish_probe, read_probe
 from kdcore.store.manifest import is_finished
 
-__all__ = ["Probe", "ProbeResult", "settle_codec"]
+__all__ = ["Learn", "ProbeResult", "learn_on", "settle_codec"]
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,26 @@ class ProbeResult:
         return json.dumps(value, allow_nan=False).encode()
 
 
-Probe = Iterator[ProbeBatch]
+class Learn(Protocol):
+    """Learns a codec; the fidelity report of it is made when it is called for."""
+
+    def __call__(self) -> tuple[Codec, Callable[[], dict[str, Any]]]:
+        """Runs the probe."""
+        ...
 
 
-def settle_codec(
-    store_path: str, asked: Mapping[str, Any], config: CodecConfig, num_classes: int, layers: Layers, probe: Probe
-) -> Codec:
-    """The codec of a store: the one it was begun with, else learnt on `probe` and published.
+def learn_on(probe: Iterator[ProbeBatch], config: CodecConfig, num_classes: int, layers: Layers) -> Learn:
+    """Learn from a teacher's whole outputs."""
+
+    def learn() -> tuple[Codec, Callable[[], dict[str, Any]]]:
+        learnt = learn_codec(config, num_classes, probe, layers)
+        return learnt.codec, lambda: fidelity(learnt.codec, learnt.kept)
+
+    return learn
+
+
+def settle_codec(store_path: str, asked: Mapping[str, Any], config: CodecConfig, learn: Learn) -> Codec:
+    """The codec of a store: the one it was begun with, else learnt and published.
 
     `asked` is what the labels are to be of: teacher, tokenizer, numerics, the names of the probe's samples.
     IdentityMismatch when the store's codec was learnt for something else.
@@ -71,11 +84,10 @@ def settle_codec(
     if content is None and is_finished(store_path):
         return ProbeResult.of_finished(load_manifest(store_path)).codec
     if content is None:
-        learnt = learn_codec(config, num_classes, probe, layers)
+        codec, figures = learn()
         content = read_probe(store_path)  # another replica may have been faster
         if content is None:
-            figures = fidelity(learnt.codec, learnt.kept)
-            content = publish_probe(store_path, ProbeResult(wanted, learnt.codec, figures).content())
+            content = publish_probe(store_path, ProbeResult(wanted, codec, figures()).content())
     result = ProbeResult.of(content)
     compare_identity(result.asked, wanted, what=f"the probe that began the label store {store_path}")
     return result.codec

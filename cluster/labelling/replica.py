@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from cluster.labelling.answers import ImageAnswers, TextAnswers, first_image
+from cluster.labelling.answers import ImageAnswers, Probed, TextAnswers, first_image
+from cluster.labelling.endpoint_answers import EndpointAnswers, EndpointBatch
 from cluster.labelling.loading import load_answers
-from cluster.labelling.probe import settle_codec
+from cluster.labelling.probe import Learn, learn_on, settle_codec
 from cluster.labelling.room import free_bytes
 from cluster.labelling.speed import ForwardClock, label_flops, peak_flops
 from cluster.labelling.statistics import Statistics
@@ -28,6 +29,7 @@ from kdcore.teachers.split import LeadingTeacher
 
 __all__ = ["Replica", "probe_batches"]
 
+_Batch = TypeVar("_Batch", ProbeBatch, EndpointBatch)
 _NAMED = 256
 _WEIGHED = 64
 _FROM_ONE = 512
@@ -54,7 +56,9 @@ class Replica:
         return planned_input(self._store_path, Asked.of(self._recipe)).probe if given is None else given
 
     @cached_property
-    def _clock(self) -> ForwardClock:
+    def _clock(self) -> ForwardClock | None:
+        if isinstance(self._teacher, EndpointAnswers):
+            return None
         return _forward_clock(self._teacher, self._source, self._probe)
 
     @cached_property
@@ -63,14 +67,16 @@ class Replica:
         recipe, probe = self._recipe, self._probe
         # The first names stand for the corpus: another one has others.
         names = digest_json([ref.name for ref in probe[:_NAMED]])
-        return settle_codec(
-            self._store_path,
-            {**self._asked(), "probe_labels": recipe.labels.probe_labels, "probe": names},
-            recipe.codec,
-            self._teacher.teacher.num_classes,
-            self._teacher.layers(self._source, probe),
-            probe_batches(probe, self._source, self._teacher, recipe),
-        )
+        asked = {**self._asked(), "probe_labels": recipe.labels.probe_labels, "probe": names}
+        return settle_codec(self._store_path, asked, recipe.codec, self._learn(recipe, probe))
+
+    def _learn(self, recipe: Recipe, probe: Sequence[SampleRef]) -> Learn:
+        teacher = self._teacher
+        if isinstance(teacher, EndpointAnswers):
+            return teacher.learn_on(probe_batches(probe, self._source, teacher, recipe))
+        layers = teacher.layers(self._source, probe)
+        batches = probe_batches(probe, self._source, teacher, recipe)
+        return learn_on(batches, recipe.codec, teacher.teacher.num_classes, layers)
 
     def identity(self) -> dict[str, Any]:
         """Kind, teacher, tokenizer, numerics, mask, codec and versions; the driver adds the digest of the input.
@@ -107,7 +113,8 @@ class Replica:
         Raises LabelError naming unit and sample when the teacher's outputs are not finite, UnreadableDocument or
         DataError when a sample cannot be read or has changed since it was planned, OutOfSpace when the disk is full.
         """
-        self._clock.take()
+        if self._clock is not None:
+            self._clock.take()
         samples = [(planned, self._read(unit, *planned[:2])) for planned in read_unit(self._store_path, unit)]
         kind, vocabulary = self._teacher.teacher.kind, self._teacher.teacher.num_classes
         with torch.inference_mode():
@@ -118,7 +125,8 @@ class Replica:
             receipt = write_shard(
                 self._store_path, unit.id, attempt, schema, batches, unit_digest=unit.digest, codec=self._codec
             )
-            return self._clock.noted(statistics.noted(receipt))
+            receipt = statistics.noted(receipt)
+            return receipt if self._clock is None else self._clock.noted(receipt)
 
     @property
     def torn(self) -> bool:
@@ -157,8 +165,8 @@ def _forward_clock(answers: "TextAnswers | ImageAnswers", source: Source, refs: 
 
 @torch.inference_mode()
 def probe_batches(
-    refs: Sequence[SampleRef], source: Source, teacher: "TextAnswers | ImageAnswers", recipe: Recipe
-) -> Iterator[ProbeBatch]:
+    refs: Sequence[SampleRef], source: Source, teacher: Probed[_Batch], recipe: Recipe
+) -> Iterator[_Batch]:
     """Up to labels.probe_labels labels of `refs`, as the plan has them for a probe.
 
     Samples that cannot be read or labelled are left out: they are refused, or skipped, by name with their unit. Raises

@@ -42,24 +42,29 @@ class ImageClassifierConfig(Settings):
 ModelConfig = Annotated[CausalLMConfig | ImageClassifierConfig, Field(discriminator="type")]
 
 
-class TeacherLMConfig(CausalLMConfig):
-    """A causal LM that labels; documents longer than `context` are cut into overlapping windows."""
+class _Windowed(Settings):
+    """Documents longer than `context` are cut into overlapping windows."""
 
-    dtype: DType = "float32"
     context: int = Field(default=512, ge=2, description="tokens per window")
     overlap: int = Field(
         default=128, ge=0, description="left context that every token of a later window keeps, at least"
     )
+
+    @model_validator(mode="after")
+    def _overlap_below_context(self) -> "_Windowed":
+        if self.overlap >= self.context:
+            raise ValueError(f"overlap ({self.overlap}) must be smaller than context ({self.context})")
+        return self
+
+
+class TeacherLMConfig(CausalLMConfig, _Windowed):
+    """A causal LM that labels; documents longer than `context` are cut into overlapping windows."""
+
+    dtype: DType = "float32"
     batch_tokens: int = Field(default=8192, ge=1, description="tokens (padding counted) per forward pass")
     tensor_parallel: int = Field(
         default=1, ge=1, description="processes that each replica is split over, by the plan of its class"
     )
-
-    @model_validator(mode="after")
-    def _overlap_below_context(self) -> "TeacherLMConfig":
-        if self.overlap >= self.context:
-            raise ValueError(f"overlap ({self.overlap}) must be smaller than context ({self.context})")
-        return self
 
 
 class TeacherImageConfig(ImageClassifierConfig):
@@ -70,10 +75,10 @@ class TeacherImageConfig(ImageClassifierConfig):
     fit: TrainingConfig | None = Field(default=None, description="train the teacher on the spot with these settings")
 
 
-class TeacherEndpointConfig(Settings):
+class TeacherEndpointConfig(_Windowed):
     """A causal LM behind an HTTP endpoint that answers with the most probable tokens; for the codec `topk` alone.
 
-    For `kdcore.teachers.endpoint`; recipes do not take it yet.
+    A request is a window and one token more, and the server adds one: `context` must be 2 below its limit, at least.
     """
 
     type: Literal["endpoint"] = "endpoint"
@@ -84,9 +89,10 @@ class TeacherEndpointConfig(Settings):
     tokenizer: str
     protocol: Literal["vllm"] = "vllm"
     top_logprobs: int = Field(default=20, ge=1, description="tokens asked for per position; the endpoint has a limit")
+    concurrency: int = Field(default=8, ge=1, le=256, description="requests that each replica has under way at once")
     timeout_seconds: float = Field(default=120.0, gt=0, description="for one answer")
     attempts: int = Field(default=5, ge=1, description="times that one request is tried")
     api_key_env: str | None = Field(default=None, description="environment variable that holds the key")
 
 
-TeacherConfig = Annotated[TeacherLMConfig | TeacherImageConfig, Field(discriminator="type")]
+TeacherConfig = Annotated[TeacherLMConfig | TeacherImageConfig | TeacherEndpointConfig, Field(discriminator="type")]

@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 from kdcore.config.base import Settings
 from kdcore.config.cluster import ClusterConfig
 from kdcore.config.data import DataConfig, kind_of
-from kdcore.config.labels import CodecConfig, DenseConfig, LabelsConfig, ThresholdConfig
-from kdcore.config.models import ModelConfig, TeacherConfig, TeacherLMConfig
+from kdcore.config.labels import CodecConfig, DenseConfig, LabelsConfig, ThresholdConfig, TopKConfig
+from kdcore.config.models import ModelConfig, TeacherConfig, TeacherEndpointConfig, TeacherLMConfig
 from kdcore.config.training import TrainingConfig
 from kdcore.config.urls import check_url, is_url
 
@@ -46,8 +46,11 @@ class Recipe(Settings):
         text = kind_of(self.data) == "text"
         kind = "causal_lm" if text else "image_classifier"
         for role, model in (("teacher", self.teacher), ("student", self.student)):
-            if model is not None and model.type != kind:
+            fits = model is None or model.type == kind or (text and model.type == "endpoint")
+            if model is not None and not fits:
                 raise ValueError(f"{role}.type is '{model.type}', but data.type '{self.data.type}' needs '{kind}'")
+        if isinstance(self.teacher, TeacherEndpointConfig):
+            self._within_an_endpoint(self.teacher)
         if text and self.training is not None and self.training.loss.temperature != 1.0:
             raise ValueError("training.loss.temperature applies to image labels; text labels are taken at 1")
         if self.ranks > 1:
@@ -64,6 +67,19 @@ class Recipe(Settings):
             value = getattr(self.data, name, None) or ()
             for path in (value,) if isinstance(value, str) else value:
                 yield f"data.{name}", path
+
+    def _within_an_endpoint(self, teacher: TeacherEndpointConfig) -> None:
+        codec = self.codec
+        if not isinstance(codec, TopKConfig):
+            raise ValueError(
+                f"teacher.type 'endpoint' gives its most probable tokens, not a distribution, which labels.codec.type "
+                f"'{codec.type}' needs: set it to topk, or leave it out"
+            )
+        if codec.k > teacher.top_logprobs:
+            raise ValueError(
+                f"labels.codec.k must be within teacher.top_logprobs of an endpoint: {codec.k} is more than "
+                f"{teacher.top_logprobs}"
+            )
 
     def _splittable(self, ranks: int) -> None:
         if self.codec.type == "feature":
@@ -96,9 +112,11 @@ class Recipe(Settings):
 
     @property
     def codec(self) -> CodecConfig:
-        """How labels are kept: as set, else `threshold` for text and `dense` for images."""
+        """How labels are kept: as set, else `threshold` for text, `topk` of an endpoint and `dense` for images."""
         if self.labels.codec is not None:
             return self.labels.codec
+        if isinstance(self.teacher, TeacherEndpointConfig):
+            return TopKConfig(k=min(16, self.teacher.top_logprobs))
         return ThresholdConfig() if kind_of(self.data) == "text" else DenseConfig()
 
     @property

@@ -12,7 +12,7 @@ from torch import nn
 
 from kdcore.config import Recipe
 from kdcore.config.data import RowData
-from kdcore.config.models import CausalLMConfig, TeacherImageConfig, TeacherLMConfig
+from kdcore.config.models import CausalLMConfig, TeacherEndpointConfig, TeacherImageConfig, TeacherLMConfig
 from kdcore.data.document import ImageSample, SampleRef, TextDocument
 from kdcore.data.encoding import TextEncoder
 from kdcore.data.sources import Source, open_source
@@ -97,6 +97,8 @@ def _measure_text(recipe: Recipe, source: Source, students: dict[str, Path]) -> 
 
 def _tokenizer_of(recipe: Recipe) -> tuple[str, str | None]:
     """Path and revision of the run's one tokenizer: the teacher's, else the student's."""
+    if isinstance(recipe.teacher, TeacherEndpointConfig):
+        return recipe.teacher.tokenizer, None
     for model in (recipe.teacher, recipe.student):
         if isinstance(model, CausalLMConfig) and (model.tokenizer or model.path):
             return model.tokenizer or model.path or "", None if model.tokenizer else model.revision

@@ -1,7 +1,8 @@
 """Codec `topk`: the k most probable classes, and all the others as one tail cell.
 
 Biased: the loss cannot see how the teacher divides the tail. What it keeps is measured on a probe and written in the
-manifest. The tail's mass is exact (a logsumexp over the other classes), never one minus a rounded sum.
+manifest. The tail's mass is exact (a logsumexp over the other classes), never one minus a rounded sum; but of a teacher
+behind an endpoint the tail is all that the endpoint did not return, one minus the mass of what it did.
 """
 
 from collections.abc import Mapping

@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdcore.config.models import CausalLMConfig, ImageClassifierConfig
+from kdcore.config.models import CausalLMConfig, ImageClassifierConfig, TeacherEndpointConfig
 from kdcore.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def tokenizer_path(student: CausalLMConfig, teacher: CausalLMConfig | None) -> tuple[str, str | None]:
+def tokenizer_path(
+    student: CausalLMConfig, teacher: CausalLMConfig | TeacherEndpointConfig | None
+) -> tuple[str, str | None]:
     """Directory or hub name, and revision, of the student's tokenizer: `tokenizer`, else `path`, else the teacher's.
 
     Raises ConfigError when the recipe names none.
@@ -21,6 +23,8 @@ def tokenizer_path(student: CausalLMConfig, teacher: CausalLMConfig | None) -> t
         return student.tokenizer, None
     if student.path is not None:
         return student.path, student.revision
+    if isinstance(teacher, TeacherEndpointConfig):
+        return teacher.tokenizer, None
     if teacher is None or not (teacher.tokenizer or teacher.path):
         raise ConfigError(
             "a student made from `architecture` needs a tokenizer; set student.tokenizer to its directory"

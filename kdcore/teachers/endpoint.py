@@ -13,7 +13,6 @@ import numpy as np
 
 from kdcore.config.models import TeacherEndpointConfig
 from kdcore.errors import TeacherError, TeacherUnavailable
-from kdcore.identity import digest_json
 from kdcore.labels.topk import TopKCodec
 from kdcore.models.tokenizer import load_tokenizer, valid_vocabulary
 
@@ -22,7 +21,6 @@ __all__ = ["EndpointTeacher", "Entries"]
 Entries = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Of T - 1 labels: ids int64 [T - 1, k] by falling mass, log-probabilities [T - 1, k], those of the tokens [T - 1]."""
 
-_CANARY_TOKENS = 16
 _LONGEST_WAIT = 30.0
 _SHOWN = 200
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
@@ -51,26 +49,12 @@ class EndpointTeacher:
         self.num_classes = valid_vocabulary(self.tokenizer)
 
     def identity(self) -> dict[str, Any]:
-        """Model name, revision, and a canary: what the endpoint answered to one fixed prompt, rounded.
+        """Protocol, model name and revision: words of others that nothing checks, since no weights are at hand.
 
-        This is less than the identity of a teacher whose weights are at hand. Name and revision are words of others
-        that nothing checks. The canary notices most changes of weights, but not one that leaves a few rounded
-        log-probabilities alone; and an endpoint whose numerics vary with its load may fail it without any change.
+        Nothing of an answer is in it: servers whose numerics vary with their load would be refused by chance.
         """
-        prompt = np.arange(_CANARY_TOKENS, dtype=np.int64) % self.num_classes
-        ids, log_probs, _ = self.entries(prompt)
-        # By id, since two tokens of nearly equal mass may swap places.
-        rows = [
-            sorted((int(token), round(float(value), 1)) for token, value in zip(*row, strict=True))
-            for row in zip(ids, log_probs, strict=True)
-        ]
-        return {
-            "type": "endpoint",
-            "protocol": self._config.protocol,
-            "model": self._config.model,
-            "revision": self._config.revision,
-            "canary": digest_json(rows),
-        }
+        config = self._config
+        return {"type": "endpoint", "protocol": config.protocol, "model": config.model, "revision": config.revision}
 
     def codec(self, k: int) -> TopKCodec:
         """The codec for k entries a label; TeacherError if the endpoint is not asked for as many."""

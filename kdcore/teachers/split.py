@@ -24,7 +24,7 @@ _HEARER_SECONDS = 6 * 3600.0
 
 
 class LeadingTeacher(CausalLMTeacher):
-    """Rank 0 of a split teacher: each of its calls is made by all ranks, which must take it up within `timeout` seconds.
+    """Rank 0 of a split teacher: each of its calls is made by all ranks, who take it up within `timeout` seconds.
 
     `torn`: a call failed on the way, so that the others may be anywhere in it; the group is of no use any more.
     """

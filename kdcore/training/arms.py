@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from kdcore.config import Recipe, TrainingConfig
-from kdcore.config.models import CausalLMConfig, ImageClassifierConfig, TeacherImageConfig
+from kdcore.config.models import CausalLMConfig, ImageClassifierConfig, TeacherEndpointConfig, TeacherImageConfig
 from kdcore.errors import ConfigError
 
 Role = Literal["student", "baseline", "teacher"]
@@ -39,7 +39,7 @@ class Arm:
     def model_config(self, recipe: Recipe) -> CausalLMConfig | ImageClassifierConfig:
         """The network to train; ConfigError when the recipe has none."""
         model = recipe.teacher if self.role == "teacher" else recipe.student
-        if model is None:
+        if model is None or isinstance(model, TeacherEndpointConfig):
             role = "teacher" if self.role == "teacher" else "student"
             raise ConfigError(f"arm '{self.name}' needs `{role}` in the recipe, which has none; add it")
         return model

@@ -10,7 +10,7 @@ from torch import nn
 
 from kdcore.config import Recipe
 from kdcore.config.data import RowData
-from kdcore.config.models import CausalLMConfig
+from kdcore.config.models import CausalLMConfig, ImageClassifierConfig
 from kdcore.data.chat import read_template
 from kdcore.data.sources import open_source
 from kdcore.data.tokenizer import load_tokenizer
@@ -34,7 +34,7 @@ def make_task(recipe: Recipe, arm: Arm) -> Task:
     """Opens data, store and tokenizer of an arm; raises their errors."""
     model, config = arm.model_config(recipe), arm.training_config(recipe)
     if isinstance(model, CausalLMConfig):
-        teacher = recipe.teacher if isinstance(recipe.teacher, CausalLMConfig) else None
+        teacher = None if isinstance(recipe.teacher, ImageClassifierConfig) else recipe.teacher
         tokenizer = load_tokenizer(*tokenizer_path(model, teacher))
         samples = text_samples(recipe, tokenizer, arm.uses_labels, config.sequence_length)
         exported = _with_template(tokenizer, recipe)

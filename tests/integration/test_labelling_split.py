@@ -25,7 +25,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("ray")
 
 TOLERANCE = 2e-3  # of log-probabilities kept in float16, about 1 to 8 in size
-CLUSTER = {"replicas": 1, "cpus_per_replica": 0.25, "rank_timeout_seconds": 10}
+CLUSTER = {"replicas": 1, "cpus_per_replica": 0.25, "rank_timeout_seconds": 20}
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +67,10 @@ def test_two_ranks_label_like_one(folder: Path) -> None:
     check_store(Recipe.model_validate(recipe(folder, "two", teacher=split(folder), cluster=CLUSTER, labels=dense)))
 
 
-def strike(journal: Path, hit: list[int]) -> None:
+def strike(journal: Path, others: set[int], hit: list[int]) -> None:
     """Kill rank 1 of the first group, in mid-run, and stop rank 1 of the second."""
     for stop, receipts in ((signal.SIGKILL, 1), (signal.SIGSTOP, 8)):
-        while not (found := set(actors_of(os.getpid(), "FollowerActor")) - set(hit)):
+        while not (found := set(actors_of(os.getpid(), "FollowerActor")) - others - set(hit)):
             time.sleep(0.1)
         while len(list(journal.glob("*.json"))) < receipts:
             time.sleep(0.005)
@@ -83,8 +83,9 @@ def test_a_rank_that_is_gone_is_replaced_with_its_group(folder: Path, tmp_path: 
     changes = {"labels": {"unit_bytes": 200, "codec": {"type": "topk", "k": 4}}, "data": recipe(tmp_path, "x")["data"]}
     settings = Recipe.model_validate(recipe(folder, "gone", teacher=split(folder), cluster=CLUSTER, **changes))
     hit: list[int] = []
-    striker = threading.Thread(target=strike, args=(Path(settings.store_path) / "journal", hit), daemon=True)
-    striker.start()
+    leftovers = set(actors_of(os.getpid(), "FollowerActor"))  # of the last test, about to end
+    arguments = (Path(settings.store_path) / "journal", leftovers, hit)
+    threading.Thread(target=strike, args=arguments, daemon=True).start()
     path = label_store(settings, lambda note: None)
     events = [json.loads(line) for line in (settings.run_dir / "labels-events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events].count("ReplicaDied") == len(hit) == 2
@@ -109,7 +110,8 @@ def test_a_poison_document_is_quarantined_and_the_group_goes_on(folder: Path, tm
     with pytest.raises(UnitFailed, match=r"1 of \d+ units failed: .*document 'strange.txt'"):
         label(tmp_path, "nan", ray_pool, teacher=split(tmp_path), cluster=CLUSTER, labels=labels)
     events = [json.loads(line) for line in (tmp_path / "runs/nan/labels-events.jsonl").read_text().splitlines()]
-    assert {event["event"] for event in events} == {"UnitError", "Quarantine", "Fail"}  # no replica was lost
+    assert {"Quarantine", "Fail"} < {event["event"] for event in events}
+    assert not any(event["event"] == "ReplicaDied" for event in events)
 
 
 def test_what_a_group_cannot_have_is_named(folder: Path) -> None:

@@ -1,9 +1,6 @@
 """A teacher behind HTTP, against a small server over the tiny model."""
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,54 +13,12 @@ from kdcore.errors import LabelError, TeacherError, TeacherUnavailable
 from kdcore.labels.topk import TopKCodec
 from kdcore.teachers.causal_lm import CausalLMTeacher
 from kdcore.teachers.endpoint import EndpointTeacher
+from tests.endpoint_server import KEY, Server, serving
 from tests.tiny_teacher import write_teacher
 
 pytest.importorskip("transformers")
 
 PROMPT = (np.arange(20) * 7 + 1) % 50  # not from 0, whose embedding is zero: all classes would be equal
-KEY = "a-secret-key"
-
-
-class Server(ThreadingHTTPServer):
-    """Answers as the protocol says, but for what a test changes."""
-
-    def __init__(self, teacher: CausalLMTeacher) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.teacher = teacher
-        self.statuses: list[int] = []
-        self.spoil: Any = None
-        self.keys: list[str | None] = []
-
-    def cells(self, tokens: list[int], k: int) -> list[Any]:
-        rows = self.teacher.window_logits([np.array(tokens)])[0].log_softmax(1)
-        cells: list[Any] = [None]
-        for row, token in zip(rows, tokens[1:], strict=False):
-            chosen = {*row.topk(k).indices.tolist(), token}
-            cells.append({str(i): {"logprob": float(row[i]), "rank": 1, "decoded_token": "x"} for i in chosen})
-        return cells
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.keys.append(self.headers["Authorization"])
-        status = self.server.statuses.pop(0) if self.server.statuses else 200
-        cells = self.server.cells(asked["prompt"], asked["prompt_logprobs"])
-        if self.server.spoil:
-            self.server.spoil(cells)
-        answer = {"choices": [{"text": "", "prompt_logprobs": cells}]} if status == 200 else {"error": f"no {KEY}"}
-        body = json.dumps(answer).encode()
-        self.send_response(status)
-        if status == 302:
-            self.send_header("Location", "/elsewhere")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +30,8 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CausalLMTea
 
 @pytest.fixture
 def server(teacher: tuple[Path, CausalLMTeacher]) -> Iterator[Server]:
-    server = Server(teacher[1])
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(teacher[1]) as server:
+        yield server
 
 
 @pytest.fixture
@@ -111,12 +61,9 @@ def test_labels_are_those_of_the_teacher_itself(server: Server, endpoint: Endpoi
         endpoint.codec(6)
 
 
-def test_identity_has_a_canary(server: Server, endpoint: EndpointTeacher) -> None:
-    before = endpoint.identity()
-    assert endpoint.identity() == before
-    assert (before["model"], before["revision"]) == ("tiny", "1")
-    server.spoil = lambda cells: [entry.update(logprob=entry["logprob"] - 1) for entry in cells[3].values()]
-    assert endpoint.identity()["canary"] != before["canary"]
+def test_identity_is_what_the_recipe_says(server: Server, endpoint: EndpointTeacher) -> None:
+    assert endpoint.identity() == {"type": "endpoint", "protocol": "vllm", "model": "tiny", "revision": "1"}
+    assert not server.keys  # a finished store is compared without the endpoint
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from kdcore.errors import (
     OutOfSpace,
     StorageUnavailable,
     TeacherError,
+    TeacherUnavailable,
     UnitFailed,
 )
 
@@ -77,20 +78,24 @@ def test_an_error_about_the_whole_job_is_final_and_kept_as_it_is(error: KDError)
     assert decide(state, UnitError(0, error)) == [Fail(error)]
 
 
-def test_a_storage_that_does_not_answer_is_tried_again_after_a_wait_and_named_in_the_end() -> None:
+@pytest.mark.parametrize(
+    ("error", "setting"),
+    [(StorageUnavailable("503 of s3://x"), "labels.path"), (TeacherUnavailable("503 of s3://x"), "teacher.url")],
+)
+def test_what_does_not_answer_is_tried_again_after_a_wait_and_named_in_the_end(error: KDError, setting: str) -> None:
     state = State.of(["a"], rules(2, retry_seconds=1))
     decide(state, ReplicaReady(0))
-    (retry,) = decide(state, UnitError(0, StorageUnavailable("503 of s3://x")), 10.0)
+    (retry,) = decide(state, UnitError(0, error), 10.0)
     assert isinstance(retry, Retry)
     wake = state.wake_at()
     assert wake is not None
     assert 10.5 <= wake <= 11.0
     assert decide(state, Tick(), wake - 0.01) == []
     assert decide(state, Tick(), wake) == [Assign(0, "a", 1)]
-    decision = decide(state, UnitError(0, StorageUnavailable("503 of s3://x")), 12.0)[-1]
+    decision = decide(state, UnitError(0, error), 12.0)[-1]
     assert isinstance(decision, Fail)
     assert isinstance(decision.error, UnitFailed)
-    for text in ("a failed 2 times", "labels.max_attempts", "503 of s3://x", "labels.path"):
+    for text in ("a failed 2 times", "labels.max_attempts", "503 of s3://x", setting):
         assert text in str(decision.error)
     assert "memory" not in str(decision.error)
 

@@ -18,7 +18,10 @@ from kdcore.errors import CorruptShard, StoreError, UnreadableDocument
 from kdcore.identity import digest_input, digest_samples, sample_key_text
 from kdcore.planning import Asked, Corpus, Planning, find_input, make_plan, measure, planned_input, read_unit
 
-TEXTS = st.lists(st.one_of(st.none(), st.just(""), st.text("ab", min_size=1, max_size=3)), min_size=1, max_size=24)
+TEXT = st.text("ab", min_size=1, max_size=3)
+TEXTS = st.lists(st.one_of(TEXT, TEXT, TEXT, st.none(), st.just("")), min_size=10, max_size=30).flatmap(
+    lambda texts: st.integers(1, len(texts)).map(lambda count: texts[-count:])
+)
 
 
 @pytest.fixture(autouse=True)

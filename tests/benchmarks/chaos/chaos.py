@@ -62,7 +62,7 @@ class Tally:
             "stores_not_verified": self.unverified,
             "kills": self.kills,
             "units_recomputed": self.recomputed,
-            "lost_units_per_kill_max": max(self.lost_by_kill, default=0),
+            "lost_units_per_kill_max": max(self.lost_by_kill, default=None),  # seen in directories only
             "lost_units_per_kill": {str(lost): kills for lost, kills in sorted(self.lost_by_kill.items())},
             "kills_that_lost_more_than_a_unit_a_replica": self.lost_beyond,
             "units_lost_without_a_kill": self.lost_to_nobody,

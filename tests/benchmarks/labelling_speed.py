@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import psutil
 
-from cluster.labelling import policy
+from cluster.labelling import moves
 from cluster.labelling.controller import Outcome, Pool
 from cluster.labelling.run import label_store, ray_pool
 from kdcore.config import Recipe
@@ -44,9 +45,8 @@ class Watched:
     recovered: float = 0.0
     _victim: int | None = None
 
-    def start(self, replica: int) -> None:
-        """As the pool does."""
-        self.pool.start(replica)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.pool, name)
 
     def submit(self, replica: int, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> None:
         """As the pool does, with a note of the time."""
@@ -59,9 +59,9 @@ class Watched:
         """As the pool does, with a note of the time; after the unit that was waited for, the kill."""
         outcome = self.pool.wait(timeout)
         match outcome and outcome.event:
-            case policy.UnitDone():
+            case moves.UnitDone():
                 self.done.append(time.perf_counter())
-            case policy.ReplicaDied(replica):
+            case moves.ReplicaDied(replica):
                 self._victim = replica
         if self.kill_after is not None and len(self.done) >= self.kill_after and not self.killed:
             self.killed = time.perf_counter()
@@ -98,15 +98,14 @@ def in_process(wanted: Recipe) -> float:
     """Seconds of a plain loop over the units of a recipe, one core: no Ray, no policy."""
     import torch
 
+    from cluster.labelling.planning import plan_work
     from cluster.labelling.replica import Replica
-    from kdcore.data.plan import plan_units
-    from kdcore.data.sources import open_source
     from kdcore.store import open_for_writing, publish_receipt
 
     torch.set_num_threads(1)
-    plan = plan_units(open_source(wanted.data), "train", wanted.labels.unit_bytes)
+    plan = plan_work(wanted, progress)
     replica = Replica(wanted.model_dump_json(), wanted.store_path)
-    open_for_writing(wanted.store_path, {"format": 2, **replica.identity(), "input": plan.input_digest})
+    open_for_writing(wanted.store_path, {"format": 2, **replica.identity(), "input": plan.input.digest})
     began = time.perf_counter()
     for unit in plan.units:
         publish_receipt(wanted.store_path, replica.label(unit, "loop"))
@@ -122,7 +121,7 @@ def on_ray(wanted: Recipe, kill_after: int | None = None) -> Watched:
     def watched(recipe: Recipe, replicas: int) -> Iterator[Pool]:
         with ray_pool(recipe, replicas) as pool:
             seen.append(Watched(pool, kill_after, called))
-            yield seen[0]
+            yield cast(Pool, seen[0])
 
     label_store(wanted, on_note=progress, make_pool=watched)
     return seen[0]

@@ -36,7 +36,8 @@ def make_plan(asked: Asked, extents: Extents, planning: Planning) -> Plan:
     """All units of a corpus, or those that an earlier job planned of the same files.
 
     Each distinct sample is planned once, at its first place; its copies are counted. Reads every sample once, in
-    tasks. Raises UnreadableDocument (on_unreadable="error"), and DataError when nothing is left to label.
+    tasks. Raises UnreadableDocument (on_unreadable="error"), DataError when nothing is left to label, IdentityMismatch
+    in a store that was begun with another input.
     """
     if asked.unit_bytes < 1:
         raise ConfigError(f"labels.unit_bytes must be at least 1, got {asked.unit_bytes}")

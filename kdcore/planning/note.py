@@ -11,11 +11,12 @@ from kdcore.config import Recipe
 from kdcore.data.document import SampleRef
 from kdcore.data.plan import Input, Plan, PlanFile, PlanRows, WorkUnit
 from kdcore.errors import KDError, StoreError
-from kdcore.identity import digest_bytes
+from kdcore.identity import compare_identity, digest_bytes
 from kdcore.planning.corpus import Corpus
 from kdcore.planning.files import PlanTable, write_table
 from kdcore.planning.survey import listed
-from kdcore.store.layout import PLAN
+from kdcore.store.beginning import read_identity
+from kdcore.store.layout import IDENTITY, PLAN
 from kdcore.store.places import Location, Place, open_place
 
 _UNITS = pa.schema(
@@ -83,7 +84,11 @@ def read_plan(place: Place, asked: Asked, key: str) -> Plan | None:
 
 
 def write_plan(place: Place, asked: Asked, key: str, plan: Plan) -> None:
-    """Note a plan of the files that `key` stands for."""
+    """Note a plan of the files that `key` stands for. IdentityMismatch in a store that was begun with another input."""
+    # Before the note: the job that began the store may still need its own.
+    if place.size(IDENTITY) is not None:
+        begun = {"input": read_identity(place).get("input")}
+        compare_identity(begun, {"input": plan.input.digest}, what=f"the label store {place}")
     files = {unit.rows.file: None for unit in plan.units}
     numbers = {file: number for number, file in enumerate(files)}
     rows = [(numbers[unit.rows.file], unit.rows.start, unit.rows.stop, unit.num_bytes) for unit in plan.units]

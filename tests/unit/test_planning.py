@@ -14,9 +14,10 @@ from planning_fixtures import Memory, by_workers
 from kdcore.config.data import ImageFolderData, TextData
 from kdcore.data.plan import sample_key
 from kdcore.data.sources import open_source
-from kdcore.errors import CorruptShard, StoreError, UnreadableDocument
+from kdcore.errors import CorruptShard, IdentityMismatch, StoreError, UnreadableDocument
 from kdcore.identity import digest_input, digest_samples, sample_key_text
 from kdcore.planning import Asked, Corpus, Planning, find_input, make_plan, measure, planned_input, read_unit
+from kdcore.store import open_for_writing
 
 TEXT = st.text("ab", min_size=1, max_size=3)
 TEXTS = st.lists(st.one_of(TEXT, TEXT, TEXT, st.none(), st.just("")), min_size=10, max_size=30).flatmap(
@@ -229,3 +230,11 @@ def test_blocks_do_not_depend_on_who_reads_them_and_ids_sort_as_the_corpus_does(
     assert all(a < b for a, b in pairwise(ids))
     names = [ref.name for unit in plans[0].units for ref, _, _ in read_unit(tmp_path / "1", unit)]
     assert names == sorted(source.texts)
+
+
+def test_the_note_of_a_store_is_not_replaced_by_a_job_with_another_input(tmp_path):
+    first = planned(tmp_path, asked(Memory(["a", "b"])))
+    open_for_writing(tmp_path, {"input": first.input.digest})
+    with pytest.raises(IdentityMismatch, match="input"):
+        planned(tmp_path, asked(Memory(["a", "b", "c"])))
+    assert planned_input(tmp_path, asked(Memory([]))) == first.input

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from tiny_teacher import recipe
 
-from cluster.labelling.pool import InProcessPool
 from cluster.labelling.replica import Replica
 from cluster.labelling.run import PoolMaker, label_store
+from cluster.labelling.twin import InProcessPool
 from kdcore.config.recipe import Recipe
 from kdcore.store import Location, open_store
 

@@ -11,7 +11,12 @@ from typing import Any
 
 from kdcore.errors import out_of_space
 
-__all__ = ["EventLog"]
+__all__ = ["EventLog", "events_file"]
+
+
+def events_file(run_dir: Path) -> Path:
+    """Where a run records its events."""
+    return run_dir / "labels-events.jsonl"
 
 
 class EventLog:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from cluster.connect import cluster_session
-from cluster.labelling.events import EventLog
+from cluster.labelling.events import EventLog, events_file
 from cluster.labelling.patience import patiently
 from cluster.progress import ProgressReport, duration
 from cluster.ray_map import ray_map
@@ -34,7 +34,7 @@ def plan_work(recipe: Recipe, on_note: OnNote) -> Plan:
     plan = patiently(lambda: _plan(recipe), labels.max_attempts, labels.retry_seconds, on_note)
     found, seconds = plan.input, time.monotonic() - began
     figures = {"samples": found.num_samples, "distinct": found.num_keys, "units": len(plan.units)}
-    EventLog(recipe.run_dir / "labels-events.jsonl")({"event": "Planned", **figures, "seconds": round(seconds, 1)})
+    EventLog(events_file(recipe.run_dir))({"event": "Planned", **figures, "seconds": round(seconds, 1)})
     told = ", ".join(f"{value:,} {name}" for name, value in figures.items())
     on_note(f"plan: {told} in {duration(seconds)}")
     _note_skipped(found, on_note)

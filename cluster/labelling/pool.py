@@ -1,79 +1,42 @@
-"""Pools of replicas: Ray actors, each in a placement group of its own, and their twin in this process."""
+"""A pool of replicas on Ray, each in a placement group of its own."""
 
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from cluster.connect import import_ray
-from cluster.labelling.controller import Labeller, Outcome
+from cluster.connect import cluster_session, import_ray
+from cluster.labelling.controller import Outcome
 from cluster.labelling.moves import Notice, ReplicaDied, ReplicaLoaded, ReplicaPlaced, ReplicaReady, UnitDone, UnitError
 from cluster.labelling.ranks import Ranks
 from cluster.nodes import draining_nodes
-from cluster.placement import Bundle, close_group, open_group
-from cluster.preflight import shortage
+from cluster.placement import Bundle, close_group, open_group, replica_bundles
+from cluster.preflight import reserve, shortage
 from kdcore.config import Recipe
 from kdcore.data.plan import WorkUnit
 from kdcore.errors import ResourceError
 
-__all__ = ["InProcessPool", "RayPool"]
+__all__ = ["RayPool", "ray_pool"]
 
 _NODES_SECONDS = 1.0
 
 
-class InProcessPool:
-    """The twin: labels in this process, one unit at a time; `deaths` are (unit, attempt number) that kill a replica."""
-
-    def __init__(self, make: Callable[[], Labeller], deaths: Collection[tuple[str, int]] = ()) -> None:
-        self._make, self._deaths = make, set(deaths)
-        self._replicas: dict[int, Labeller] = {}
-        self._work: deque[tuple[int, WorkUnit | str, str, int]] = deque()
-        self._tries: dict[str, int] = {}
-        self.died: list[str] = []
-
-    def start(self, replica: int) -> None:
-        """Load it at the next `wait`."""
-        self._work.append((replica, "load", "", 1))
-
-    def settle(self, replica: int) -> None:
-        """Ask for its identity at one of the next `wait`s."""
-        self._work.append((replica, "settle", "", 1))
-
-    def end(self, replica: int) -> None:
-        """Forget it, and what it was to do."""
-        self._replicas.pop(replica, None)
-        self._work = deque(item for item in self._work if item[0] != replica)
-
-    def shortage(self, seconds: float) -> ResourceError:
-        """There is always room here, unless a test says otherwise."""
-        return ResourceError(f"no room for {seconds:g} s")
-
-    def submit(self, replica: int, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> None:
-        """Label it at one of the next `wait`s."""
-        self._work.append((replica, unit, attempt, batch_divisor))
-
-    def wait(self, timeout: float | None = None) -> Outcome | None:
-        """Do the oldest piece of work; without any, time passes."""
-        if not self._work and timeout is not None:
-            time.sleep(timeout)
-            return None
-        replica, unit, attempt, divisor = self._work.popleft()
+@contextmanager
+def ray_pool(recipe: Recipe, replicas: int) -> Iterator["RayPool"]:
+    """Actors on the recipe's cluster; ResourceError when it has no room for the first `replicas` of them."""
+    config = recipe.cluster
+    bundles = replica_bundles(config, recipe.ranks)
+    setting = "cluster.replicas" if recipe.ranks == 1 else "cluster.replicas (times teacher.tensor_parallel)"
+    with cluster_session(config):
+        wanted = [bundles] * replicas if bundles else []
+        groups = reserve(wanted, config.resource_deadline_seconds, setting, together=True)
+        pool = RayPool(recipe, str(recipe.store_path), bundles, groups)
         try:
-            if unit == "load":
-                self._replicas[replica] = self._make()
-                return Outcome(ReplicaLoaded(replica))
-            if isinstance(unit, str):
-                return Outcome(ReplicaReady(replica), identity=self._replicas[replica].identity())
-            number = self._tries.get(unit.id, 0)
-            self._tries[unit.id] = number + 1
-            if (unit.id, number) in self._deaths:
-                self.died.append(unit.id)
-                del self._replicas[replica]
-                return Outcome(ReplicaDied(replica, "killed by the test"))
-            return Outcome(UnitDone(replica), self._replicas[replica].label(unit, attempt, divisor))
-        except Exception as error:  # noqa: BLE001  whatever a unit raises is the policy's to judge
-            return Outcome(UnitError(replica, error))
+            yield pool
+        finally:
+            pool.stop()
 
 
 class _Copy:

@@ -1,25 +1,23 @@
 """Label the training split of a recipe: plan, replicas, receipts, manifest."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
-from cluster.connect import cluster_session
 from cluster.labelling.controller import Pool, run_units
+from cluster.labelling.events import events_file
 from cluster.labelling.patience import patiently
 from cluster.labelling.planning import input_of_finished, plan_work
 from cluster.labelling.policy_state import Rules
-from cluster.labelling.pool import RayPool
+from cluster.labelling.pool import ray_pool
 from cluster.labelling.probe import ProbeResult
 from cluster.labelling.replica import Replica
 from cluster.labelling.room import OUTLOOK, check_room, store_bytes
 from cluster.labelling.statistics import Statistics
-from cluster.labelling.tally import Tally, mfu
+from cluster.labelling.tally import Tally, totals
 from cluster.labelling.watch import Watch
 from cluster.paths import absolute_paths, with_fitted_teacher
-from cluster.placement import replica_bundles
-from cluster.preflight import reserve
 from cluster.progress import ProgressReport
 from kdcore.config import Recipe
 from kdcore.config.models import TeacherLMConfig
@@ -37,11 +35,11 @@ from kdcore.store import (
     read_probe,
     read_receipts,
 )
+from kdcore.store.schema import FORMAT
 
-__all__ = ["PoolMaker", "check_store", "label_store", "ray_pool"]
+__all__ = ["PoolMaker", "check_store", "label_store"]
 
 Result = TypeVar("Result")
-_FORMAT = 2
 
 
 class PoolMaker(Protocol):
@@ -50,22 +48,6 @@ class PoolMaker(Protocol):
     def __call__(self, recipe: Recipe, replicas: int) -> AbstractContextManager[Pool]:
         """The pool."""
         ...
-
-
-@contextmanager
-def ray_pool(recipe: Recipe, replicas: int) -> Iterator[RayPool]:
-    """Actors on the recipe's cluster; ResourceError when it has no room for the first `replicas` of them."""
-    config = recipe.cluster
-    bundles = replica_bundles(config, recipe.ranks)
-    setting = "cluster.replicas" if recipe.ranks == 1 else "cluster.replicas (times teacher.tensor_parallel)"
-    with cluster_session(config):
-        wanted = [bundles] * replicas if bundles else []
-        groups = reserve(wanted, config.resource_deadline_seconds, setting, together=True)
-        pool = RayPool(recipe, str(recipe.store_path), bundles, groups)
-        try:
-            yield pool
-        finally:
-            pool.stop()
 
 
 def label_store(recipe: Recipe, on_note: Callable[[str], None] = print, make_pool: PoolMaker = ray_pool) -> str:
@@ -143,7 +125,7 @@ class _Job:
         rules = self._rules(len(todo))
         what = "tokens" if isinstance(self.recipe.teacher, TeacherLMConfig) else "images"
         tally = Tally(len(sizes), len(sizes) - len(todo), what)
-        log = self.recipe.run_dir / "labels-events.jsonl"
+        log = events_file(self.recipe.run_dir)
         watch = Watch(self.recipe.name, log, sizes, tally, progress, self.on_note)
 
         def publish(receipt: Receipt) -> None:
@@ -205,17 +187,18 @@ class _Job:
 
     def _whole_identity(self, answer: Mapping[str, Any]) -> dict[str, Any]:
         assert self.input is not None
-        return {"format": _FORMAT, **answer, "input": self.input.digest}
+        return {"format": FORMAT, **answer, "input": self.input.digest}
 
     def _finish(self, cut: Mapping[str, str], seconds: float) -> None:
         assert self.identity is not None
-        receipts = self._patiently(lambda: read_journal(self.path, cut))
+        assert self.input is not None
         assert self.probe is not None
+        receipts = self._patiently(lambda: read_journal(self.path, cut))
         statistics = self._statistics()
         for receipt in receipts:
             statistics.add(receipt)
         statistics.check()
-        figures = {**statistics.summary(), **self._totals(list(receipts)), "seconds": round(seconds, 1)}
+        figures = {**statistics.summary(), **totals(list(receipts), self.input), "seconds": round(seconds, 1)}
         extra = {"statistics": figures, "fidelity": self.probe.fidelity}
         identity, codec = self.identity, self.probe.codec.state()
         manifest = self._patiently(lambda: publish_manifest(self.path, identity, receipts, extra, codec))
@@ -223,18 +206,3 @@ class _Job:
             f"labels: {manifest.num_rows:,} samples, {manifest.num_labels:,} labels, {manifest.num_bytes:,} bytes "
             f"in {self.path}"
         )
-
-    def _totals(self, receipts: list[Receipt]) -> dict[str, Any]:
-        assert self.input is not None
-        labels, size = sum(item.labels for item in receipts), sum(item.bytes for item in receipts)
-        return {
-            "rows": sum(item.rows for item in receipts),
-            "labels": labels,
-            "samples": self.input.num_samples,
-            "bytes_per_label": size / labels if labels else None,
-            "skipped": [list(item) for item in self.input.skipped],
-            "num_skipped": self.input.num_skipped,
-            "teacher_mfu": mfu(
-                sum(item.ideal_seconds for item in receipts), sum(item.forward_seconds for item in receipts)
-            ),
-        }

@@ -1,13 +1,14 @@
 """What a labelling job has done so far, in numbers, and in the words of its progress."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.progress import quantity
+from kdcore.data.plan import Input
 from kdcore.store.writer import Receipt
 
-__all__ = ["Tally", "mfu"]
+__all__ = ["Tally", "mfu", "totals"]
 
 _LONGEST_FAILURE = 160
 
@@ -71,3 +72,19 @@ def mfu(ideal_seconds: float, forward_seconds: float) -> float | None:
     passes (reading, coding, writing) are not in the first sum, and the last is in neither.
     """
     return ideal_seconds / forward_seconds if ideal_seconds and forward_seconds else None
+
+
+def totals(receipts: Sequence[Receipt], planned: Input) -> dict[str, Any]:
+    """What the receipts of a whole store add up to, and what was left out of its input; for its manifest."""
+    labels, size = sum(item.labels for item in receipts), sum(item.bytes for item in receipts)
+    return {
+        "rows": sum(item.rows for item in receipts),
+        "labels": labels,
+        "samples": planned.num_samples,
+        "bytes_per_label": size / labels if labels else None,
+        "skipped": [list(item) for item in planned.skipped],
+        "num_skipped": planned.num_skipped,
+        "teacher_mfu": mfu(
+            sum(item.ideal_seconds for item in receipts), sum(item.forward_seconds for item in receipts)
+        ),
+    }

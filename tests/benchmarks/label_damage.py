@@ -21,9 +21,9 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from cluster.labelling.pool import InProcessPool
 from cluster.labelling.replica import Replica
 from cluster.labelling.run import label_store
+from cluster.labelling.twin import InProcessPool
 from kdcore.config import Recipe
 from tests import tiny_teacher
 from tests.benchmarks import damage_files as files

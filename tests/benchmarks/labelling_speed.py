@@ -22,7 +22,8 @@ import psutil
 
 from cluster.labelling import moves
 from cluster.labelling.controller import Outcome, Pool
-from cluster.labelling.run import label_store, ray_pool
+from cluster.labelling.pool import ray_pool
+from cluster.labelling.run import label_store
 from kdcore.config import Recipe
 from kdcore.data.plan import WorkUnit
 from kdcore.store import load_manifest

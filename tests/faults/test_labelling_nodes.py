@@ -19,7 +19,7 @@ from labelling_runs import content, label
 from tiny_teacher import write_documents, write_teacher
 
 from cluster.connect import import_ray
-from cluster.labelling.run import ray_pool
+from cluster.labelling.pool import ray_pool
 
 pytest.importorskip("ray")
 pytest.importorskip("transformers")

@@ -13,9 +13,9 @@ from tiny_teacher import recipe, write_documents, write_teacher
 
 from cluster.labelling.answers import token_bounded_batches
 from cluster.labelling.loading import load_answers
-from cluster.labelling.pool import InProcessPool
 from cluster.labelling.replica import Replica, probe_batches
 from cluster.labelling.run import label_store
+from cluster.labelling.twin import InProcessPool
 from kdcore.config.recipe import Recipe
 from kdcore.data.document import SampleRef
 from kdcore.data.sources import open_source
@@ -275,7 +275,7 @@ def test_on_ray_actors_with_an_answer_on_missing_resources(folder: Path) -> None
     """One cluster for both: the shortage is told within its deadline, then two actors label as one process does."""
     pytest.importorskip("ray")
     from cluster.connect import cluster_session
-    from cluster.labelling.run import ray_pool
+    from cluster.labelling.pool import ray_pool
 
     small = Recipe.model_validate(recipe(folder, "on-ray"))
     with cluster_session(small.cluster):

@@ -66,7 +66,7 @@ def test_a_plan_by_a_cluster_gives_the_store_of_a_plan_by_one_process(
 ) -> None:
     pytest.importorskip("ray")
     from cluster.connect import cluster_session
-    from cluster.labelling.run import ray_pool
+    from cluster.labelling.pool import ray_pool
     from cluster.ray_map import ray_map
 
     small_blocks(lambda config: partial(open_source, config))

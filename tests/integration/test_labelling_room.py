@@ -10,9 +10,9 @@ import pytest
 from labelling_runs import label
 from tiny_teacher import write_documents, write_teacher
 
-from cluster.labelling.pool import InProcessPool
 from cluster.labelling.replica import Replica
 from cluster.labelling.room import OUTLOOK
+from cluster.labelling.twin import InProcessPool
 from kdcore.config.recipe import Recipe
 from kdcore.errors import OutOfSpace
 from kdcore.store import open_store

@@ -12,8 +12,8 @@ from labelling_runs import content, label
 from s3_server import KEY, SECRET, TOKEN, environment, s3_server
 from tiny_teacher import recipe, write_documents, write_teacher
 
-from cluster.labelling.pool import InProcessPool
 from cluster.labelling.replica import Replica
+from cluster.labelling.twin import InProcessPool
 from kdcore.config.recipe import Recipe
 from kdcore.errors import IdentityMismatch, KDError
 from kdcore.labels.soft_labels import SparseLabels
@@ -145,7 +145,7 @@ def test_ray_actors_have_the_credentials_and_nothing_keeps_them(
     """Processes on a cluster started here inherit the driver's environment; what Ray is told has no part of it."""
     ray = pytest.importorskip("ray")
     from cluster.connect import cluster_session
-    from cluster.labelling.run import ray_pool
+    from cluster.labelling.pool import ray_pool
 
     checked = Recipe.model_validate(recipe(folder, "on-ray", labels=labels("on-ray")))
     begin_run(checked)

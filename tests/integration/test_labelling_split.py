@@ -16,7 +16,8 @@ from processes import actors_of
 from tiny_teacher import recipe, write_documents, write_teacher
 
 from cluster.connect import cluster_session
-from cluster.labelling.run import check_store, label_store, ray_pool
+from cluster.labelling.pool import ray_pool
+from cluster.labelling.run import check_store, label_store
 from kdcore.config.recipe import Recipe
 from kdcore.errors import ResourceError, UnitFailed
 from kdcore.store import open_store, verify_store

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from tiny_teacher import recipe, write_documents, write_teacher
 
-from cluster.labelling.pool import InProcessPool
 from cluster.labelling.replica import Replica
 from cluster.labelling.run import label_store
+from cluster.labelling.twin import InProcessPool
 from jobs.stages import check_labels
 from kdcore.config.recipe import Recipe
 from kdcore.errors import IdentityMismatch

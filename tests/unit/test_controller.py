@@ -11,7 +11,7 @@ import pytest
 from cluster.labelling.controller import run_units
 from cluster.labelling.events import EventLog
 from cluster.labelling.policy_state import Rules
-from cluster.labelling.pool import InProcessPool
+from cluster.labelling.twin import InProcessPool
 from kdcore.data.plan import WorkUnit
 from kdcore.errors import ClusterError, IdentityMismatch, LabelError, OutOfSpace, TeacherError, UnitFailed
 from kdcore.store import Receipt

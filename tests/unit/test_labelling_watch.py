@@ -11,8 +11,8 @@ import pytest
 
 from cluster.labelling.controller import run_units
 from cluster.labelling.policy_state import Rules
-from cluster.labelling.pool import InProcessPool
 from cluster.labelling.tally import Tally
+from cluster.labelling.twin import InProcessPool
 from cluster.labelling.watch import Watch
 from cluster.progress import ProgressReport
 from kdcore.data.plan import WorkUnit

@@ -21,6 +21,10 @@ Spans = list[tuple[int, int]]
 """Characters start .. stop - 1 each, rising and apart."""
 
 _MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
+# In place of transformers' clock. A template gets values like those of JSON and no functions; nothing else there is a
+# tuple, so a call of one is a call of this.
+_NO_CLOCK, _CLOCK_ASKED = {"strftime_now": ()}, "'tuple' object is not callable"
+_TWO_TURNS = Conversation([{"role": role, "content": role} for role in ("user", "assistant") * 2])
 
 
 class ChatTemplate:
@@ -38,11 +42,6 @@ class ChatTemplate:
             )
         self._own: Any = None if config.chat_template is None else template
         self._template: Any = template
-        if "strftime_now" in str(template) and not self._arguments:
-            raise ConfigError(
-                f"{self.source} asks for today's date, so the same conversation would be other tokens tomorrow: set "
-                "data.template_arguments to a fixed one (such as {date_string: 26 Jul 2024}, where it knows that)"
-            )
         self._ends = tuple(token.content for token in tokenizer.added_tokens_decoder.values())
 
     def digest(self) -> str:
@@ -53,7 +52,8 @@ class ChatTemplate:
         """The whole text, and `with_spans` what the assistant says in it, each turn with the token that ends it.
 
         A template with {% generation %} marks says itself where that is. Raises UnreadableDocument for a conversation
-        that the template refuses, ConfigError for a template that rewrites earlier turns.
+        that the template refuses, or of which it rewrites earlier turns; ConfigError for a template that rewrites those
+        of any conversation, or asks for today's date.
         """
         conversation = document.conversation
         assert conversation is not None
@@ -62,6 +62,7 @@ class ChatTemplate:
                 return self._marked(conversation)
             text = self._render(conversation, conversation.messages)
         except _failures() as error:
+            self._check_clock(error)
             raise UnreadableDocument(
                 f"'{document.name}' cannot be rendered by {self.source}: {type(error).__name__}: {error}. Repair or "
                 "remove it, set data.on_unreadable: skip, or data.chat_template to another template."
@@ -72,7 +73,14 @@ class ChatTemplate:
         return self._tokenizer.get_chat_template(self._own, list(conversation.tools) or None)
 
     def _variables(self, conversation: Conversation) -> dict[str, Any]:
-        return {**self._arguments, **conversation.arguments}
+        return {**_NO_CLOCK, **self._arguments, **conversation.arguments}
+
+    def _check_clock(self, error: Exception) -> None:
+        if _CLOCK_ASKED in str(error):
+            raise ConfigError(
+                f"{self.source} asks for today's date, so the same conversation would be other tokens tomorrow: set "
+                "data.template_arguments to a fixed one (such as {date_string: 26 Jul 2024}, where it knows that)"
+            ) from error
 
     def _render(self, conversation: Conversation, messages: Sequence[Any], prompt: bool = False) -> str:
         text = self._tokenizer.apply_chat_template(
@@ -110,44 +118,51 @@ class ChatTemplate:
                     f"'{name}' begins with the assistant, where a template has no prompt to answer: put a message "
                     "before it, set data.on_unreadable: skip, or data.mask: all"
                 )
-            start = self._prefix(name, conversation, number, True, whole)
-            stop = self._prefix(name, conversation, number + 1, False, whole)
-            if stop < start:
-                raise self._unstable(name, number)
+            start = self._prefix(conversation, number, True, whole)
+            stop = self._prefix(conversation, number + 1, False, whole)
+            if start is None or stop is None or stop < start:
+                raise self._unstable(name, number + 1)
             stop = start + self._without_line_end(whole[start:stop])
             if start < stop:
                 spans.append((start, stop))
         return spans
 
-    def _prefix(self, name: str, conversation: Conversation, messages: int, prompt: bool, whole: str) -> int:
-        """How long the rendering of the first messages is, which must be the beginning of the whole one."""
+    def _prefix(self, conversation: Conversation, messages: int, prompt: bool, whole: str) -> int | None:
+        """How long the rendering of the first messages is; None where the whole one does not begin with it."""
         try:
             text = self._render(conversation, conversation.messages[:messages], prompt)
         except _failures() as error:
-            raise self._unstable(name, messages) from error
-        if not whole.startswith(text):
-            raise self._unstable(name, messages)
-        return len(text)
+            self._check_clock(error)
+            return None
+        return len(text) if whole.startswith(text) else None
 
     def _without_line_end(self, turn: str) -> int:
         """White space after the token that ends a turn is no part of it: nobody who stops there says it."""
         bare = turn.rstrip()
         return len(bare) if bare.endswith(self._ends) else len(turn)
 
-    def _unstable(self, name: str, messages: int) -> ConfigError:
-        return ConfigError(
+    def _unstable(self, name: str, messages: int) -> ConfigError | UnreadableDocument:
+        """The template's fault where it does so to a plain conversation of two turns too, else the document's."""
+        what = (
             f"{self.source} does not render the first {messages} messages of '{name}' as it begins to render all of "
             "them (it rewrites earlier turns, or ends them otherwise), so what the assistant says is not known: "
             "set data.chat_template to a template that marks it with {% generation %} ... {% endgeneration %}, cut "
             "conversations after their first answer, or set data.mask: all"
         )
+        try:
+            whole = self._render(_TWO_TURNS, _TWO_TURNS.messages)
+        except _failures():  # it wants other conversations
+            return UnreadableDocument(f"{what}, or data.on_unreadable: skip")
+        if self._prefix(_TWO_TURNS, 3, True, whole) is None or self._prefix(_TWO_TURNS, 2, False, whole) is None:
+            return ConfigError(what)
+        return UnreadableDocument(f"{what}, or data.on_unreadable: skip")
 
 
 def _failures() -> tuple[type[Exception], ...]:
     """What a template raises, of itself or because messages are not what it expects."""
     from jinja2 import TemplateError
 
-    return TemplateError, TypeError, ValueError, LookupError, AttributeError
+    return TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError
 
 
 def read_template(path: str) -> str:

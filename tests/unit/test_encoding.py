@@ -119,6 +119,30 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_by_name(tokenizer, tm
     assert encoded(tokenizer, talk(*TURNS), **CHAT, **template, mask="all").spans is None
 
 
+def test_a_conversation_that_a_good_template_rewrites_is_bad_alone():
+    thoughts = "{% for message in messages %}{{ message.role }}{% if loop.last %}{{ message.thought }}{% endif %}\n"
+    tokenizer = chat_tokenizer(thoughts + "{{ message.content }}{% endfor %}")
+    tokenizer.chat_template += "{% if add_generation_prompt %}assistant{% endif %}"
+    row = talk(*TURNS[1:])
+    assert said(tokenizer, encoded(tokenizer, row, **CHAT)) == ["Yes é.", "No."]
+    row["messages"][1]["thought"] = "Hm."
+    with pytest.raises(UnreadableDocument, match=r"'name'.*rewrites earlier turns.*on_unreadable: skip"):
+        encoded(tokenizer, row, **CHAT)
+    assert len(encoded(tokenizer, row, **CHAT, on_unreadable="skip").tokens) == 0
+
+
+def test_no_template_knows_today(tmp_path):
+    asks = "{% if not day is defined %}{% set day = strftime_now('%d') %}{% endif %}{{ day }}|"
+    for template in (CHATML, MARKED):
+        tokenizer = chat_tokenizer(asks + template)
+        with pytest.raises(ConfigError, match=r"today's date.*template_arguments"):
+            encoded(tokenizer, talk(*TURNS), **CHAT, template_arguments={"other": 1})
+        found = encoded(tokenizer, talk(*TURNS), **CHAT, template_arguments={"day": "Monday"})
+        assert tokenizer.decode(found.tokens).startswith("Monday|")
+        row = {**talk(*TURNS), "chat_template_kwargs": {"day": "Sunday"}}
+        assert tokenizer.decode(encoded(tokenizer, row, **CHAT).tokens).startswith("Sunday|")
+
+
 def test_what_a_template_gets_beside_the_messages(tmp_path):
     (tmp_path / "t.jinja").write_text("{{ tools[0].name }} {{ day }} {{ messages[0].extra }}|" + CHATML)
     row = {**talk(*TURNS), "tools": [{"name": "f"}], "chat_template_kwargs": {"day": "Monday"}}
@@ -146,6 +170,7 @@ def test_nothing_to_label(tokenizer):
     [
         ("{{ raise_exception('roles must alternate') }}", TURNS, UnreadableDocument, "'name'.*roles must alternate"),
         ("{{ messages[0].content.x() }}", TURNS, UnreadableDocument, "'name'.*UndefinedError"),
+        ("{{ 1 / 0 }}", TURNS, UnreadableDocument, "'name'.*ZeroDivisionError"),
         (CHATML, (("assistant", "hello"),), UnreadableDocument, "begins with the assistant"),
         ("{{ strftime_now('%Y') }}" + CHATML, TURNS, ConfigError, "today's date"),
         (None, TURNS, ConfigError, "set data.chat_template"),

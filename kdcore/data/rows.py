@@ -69,14 +69,16 @@ def _conversation(row: Mapping[str, Any], key: str) -> Conversation:
         raise UnreadableDocument(f"must have a list of objects under '{_TOOLS}', or nothing")
     if not isinstance(arguments, Mapping):
         raise UnreadableDocument(f"must have an object under '{_ARGUMENTS}', or nothing")
-    found = Conversation(
-        [_message(message, f"{key}[{number}]") for number, message in enumerate(messages)],
-        _without_nulls(tools),
-        _without_nulls(arguments),
-    )
     try:
+        found = Conversation(
+            [_message(message, f"{key}[{number}]") for number, message in enumerate(messages)],
+            _without_nulls(tools),
+            _without_nulls(arguments),
+        )
         content = canonical_json(found.parts())
-    except (TypeError, ValueError, RecursionError) as error:  # bytes, dates, NaN
+    except UnreadableDocument:
+        raise
+    except (TypeError, ValueError, RecursionError) as error:  # bytes, dates, NaN, a thousand brackets
         raise UnreadableDocument(f"has under '{key}', or beside it, what is no JSON: {error}") from error
     _check_encodable(content, key)
     return found

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cluster.labelling.room import free_bytes, store_bytes
@@ -13,19 +13,23 @@ from kdcore.config.load import dump_recipe
 from kdcore.config.models import CausalLMConfig, ImageClassifierConfig, TeacherImageConfig
 from kdcore.config.recipe import Recipe
 from kdcore.config.training import TrainingConfig
+from kdcore.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from cluster.labelling.answers import ImageAnswers, TextAnswers, TextRows
     from cluster.labelling.endpoint_answers import EndpointAnswers
+    from kdcore.data.encoding import EncodedText, TextEncoder
     from kdcore.data.sources import Source
     from kdcore.labels import Codec
+    from kdcore.planning import Sketch
 
 __all__ = ["Estimate", "estimate", "show"]
 
 _SAMPLES_READ = 8
 _LABELS_PROBED = 2048
+_BLOCK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,6 @@ def _cpu_share(processes: int) -> float:
 def _estimate_text(recipe: Recipe) -> Estimate:
     from cluster.labelling.answers import TextRows
     from cluster.labelling.loading import load_answers
-    from kdcore.data.document import TextDocument
     from kdcore.data.sources import open_source
     from kdcore.data.tokenizer import valid_vocabulary
 
@@ -100,26 +103,53 @@ def _estimate_text(recipe: Recipe) -> Estimate:
     answers = load_answers(_unsplit(recipe), source)
     assert isinstance(answers, TextRows)
     tokenizer, config = answers.teacher.tokenizer, answers.config
-    refs = source.list("train")
-    probed = refs[:: max(1, len(refs) // _SAMPLES_READ)][:_SAMPLES_READ]
-    documents = [sample for sample in map(source.read, probed) if isinstance(sample, TextDocument)]
-    encoded = [answers.encoder.encode(document) for document in documents]
-    scale = sum(ref.num_bytes for ref in refs) / max(1, sum(ref.num_bytes for ref in probed))
-    tokens = max(1, int(scale * sum(len(text.tokens) for text in encoded)) - len(refs))
+    corpus = _sketch(recipe)
+    size, encoded = _encoded(recipe, source, corpus, answers.encoder)
+    tokens = max(
+        1, int(corpus.num_bytes / max(1, size) * sum(len(text.tokens) for text in encoded)) - corpus.num_samples
+    )
     share = sum(len(text.positions) for text in encoded) / max(1, sum(len(text.tokens) - 1 for text in encoded))
     labels = max(1, round(tokens * share))
     window = max((text.tokens for text in encoded), key=len)[: config.context]
     speed = _tokens_per_second(answers, window, recipe.cluster.replicas.max)
     read_twice = config.context / (config.context - config.overlap)
-    codec = _learnt_codec(recipe, source, answers)
+    codec = _learnt_codec(recipe, source, corpus, answers)
     vocabulary = valid_vocabulary(tokenizer)
     return Estimate(
-        samples=len(refs),
+        samples=corpus.num_samples,
         labels=labels,
-        store_bytes=int(store_bytes(codec.bytes_per_label(), len(refs), labels, tokens, vocabulary)),
+        store_bytes=int(store_bytes(codec.bytes_per_label(), corpus.num_samples, labels, tokens, vocabulary)),
         label_seconds=tokens * read_twice / speed,
         train_seconds=_train_text(recipe, tokenizer, tokens),
     )
+
+
+def _sketch(recipe: Recipe) -> "Sketch":
+    from kdcore.planning import Corpus, sketch
+
+    return sketch(replace(Corpus.of(recipe.data), block_bytes=_BLOCK_BYTES), _LABELS_PROBED)
+
+
+def _encoded(
+    recipe: Recipe, source: "Source", corpus: "Sketch", encoder: "TextEncoder"
+) -> tuple[int, "list[EncodedText]"]:
+    """A few texts with a token to predict, and the bytes of those that were read for them. DataError without any."""
+    from kdcore.data.document import TextDocument
+    from kdcore.data.sources import readable
+
+    size, found = 0, []
+    for ref, sample in readable(source, corpus.some, recipe.data.on_unreadable):
+        assert isinstance(sample, TextDocument)
+        text, size = encoder.encode(sample), size + ref.num_bytes
+        found += [text] if len(text.tokens) > 1 else []
+        if len(found) == _SAMPLES_READ:
+            break
+    if not found:
+        raise DataError(
+            f"at least one sample must be readable and have a token to predict, none of {len(corpus.some)} is: does "
+            "data.path match the right files, and does data.chat_template, if any, take their messages?"
+        )
+    return size, found
 
 
 def _unsplit(recipe: Recipe) -> Recipe:
@@ -143,19 +173,19 @@ def _tokens_per_second(answers: "TextRows[Any, Any]", window: "np.ndarray", repl
     return requests * len(window) / seconds
 
 
-def _learnt_codec(recipe: Recipe, source: "Source", answers: "TextAnswers | EndpointAnswers | ImageAnswers") -> "Codec":
+def _learnt_codec(
+    recipe: Recipe, source: "Source", corpus: "Sketch", answers: "TextAnswers | EndpointAnswers | ImageAnswers"
+) -> "Codec":
     """What the labelling job would learn, from fewer labels."""
     from cluster.labelling.endpoint_answers import EndpointAnswers
     from cluster.labelling.replica import probe_batches
-    from kdcore.data.splits import probe_order
     from kdcore.labels.learn import learn_codec
 
     if isinstance(answers, EndpointAnswers):
         return answers.teacher.codec(answers.k)
-    refs = probe_order(source.list("train"))
     settings = recipe.labels.model_copy(update={"probe_labels": min(recipe.labels.probe_labels, _LABELS_PROBED)})
-    batches = probe_batches(refs, source, answers, recipe.model_copy(update={"labels": settings}))
-    return learn_codec(recipe.codec, answers.teacher.num_classes, batches, answers.layers(source, refs)).codec
+    batches = probe_batches(corpus.some, source, answers, recipe.model_copy(update={"labels": settings}))
+    return learn_codec(recipe.codec, answers.teacher.num_classes, batches, answers.layers(source, corpus.some)).codec
 
 
 def _train_text(recipe: Recipe, tokenizer: Any, tokens: int) -> float:
@@ -186,14 +216,16 @@ def _estimate_images(recipe: Recipe) -> Estimate:
     import torch
 
     from kdcore.data.document import ImageSample
-    from kdcore.data.sources import open_source
+    from kdcore.data.sources import open_source, readable
     from kdcore.labels.learn import fixed_codec
     from kdcore.models.image import build_image_model
 
     source = open_source(recipe.data)
-    refs = source.list("train")
-    sample = source.read(refs[0])
-    assert isinstance(sample, ImageSample)
+    corpus = _sketch(recipe)
+    sample = next((sample for _, sample in readable(source, corpus.some, recipe.data.on_unreadable)), None)
+    if not isinstance(sample, ImageSample):
+        raise DataError(f"at least one image must be readable, none of {len(corpus.some)} is: set data.path")
+    num = corpus.num_samples
     classes, channels = source.num_classes or 0, sample.pixels.shape[0]
     pixels = torch.from_numpy(sample.pixels)[None].repeat(32, 1, 1, 1)
 
@@ -204,26 +236,26 @@ def _estimate_images(recipe: Recipe) -> Estimate:
 
     label, train = 0.0, 0.0
     if isinstance(recipe.teacher, TeacherImageConfig):
-        label = per_image(recipe.teacher, False) * len(refs) / _cpu_share(recipe.cluster.replicas.max)
+        label = per_image(recipe.teacher, False) * num / _cpu_share(recipe.cluster.replicas.max)
         if recipe.teacher.fit is not None:
-            train += per_image(recipe.teacher, True) * _images(recipe.teacher.fit, len(refs))
+            train += per_image(recipe.teacher, True) * _images(recipe.teacher.fit, num)
     if recipe.training is not None and isinstance(recipe.student, ImageClassifierConfig):
-        images = _images(recipe.training, len(refs)) * _arms(recipe.training)
+        images = _images(recipe.training, num) * _arms(recipe.training)
         train += per_image(recipe.student, True) * images
     codec = fixed_codec(recipe.codec, classes)
-    per_label = codec.bytes_per_label() if codec is not None else _image_label_bytes(recipe, source)
-    size = int(store_bytes(per_label, len(refs), len(refs)))
-    return Estimate(len(refs), len(refs), size, label, train / _cpu_share(recipe.cluster.workers))
+    per_label = codec.bytes_per_label() if codec is not None else _image_label_bytes(recipe, source, corpus)
+    size = int(store_bytes(per_label, num, num))
+    return Estimate(num, num, size, label, train / _cpu_share(recipe.cluster.workers))
 
 
-def _image_label_bytes(recipe: Recipe, source: "Source") -> float:
+def _image_label_bytes(recipe: Recipe, source: "Source", corpus: "Sketch") -> float:
     """Bytes of a label whose codec is learnt; a teacher that is still to be trained says nothing yet: dense labels."""
     from cluster.labelling.loading import load_answers
 
     teacher = recipe.teacher
     if isinstance(teacher, TeacherImageConfig) and teacher.fit is not None:
         return 2.0 * (source.num_classes or 0)
-    return _learnt_codec(recipe, source, load_answers(recipe, source)).bytes_per_label()
+    return _learnt_codec(recipe, source, corpus, load_answers(recipe, source)).bytes_per_label()
 
 
 def _images(training: TrainingConfig, samples: int) -> float:

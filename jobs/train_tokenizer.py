@@ -35,19 +35,13 @@ def train_tokenizer(
 def texts_of(recipe: "Recipe") -> Iterator[str]:
     """The documents of the training split, unreadable ones skipped where the recipe says so."""
     from kdcore.data.document import TextDocument
-    from kdcore.data.sources import open_source
-    from kdcore.errors import ConfigError, UnreadableDocument
+    from kdcore.data.sources import open_source, readable
+    from kdcore.errors import ConfigError
 
     source = open_source(recipe.data)
     if source.kind != "text":
         raise ConfigError(f"A tokenizer is trained on text; data.type is '{recipe.data.type}'. Set data.type: text")
-    for ref in source.list("train"):
-        try:
-            document = source.read(ref)
-        except UnreadableDocument:
-            if recipe.data.on_unreadable == "error":
-                raise
-            continue
+    for _, document in readable(source, source.list("train"), recipe.data.on_unreadable):
         if isinstance(document, TextDocument):
             yield document.text
 

@@ -1,7 +1,7 @@
 """Corpora behind one interface: list the samples of a split, read one of them."""
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterable, Iterator
+from typing import Literal, Protocol
 
 from kdcore.config.data import (
     DataConfig,
@@ -13,7 +13,7 @@ from kdcore.config.data import (
     TextData,
 )
 from kdcore.data.document import Extent, ImageSample, Kind, Refs, SampleRef, Split, TextDocument
-from kdcore.errors import DataError
+from kdcore.errors import DataError, UnreadableDocument
 
 
 class Source(Protocol):
@@ -62,6 +62,20 @@ class Source(Protocol):
     def read(self, ref: SampleRef) -> TextDocument | ImageSample:
         """One sample. Raises UnreadableDocument, naming it, when it cannot be read or decoded."""
         ...
+
+
+def readable(
+    source: Source, refs: Iterable[SampleRef], on_unreadable: Literal["error", "skip"]
+) -> Iterator[tuple[SampleRef, TextDocument | ImageSample]]:
+    """The samples that can be read. Raises UnreadableDocument for another, unless those are skipped."""
+    for ref in refs:
+        try:
+            sample = source.read(ref)
+        except UnreadableDocument:
+            if on_unreadable == "error":
+                raise
+            continue
+        yield ref, sample
 
 
 def open_source(config: DataConfig) -> Source:

@@ -15,9 +15,9 @@ from kdcore.config.data import RowData
 from kdcore.config.models import CausalLMConfig, TeacherEndpointConfig, TeacherImageConfig, TeacherLMConfig
 from kdcore.data.document import ImageSample, SampleRef, TextDocument
 from kdcore.data.encoding import TextEncoder
-from kdcore.data.sources import Source, open_source
+from kdcore.data.sources import Source, open_source, readable
 from kdcore.data.tokenizer import load_tokenizer
-from kdcore.errors import ConfigError, UnreadableDocument
+from kdcore.errors import ConfigError
 from kdcore.evaluation.image import evaluate_classifier
 from kdcore.evaluation.language import evaluate_lms, heldout_texts
 from kdcore.evaluation.latency import latency
@@ -49,19 +49,19 @@ def exported_students(run_dir: Path) -> dict[str, Path]:
 
 
 def _heldout(recipe: Recipe, source: Source) -> Iterator[TextDocument | ImageSample]:
-    for ref in source.list("heldout"):
-        sample = _read(recipe, source, ref)
-        if sample is not None:
-            yield sample
+    return (sample for _, sample in readable(source, _heldout_refs(source), recipe.data.on_unreadable))
 
 
-def _read(recipe: Recipe, source: Source, ref: SampleRef) -> TextDocument | ImageSample | None:
-    try:
-        return source.read(ref)
-    except UnreadableDocument:
-        if recipe.data.on_unreadable == "error":
-            raise
-        return None
+def _heldout_refs(source: Source) -> Iterator[SampleRef]:
+    """In the order of the corpus; listed as far as they are asked for, unless the limit has to see them all."""
+    if source.max_samples is not None:
+        yield from source.list("heldout")
+        return
+    ref = None
+    for ref in (ref for extent in source.extents("heldout") for ref in source.refs(extent, "heldout")):
+        yield ref
+    if ref is None:
+        raise source.no_samples("heldout")
 
 
 def _measure_text(recipe: Recipe, source: Source, students: dict[str, Path]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Measurements against references: torchmetrics, plain float64, hand-made models."""
 
+import itertools
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,17 +11,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planning_fixtures import Memory
 
+from jobs.dryrun import _encoded
 from kdcore.config.data import PythonStdlibData
 from kdcore.data.document import ImageSample, TextDocument
 from kdcore.data.encoding import EncodedText, TextEncoder
 from kdcore.data.tokenizer import load_tokenizer
-from kdcore.errors import DataError, TrainingError
+from kdcore.errors import DataError, TrainingError, UnreadableDocument
 from kdcore.evaluation.calibration import Calibration
 from kdcore.evaluation.image import evaluate_classifier
 from kdcore.evaluation.language import evaluate_lm, evaluate_lms, heldout_texts
 from kdcore.evaluation.latency import latency
+from kdcore.evaluation.run import _heldout_refs
 from kdcore.labels.spans import spans_of
+from kdcore.planning import Corpus, sketch
 
 
 @settings(max_examples=30, deadline=None)
@@ -153,3 +158,31 @@ def test_latency_counts_every_repeat() -> None:
     found = latency(lambda: calls.append(1), warmup=2, repeats=5)
     assert len(calls) == 7
     assert 0 <= found["p50_ms"] <= found["p95_ms"]
+
+
+def test_held_out_samples_are_listed_as_far_as_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Memory(["text"] * 100, extent=1)
+    source._heldout_fraction = 0.5
+    listed, refs = [], source.refs
+    monkeypatch.setattr(source, "refs", lambda *args: listed.append(1) or refs(*args))
+    found = list(itertools.islice(_heldout_refs(source), 10))
+    assert len(listed) < 50
+    assert found == source.list("heldout")[:10]
+    source.max_samples = 7
+    assert list(_heldout_refs(source)) == source.list("heldout")
+    with pytest.raises(DataError, match="heldout split"):
+        list(_heldout_refs(Memory(["text"])))
+
+
+def test_an_estimate_looks_at_samples_that_have_tokens() -> None:
+    recipe: Any = SimpleNamespace(data=SimpleNamespace(on_unreadable="skip"))
+    encoder: Any = SimpleNamespace(encode=lambda document: EncodedText(np.arange(len(document.text))))
+    source, empty = Memory(["abc", None, "", "e" * 9]), Memory(["", ""])
+    corpus = sketch(Corpus(lambda: source, ""), 9)
+    size, found = _encoded(recipe, source, corpus, encoder)
+    assert (size, sorted(len(text.tokens) for text in found)) == (13, [3, 9])
+    with pytest.raises(DataError, match="token to predict"):
+        _encoded(recipe, empty, sketch(Corpus(lambda: empty, ""), 9), encoder)
+    recipe.data.on_unreadable = "error"
+    with pytest.raises(UnreadableDocument):
+        _encoded(recipe, source, corpus, encoder)

@@ -14,9 +14,10 @@ from planning_fixtures import Memory, by_workers
 from kdcore.config.data import ImageFolderData, TextData
 from kdcore.data.plan import sample_key
 from kdcore.data.sources import open_source
-from kdcore.errors import CorruptShard, IdentityMismatch, StoreError, UnreadableDocument
+from kdcore.data.splits import probe_order
+from kdcore.errors import CorruptShard, DataError, IdentityMismatch, StoreError, UnreadableDocument
 from kdcore.identity import digest_input, digest_samples, sample_key_text
-from kdcore.planning import Asked, Corpus, Planning, find_input, make_plan, measure, planned_input, read_unit
+from kdcore.planning import Asked, Corpus, Planning, find_input, make_plan, measure, planned_input, read_unit, sketch
 from kdcore.store import open_for_writing
 
 TEXT = st.text("ab", min_size=1, max_size=3)
@@ -238,3 +239,20 @@ def test_the_note_of_a_store_is_not_replaced_by_a_job_with_another_input(tmp_pat
     with pytest.raises(IdentityMismatch, match="input"):
         planned(tmp_path, asked(Memory(["a", "b", "c"])))
     assert planned_input(tmp_path, asked(Memory([]))) == first.input
+
+
+@pytest.mark.parametrize("max_samples", [None, 30])
+def test_a_sketch_is_exact_for_few_blocks_and_near_for_many(max_samples, monkeypatch):
+    for count, exact in ((8, True), (400, False)):
+        source, listed = Memory([f"text {number:03d}" for number in range(count)], max_samples=max_samples), []
+        refs = source.refs
+        monkeypatch.setattr(source, "refs", lambda *args, refs=refs, listed=listed: listed.append(1) or refs(*args))
+        found = sketch(Corpus(lambda source=source: source, "", block_bytes=30), 5)  # four texts to a block
+        wanted = min(count, max_samples or count)
+        assert (found.num_samples, found.num_bytes) == (wanted, 8 * wanted)
+        assert source.reads == 0
+        assert len(listed) == (count // 2 if exact else 8)
+        if exact:
+            assert list(found.some) == probe_order(Memory(source.texts.values()).list("train"))[:5]
+    with pytest.raises(DataError, match="train split"):
+        sketch(Corpus(lambda: Memory([]), ""), 5)

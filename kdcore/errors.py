@@ -34,15 +34,16 @@ __all__ = [
     "missing_extra",
     "out_of_space",
     "portable",
+    "printable",
 ]
 
 
 class KDError(Exception):
-    """Base of all errors of this project; one message, safe to pickle."""
+    """Base of all errors of this project; one message, safe to pickle, print and store."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = printable(message)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return self.message
@@ -155,6 +156,11 @@ def out_of_space(error: OSError, path: Path, needed: int) -> KDError:
         f"published stays; free some space, or set labels.path (or runs, or KDCORE_CACHE) to another disk, and start "
         f"again"
     )
+
+
+def printable(text: str) -> str:
+    """Text in valid UTF-8: bytes of a file's name that are none, surrogates to Python, are spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def portable(error: Exception) -> Exception:

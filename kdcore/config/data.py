@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from kdcore.config.base import Settings
-from kdcore.config.urls import is_url
+from kdcore.config.urls import is_url, readable_places
 
 
 class _Source(Settings):
@@ -80,6 +80,11 @@ class TextData(RowData):
     heldout: str | tuple[str, ...] | None = Field(
         default=None, description="evaluation files; replaces heldout_fraction"
     )
+    max_document_bytes: int = Field(
+        default=256 << 20, ge=1, description="a longer line or plain text is an unreadable sample"
+    )
+
+    _places = field_validator("path", "heldout")(readable_places)
 
 
 class PythonStdlibData(_Source):
@@ -119,6 +124,8 @@ class ImageParquetData(ImageData):
     type: Literal["image_parquet"] = "image_parquet"
     path: str | tuple[str, ...]
     heldout: str | tuple[str, ...] | None = None
+
+    _places = field_validator("path", "heldout")(readable_places)
 
 
 class ImageFolderData(ImageParquetData):

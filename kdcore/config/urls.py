@@ -4,7 +4,7 @@ import re
 
 from kdcore.errors import ConfigError
 
-__all__ = ["check_url", "is_url"]
+__all__ = ["check_url", "is_url", "readable_places"]
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
 
@@ -35,3 +35,24 @@ def check_url(url: str, setting: str = "labels.path") -> tuple[str, str]:
     if not all(parts) or ".." in parts or "." in parts:
         raise ConfigError(f"a URL here is {scheme}://BUCKET/PREFIX without empty parts, '.' or '..'; set {setting} so")
     return scheme, "/".join(parts)
+
+
+def readable_places(value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+    """Paths and URLs of input data, `file:///folder` as the path it is. ValueError for what is no place of files."""
+    if value is None or isinstance(value, str):
+        return value and _readable(value)
+    return tuple(map(_readable, value))
+
+
+def _readable(place: str) -> str:
+    scheme, _, rest = place.partition("://")
+    if scheme in ("file", "local") and rest:
+        if not rest.startswith("/"):
+            raise ValueError(f"{scheme}:// is followed by an absolute path, such as file:///corpus/*; got '{place}'")
+        return rest
+    if scheme in ("http", "https") and rest:
+        raise ValueError(
+            f"{scheme}:// has no folders to list: copy the files to a disk or a bucket, and give a path or a URL "
+            "such as s3://bucket/corpus/*.jsonl"
+        )
+    return place

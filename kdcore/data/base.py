@@ -54,8 +54,8 @@ class BaseSource(ABC):
         elif split == "heldout":
             yield from (replace(extent, heldout=True) for extent in heldout)
         else:  # a pattern such as *.jsonl may match the held-out files too
-            kept_out = {extent.source for extent in heldout}
-            yield from (replace(extent, heldout=False) for extent in self._find() if extent.source not in kept_out)
+            kept_out = {_canonical(extent) for extent in heldout}
+            yield from (replace(extent, heldout=False) for extent in self._find() if _canonical(extent) not in kept_out)
 
     def stamp(self, extent: Extent) -> str:
         """What changes when the file of an extent does: "" without a file."""
@@ -83,3 +83,7 @@ class BaseSource(ABC):
             f"(data.heldout_fraction {self._heldout_fraction}). Likely there are too few samples for the share "
             "held out, or the files are empty; set data.path, data.heldout or data.heldout_fraction."
         )
+
+
+def _canonical(extent: Extent) -> str:
+    return inputs_of(extent.source).canonical(extent.source)

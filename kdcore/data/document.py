@@ -55,7 +55,8 @@ class ImageSample:
 class SampleRef:
     """Where one sample is: its file and line or row (-1: the whole file), and about how many bytes it takes.
 
-    `name` does not depend on the folder the corpus lies in, so splits and keys agree between machines.
+    `name` does not depend on the folder the corpus lies in, so splits and keys agree between machines, and is valid
+    UTF-8 (`kdcore.errors.printable`); `source` is whatever opens the file.
     """
 
     name: str

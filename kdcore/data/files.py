@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from kdcore.config.urls import check_url, is_url
 from kdcore.data.inputs import InputFile, absolute, fixed_folder, inputs_of
-from kdcore.errors import DataError
+from kdcore.errors import DataError, printable
 
 
 @dataclass(frozen=True, order=True)
@@ -32,8 +32,27 @@ def find_files(patterns: str | tuple[str, ...], setting: str) -> list[NamedFile]
     for pattern in filter(is_url, given):
         check_url(pattern, setting)
     found = {file.path: file for pattern in given for file in _matches(pattern, setting)}
-    root = _common([fixed_folder(pattern) for pattern in given], setting)
-    return sorted(NamedFile(_relative(path, root), file) for path, file in found.items())
+    root = common_folder([fixed_folder(pattern) for pattern in given], setting)
+    return sorted(NamedFile(relative_name(path, root), file) for path, file in found.items())
+
+
+def common_folder(folders: list[str], setting: str) -> str:
+    """The deepest folder, absolute or a URL, that holds all folders. Raises DataError for several storages."""
+    remote = [is_url(folder) for folder in folders]
+    if not any(remote):
+        return os.path.commonpath(folders)
+    schemes = {folder.split("://", 1)[0] for folder in folders} if all(remote) else set()
+    if len(schemes) != 1:
+        raise DataError(f"{setting} must lie in one storage, got local and remote ones together: {sorted(folders)}")
+    scheme = schemes.pop()
+    return f"{scheme}://{posixpath.commonpath([folder.split('://', 1)[1] for folder in folders])}"
+
+
+def relative_name(path: str, root: str) -> str:
+    """What a file or folder below `root` is called, in valid UTF-8."""
+    if not is_url(path):
+        return printable(os.path.relpath(path, root).replace(os.sep, "/"))
+    return printable(path.removeprefix(f"{root.rstrip('/')}/") if not root.endswith("://") else path.split("://", 1)[1])
 
 
 def _matches(pattern: str, setting: str) -> list[InputFile]:
@@ -47,20 +66,3 @@ def _matches(pattern: str, setting: str) -> list[InputFile]:
     if is_url(pattern):
         where, note = "", " Files below a prefix need a pattern such as s3://bucket/prefix/**/*.jsonl."
     raise DataError(f"{setting} must match at least one file: '{pattern}'{where} {what}. {hint}{note}")
-
-
-def _common(folders: list[str], setting: str) -> str:
-    remote = [is_url(folder) for folder in folders]
-    if not any(remote):
-        return os.path.commonpath(folders)
-    schemes = {folder.split("://", 1)[0] for folder in folders} if all(remote) else set()
-    if len(schemes) != 1:
-        raise DataError(f"{setting} must lie in one storage, got local and remote ones together: {sorted(folders)}")
-    scheme = schemes.pop()
-    return f"{scheme}://{posixpath.commonpath([folder.split('://', 1)[1] for folder in folders])}"
-
-
-def _relative(path: str, root: str) -> str:
-    if is_url(path):
-        return path.removeprefix(f"{root.rstrip('/')}/") if not root.endswith("://") else path.split("://", 1)[1]
-    return os.path.relpath(path, root).replace(os.sep, "/")

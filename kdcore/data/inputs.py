@@ -1,6 +1,7 @@
 """Input files, in the file system or at a URL: found, listed and opened, with failures that name the file."""
 
 import contextlib
+import errno
 import glob
 import io
 import os
@@ -14,6 +15,11 @@ from kdcore.config.urls import is_url
 from kdcore.errors import DataError, KDError, StorageUnavailable
 
 _MAGIC = frozenset("*?[")
+# What is wrong with the file itself; else (ESTALE, EIO, ETIMEDOUT, EMFILE) the disk or the machine cannot now.
+_LASTING = frozenset(
+    {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+)
+_BUFFER_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, order=True)
@@ -46,6 +52,10 @@ class Inputs(Protocol):
 
     def version(self, path: str) -> str:
         """What changes when a file is written anew; "" where there is none."""
+        ...
+
+    def canonical(self, path: str) -> str:
+        """The same for all paths of one file or folder: without symbolic links, or by the storage's first scheme."""
         ...
 
 
@@ -81,36 +91,72 @@ class _Local:
         found = [path for path in glob.glob(expanded, recursive=True) if os.path.isfile(path)]
         if os.path.isfile(expanded) and not found:  # a literal name with brackets in it
             found = [expanded]
-        return [local_file(path) for path in found]
+        with _explained(pattern):
+            return [local_file(path) for path in found]
 
     def listed(self, folder: str) -> tuple[list[InputFile], list[str]]:
         if not os.path.isdir(folder):
             return [], []
-        with self._explained(folder), os.scandir(folder) as entries:
+        with _explained(folder), os.scandir(folder) as entries:
             found = list(entries)
-        files = [local_file(entry.path) for entry in found if entry.is_file()]
-        return files, [entry.path for entry in found if entry.is_dir()]
+            files = [local_file(entry.path) for entry in found if entry.is_file()]
+            return files, [entry.path for entry in found if entry.is_dir()]
 
     def open(self, path: str, block_bytes: int) -> BinaryIO:
-        with self._explained(path):
-            return open(path, "rb")
+        with _explained(path):
+            raw = _LocalFile(path)
+        return io.BufferedReader(raw, min(block_bytes or io.DEFAULT_BUFFER_SIZE, _BUFFER_BYTES))
 
     def read(self, path: str) -> bytes:
-        with self._explained(path), open(path, "rb") as file:
+        with _explained(path), open(path, "rb") as file:
             return file.read()
 
     def version(self, path: str) -> str:
-        try:
-            return local_file(path).version
-        except OSError:
-            return ""
+        with _explained(path):
+            try:
+                return local_file(path).version
+            except (FileNotFoundError, NotADirectoryError):
+                return ""
 
-    @contextlib.contextmanager
-    def _explained(self, path: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise DataError(f"'{path}' cannot be read: {error}") from error
+    def canonical(self, path: str) -> str:
+        return os.path.realpath(path)
+
+
+@contextlib.contextmanager
+def _explained(path: str) -> Iterator[None]:
+    try:
+        yield
+    except KDError:
+        raise
+    except OSError as error:
+        raise_passing(path, error)
+        raise DataError(f"'{path}' cannot be read: {error}") from error
+
+
+class _LocalFile(io.FileIO):
+    """A file whose failures are ours."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._path = path
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        with _explained(self._path):
+            return super().readinto(buffer)
+
+    def readall(self) -> bytes:
+        with _explained(self._path):
+            return super().readall()
+
+
+def raise_passing(path: str, error: BaseException) -> None:
+    """Raises StorageUnavailable for an error of the operating system that says nothing of the file itself."""
+    number = getattr(error, "errno", None)
+    if isinstance(error, OSError) and number is not None and number not in _LASTING:
+        raise StorageUnavailable(
+            f"cannot read {path}: {error}. Is the disk that it lies on there and sound, and may this machine open as "
+            "many files? Then start again, what was published stays"
+        ) from error
 
 
 def local_file(path: str) -> InputFile:
@@ -167,7 +213,7 @@ class _Remote:
         options = {"block_size": block_bytes, "cache_type": "readahead"} if block_bytes else {"cache_type": "none"}
         with self.explained(path):
             raw = _RemoteFile(self._fs.open(self._inner(path), "rb", **options), self, path)
-        return raw if not block_bytes else io.BufferedReader(raw, min(block_bytes, 1 << 16))  # pyright: ignore
+        return raw if not block_bytes else io.BufferedReader(raw, min(block_bytes, _BUFFER_BYTES))  # pyright: ignore
 
     def read(self, path: str) -> bytes:
         with self.explained(path):
@@ -180,6 +226,11 @@ class _Remote:
                 return self._file(self._fs.info(self._inner(path))).version
             except FileNotFoundError:
                 return ""
+
+    def canonical(self, path: str) -> str:
+        protocols = self._fs.protocol
+        first = protocols if isinstance(protocols, str) else protocols[0]
+        return f"{first}://{self._inner(path).strip('/')}"
 
     @contextlib.contextmanager
     def explained(self, path: str) -> Iterator[None]:

@@ -10,15 +10,19 @@ from kdcore.config.data import ImageFolderData
 from kdcore.config.urls import check_url, is_url
 from kdcore.data.base import BaseSource
 from kdcore.data.document import WHOLE_FILE, Extent, ImageSample, Kind, SampleRef, unreadable
+from kdcore.data.files import common_folder, relative_name
 from kdcore.data.images import ImageDecoder
 from kdcore.data.inputs import InputFile, absolute, inputs_of
-from kdcore.errors import DataError
+from kdcore.errors import DataError, printable
 
 _ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 class ImageFolderSource(BaseSource):
-    """Class ids follow the sorted names of the sub-folders of all folders in `data.path`."""
+    """Class ids follow the sorted names of the sub-folders of all folders in `data.path`.
+
+    A sample's name is its path below the deepest folder that all those folders share.
+    """
 
     kind: Kind = "image"
 
@@ -39,7 +43,7 @@ class ImageFolderSource(BaseSource):
 
     def read(self, ref: SampleRef) -> ImageSample:
         """One image. Raises UnreadableDocument."""
-        name = posixpath.basename(posixpath.dirname(ref.source))
+        name = _class_of(posixpath.dirname(ref.source))
         if name not in self._class_ids:
             raise unreadable(ref, f"its folder '{name}' is no class of data.path; classes: {sorted(self._class_ids)}")
         try:
@@ -62,34 +66,40 @@ class ImageFolderSource(BaseSource):
 
     def _samples(self, extent: Extent) -> Iterator[SampleRef]:
         for file in _images(extent.source):
-            name = f"{extent.name}/{posixpath.basename(file.path)}"
+            name = f"{extent.name}/{printable(posixpath.basename(file.path))}"
             yield SampleRef(name, file.path, WHOLE_FILE, file.num_bytes)
 
     @cached_property
     def _class_ids(self) -> dict[str, int]:
-        names = sorted({extent.name for extent in self._find()})
+        names = sorted({_class_of(extent.source) for extent in self._find()})
         return {name: number for number, name in enumerate(names)}
 
 
 def _classes(folders: str | tuple[str, ...], setting: str) -> Iterator[Extent]:
     """One extent a class and folder."""
     found: list[Extent] = []
-    for folder in (folders,) if isinstance(folders, str) else folders:
-        root = absolute(folder).rstrip("/")
-        if is_url(root):
-            check_url(root, setting)
+    given = (folders,) if isinstance(folders, str) else folders
+    roots = {absolute(folder).rstrip("/"): folder for folder in given}
+    for root in filter(is_url, roots):
+        check_url(root, setting)
+    shared = common_folder(list(roots), setting)
+    for root, folder in roots.items():
         before = len(found)
         for path in inputs_of(root, setting).listed(root)[1]:
             images = _images(path)
             if images:
                 size = sum(image.num_bytes for image in images)
-                found.append(Extent(posixpath.basename(path), path, 0, len(images), size))
+                found.append(Extent(relative_name(path, shared), path, 0, len(images), size))
         if len(found) == before:
             raise DataError(
                 f"{setting} must be a folder with one sub-folder of images a class: '{folder}' ({root}) has no "
                 f"*/* with one of the endings {' '.join(sorted(_ENDINGS))}. Likely the path is wrong."
             )
     return iter(sorted(found, key=lambda extent: extent.name))
+
+
+def _class_of(folder: str) -> str:
+    return printable(posixpath.basename(folder))
 
 
 def _images(folder: str) -> list[InputFile]:

@@ -3,12 +3,11 @@
 import os
 import sysconfig
 from collections.abc import Iterator
-from pathlib import Path
 
 from kdcore.config.data import PythonStdlibData
 from kdcore.data.base import BaseSource
 from kdcore.data.document import Extent, Kind, SampleRef, TextDocument
-from kdcore.data.files import NamedFile
+from kdcore.data.files import NamedFile, relative_name
 from kdcore.data.formats.whole import Whole
 from kdcore.data.inputs import local_file
 
@@ -49,7 +48,6 @@ class StdlibSource(BaseSource):
         found: list[Extent] = []
         for folder, folders, files in os.walk(self._root):
             folders[:] = sorted(set(folders) - _SKIPPED)
-            for path in (Path(folder, file) for file in files if file.endswith(".py")):
-                name = path.relative_to(self._root).as_posix()
-                found += self._files.cut(NamedFile(name, local_file(str(path))))
+            for path in (os.path.join(folder, file) for file in files if file.endswith(".py")):
+                found += self._files.cut(NamedFile(relative_name(path, self._root), local_file(path)))
         return iter(sorted((extent for extent in found if extent.num_bytes > 0), key=lambda extent: extent.name))

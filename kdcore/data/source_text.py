@@ -19,7 +19,7 @@ class TextSource(BaseSource):
     def __init__(self, config: TextData) -> None:
         super().__init__(config.heldout_fraction, config.max_samples, f"data.path {config.path!r}")
         self._config = config
-        self._formats = Formats(columns_of(config))
+        self._formats = Formats(columns_of(config), config.max_document_bytes)
 
     def read(self, ref: SampleRef) -> TextDocument:
         """The document. Raises UnreadableDocument for bytes that are not UTF-8, or a row that is no such row."""

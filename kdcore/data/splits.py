@@ -19,9 +19,12 @@ def limit_samples(refs: Refs, max_samples: int | None) -> Refs:
     return sorted(sorted(refs, key=limit_rank)[:max_samples])
 
 
-def limit_rank(ref: SampleRef) -> tuple[bytes, int]:
-    """`max_samples` keeps the samples whose rank (32 bytes, and the index for samples of one name) is least."""
-    return _digest("limit:" + ref.name), ref.index
+def limit_rank(ref: SampleRef) -> tuple[bytes, int, bytes]:
+    """`max_samples` keeps the samples whose rank is least: 32 bytes of the name, the index, 8 bytes of the source.
+
+    The source, which is not the same on every machine, decides between samples that share the others alone.
+    """
+    return _digest("limit:" + ref.name), ref.index, _digest(ref.source)[:8]
 
 
 def probe_order(refs: Refs) -> Refs:

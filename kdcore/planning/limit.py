@@ -20,7 +20,7 @@ class LimitTask:
 
 
 def find_limit(corpus: Corpus, run_map: RunMap) -> bytes | None:
-    """The greatest rank that `max_samples` keeps, None when it keeps all samples.
+    """The greatest rank that `max_samples` keeps, None when it keeps all samples; no two samples share one.
 
     Reads no sample that can be listed unread, and holds about 100 bytes for each of the `max_samples`.
     """
@@ -48,6 +48,6 @@ def least_ranks(task: LimitTask) -> tuple[list[bytes], bool]:
 
 
 def rank(ref: SampleRef) -> bytes:
-    """`limit_rank` as 40 bytes that sort as it does."""
-    digest, index = limit_rank(ref)
-    return digest + (index + (1 << 63)).to_bytes(8, "big")
+    """`limit_rank` as 48 bytes that sort as it does."""
+    name, index, source = limit_rank(ref)
+    return name + (index + (1 << 63)).to_bytes(8, "big") + source

@@ -56,7 +56,7 @@ def test_a_bad_line_is_named(tmp_path, line):
     source = open_source(TextData(path=str(tmp_path / "*.jsonl"), heldout_fraction=0))
     refs = source.list("train")
     assert source.read(refs[2]).text == "last"
-    with pytest.raises(UnreadableDocument, match=r"a\.jsonl@000000000017.*line 2.*on_unreadable"):
+    with pytest.raises(UnreadableDocument, match=r"a\.jsonl@000000000017.*the line at byte 17.*on_unreadable"):
         source.read(refs[1])
 
 

@@ -126,6 +126,7 @@ def test_what_a_table_adds_to_a_row_changes_nothing():
         (chat("a", chat_template_kwargs=3), CHAT, "chat_template_kwargs"),
         (chat("a", tools=[{"x": float("nan")}]), CHAT, "no JSON"),
         (chat("a", tools=[{"x": b"bytes"}]), CHAT, "no JSON"),
+        (chat("a", tools=[{"x": json.loads("[" * 900 + "]" * 900)}]), CHAT, "no JSON"),
     ],
 )
 def test_a_row_that_is_none_of_them_says_why(row, settings, says):
@@ -140,7 +141,7 @@ def test_lines_of_conversations(tmp_path):
     source = open_source(TextData(path=str(tmp_path / "*"), heldout_fraction=0, **CHAT))
     refs = source.list("train")
     assert source.read(refs[0]) == TextDocument(refs[0].name, "a\nb", conversation=source.read(refs[0]).conversation)
-    with pytest.raises(UnreadableDocument, match=r"a\.jsonl.*line 2 has no list of messages.*on_unreadable"):
+    with pytest.raises(UnreadableDocument, match=r"a\.jsonl.*the line at byte 88 has no list.*on_unreadable"):
         source.read(refs[1])
     with pytest.raises(UnreadableDocument, match="messages_field asks for rows"):
         source.read(refs[2])

@@ -17,10 +17,13 @@ _PACKED = (".gz", ".zst", ".bz2", ".xz", ".lz4", ".zip", ".tar", ".tgz", ".7z")
 
 
 class Formats:
-    """The format of each file of a corpus, which may be mixed; `columns` are those of its tables."""
+    """The format of each file of a corpus, which may be mixed; `columns` are those of its tables.
 
-    def __init__(self, columns: Columns) -> None:
-        self._columns = columns
+    A line or a whole file of more than `max_bytes` is an unreadable sample.
+    """
+
+    def __init__(self, columns: Columns, max_bytes: int) -> None:
+        self._columns, self._max_bytes = columns, max_bytes
 
     def of(self, path: str) -> Format:
         """The format of a file by its name. Raises DataError for an archive."""
@@ -43,17 +46,17 @@ class Formats:
     # One of each, since they hold what was read last; made when the first file of its kind is met.
     @cached_property
     def _lines(self) -> Format:
-        return Lines()
+        return Lines(self._max_bytes)
 
     @cached_property
     def _whole(self) -> Format:
-        return Whole()
+        return Whole(self._max_bytes)
 
     @cached_property
     def _packed(self) -> Format:
         from kdcore.data.formats.packed import PackedLines
 
-        return PackedLines()
+        return PackedLines(self._max_bytes)
 
     @cached_property
     def _parquet(self) -> Format:

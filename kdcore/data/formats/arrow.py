@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from kdcore.data.formats.table import Groups, TableFormat, opened
+from kdcore.data.inputs import raise_passing
 from kdcore.errors import DataError, KDError
 
 _MARK, _FEATHER_1 = b"ARROW1", b"FEA1"
@@ -45,6 +46,7 @@ class ArrowIPC(TableFormat):
         except KDError:
             raise
         except (OSError, ValueError, IndexError, struct.error, pa.ArrowException) as error:
+            raise_passing(path, error)
             raise DataError(f"data.path must match Arrow files; '{path}' is not one: {error}") from error
         batches = [message for message in messages if message.kind == _BATCH]
         wanted = self._columns.of(path, names)
@@ -64,6 +66,7 @@ class ArrowIPC(TableFormat):
             except KDError:
                 raise
             except (OSError, ValueError, pa.ArrowException) as error:
+                raise_passing(path, error)
                 raise DataError(f"'{path}' is damaged: record batch {number} has fewer rows than it says") from error
 
     def _read(self, path: str, groups: Groups, number: int) -> pa.RecordBatch:

@@ -4,12 +4,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from kdcore.data.document import Extent, SampleRef
+from kdcore.data.document import Extent, SampleRef, unreadable
 from kdcore.data.files import NamedFile
 from kdcore.errors import DataError
 
 EXTENT_BYTES = 64 << 20
 """About what one slice of a file holds: it is read in one go, and the samples of a unit should lie in one."""
+
+PIECE_BYTES = 1 << 20
+"""What is not kept of a file is gone through in such pieces."""
 
 
 class Format(Protocol):
@@ -46,6 +49,12 @@ class Columns:
             settings = " and ".join(dict.fromkeys(self.required[column] for column in missing))
             raise DataError(f"'{path}' has no column {missing}, only {list(names)}: set {settings}.")
         return [name for name in names if name in self.required or name in self.optional]
+
+
+def check_length(ref: SampleRef, max_bytes: int, place: str) -> None:
+    """Raises UnreadableDocument for a sample of more than `max_bytes`, before it is read."""
+    if ref.num_bytes > max_bytes:
+        raise unreadable(ref, f"{place} is longer than data.max_document_bytes, {max_bytes:,}; cut it or raise that")
 
 
 def merged(file: NamedFile, pieces: Iterable[tuple[int, int]]) -> Iterator[Extent]:

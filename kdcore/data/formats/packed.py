@@ -1,5 +1,6 @@
 """JSON lines in a compressed file, read from its beginning: one extent a file, rows by their place in the text."""
 
+import contextlib
 import gzip
 import io
 import threading
@@ -11,7 +12,7 @@ import pyarrow as pa
 
 from kdcore.data.document import Extent, SampleRef, unreadable
 from kdcore.data.files import NamedFile
-from kdcore.data.formats.base import slice_of
+from kdcore.data.formats.base import PIECE_BYTES, check_length, slice_of
 from kdcore.data.formats.lines import parsed
 from kdcore.data.formats.recent import Recent
 from kdcore.data.inputs import inputs_of
@@ -30,7 +31,8 @@ class _Broken(DataError):
 class PackedLines:
     """Files in gzip or zstd. Rows in order cost one pass; an earlier one starts again at the beginning."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self._cursors: Recent[str, _Cursor] = Recent(_FILES)
         self._lock = threading.Lock()
 
@@ -44,18 +46,22 @@ class PackedLines:
         while True:
             try:
                 line = self._line(extent.source, offset)
+                length = len(line) if len(line) <= self._max_bytes else self._length(extent.source, offset)
             except _Broken:
                 yield SampleRef(f"{extent.name}@{offset:012d}", extent.source, offset, 0)
                 return
             if not line:
                 return
-            if bare := line.strip():
-                begin = offset + len(line) - len(line.lstrip())
+            if length > self._max_bytes:
+                yield SampleRef(f"{extent.name}@{offset:012d}", extent.source, offset, length)
+            elif bare := line.strip():
+                begin = offset + length - len(line.lstrip())
                 yield SampleRef(f"{extent.name}@{begin:012d}", extent.source, begin, len(bare))
-            offset += len(line)
+            offset += length
 
     def row(self, ref: SampleRef) -> Any:
         """The line's value."""
+        check_length(ref, self._max_bytes, self.place(ref))
         try:
             line = self._line(ref.source, ref.index)
         except DataError as error:
@@ -67,34 +73,58 @@ class PackedLines:
         return f"the line at byte {ref.index} of the unpacked text"
 
     def _line(self, path: str, offset: int) -> bytes:
+        with self._cursor(path) as cursor:
+            return cursor.line(offset)
+
+    def _length(self, path: str, offset: int) -> int:
+        with self._cursor(path) as cursor:
+            return cursor.length(offset)
+
+    @contextlib.contextmanager
+    def _cursor(self, path: str) -> Iterator["_Cursor"]:
         with self._lock:
-            cursor = self._cursors.get(path, lambda: _Cursor(path))
             try:
-                return cursor.line(offset)
+                yield self._cursors.get(path, lambda: _Cursor(path, self._max_bytes))
             except KDError:
                 self._cursors.drop(path)
                 raise
 
 
 class _Cursor:
-    """Goes through a packed file line by line; the line it is at is held."""
+    """Goes through a packed file line by line; the line it is at is held, or its first `max_bytes` + 1."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, path: str, max_bytes: int) -> None:
+        self._path, self._max_bytes = path, max_bytes
         self._stream = _unpacked(path)
         self._start, self._held = 0, b""
 
     def line(self, offset: int) -> bytes:
         """What the line holds from `offset` on, b"" at the end. Raises _Broken where the stream is."""
         if not self._start <= offset < self._start + len(self._held):
-            try:
+            with self._broken():
                 self._go(offset)
-                self._start, self._held = offset, self._stream.readline()
-            except KDError:
-                raise
-            except (OSError, EOFError, ValueError, pa.ArrowException, zlib.error) as error:
-                raise _Broken(f"'{self._path}' is cut off or damaged: {error}") from error
+                self._start, self._held = offset, self._stream.readline(self._max_bytes + 1)
         return self._held[offset - self._start :]
+
+    def length(self, offset: int) -> int:
+        """How long a line is, from `offset` to its end, of which nothing is held then."""
+        found = len(self.line(offset))
+        piece, self._held = self._held, b""
+        with self._broken():
+            while piece and not piece.endswith(b"\n"):
+                piece = self._stream.readline(PIECE_BYTES)
+                found += len(piece)
+        self._start = offset + found
+        return found
+
+    @contextlib.contextmanager
+    def _broken(self) -> Iterator[None]:
+        try:
+            yield
+        except KDError:
+            raise
+        except (OSError, EOFError, ValueError, pa.ArrowException, zlib.error) as error:
+            raise _Broken(f"'{self._path}' is cut off or damaged: {error}") from error
 
     def _go(self, offset: int) -> None:
         at = self._start + len(self._held)

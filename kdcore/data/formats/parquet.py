@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 
 from kdcore.config.urls import is_url
 from kdcore.data.formats.table import Groups, TableFormat, opened
+from kdcore.data.inputs import raise_passing
 from kdcore.errors import DataError, KDError
 
 
@@ -21,6 +22,7 @@ class Parquet(TableFormat):
         except KDError:
             raise
         except (OSError, ValueError, pa.ArrowException) as error:
+            raise_passing(path, error)
             raise DataError(f"data.path must match Parquet files; '{path}' is not one: {error}") from error
         wanted = self._columns.of(path, names)
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]

@@ -1,6 +1,7 @@
 """Tables in files: rows by number, read a group at a time, only the columns that are needed."""
 
 import bisect
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from kdcore.data.document import Extent, SampleRef, unreadable
 from kdcore.data.files import NamedFile
 from kdcore.data.formats.base import Columns, merged
 from kdcore.data.formats.recent import Recent
-from kdcore.data.inputs import inputs_of
+from kdcore.data.inputs import inputs_of, raise_passing
 from kdcore.errors import DataError, KDError
 
 _FILES = 64
@@ -102,6 +103,7 @@ class TableFormat(ABC):
         except KDError:
             raise
         except (OSError, ValueError, pa.ArrowException) as error:
+            raise_passing(path, error)
             return DataError(f"it lies in a part of the file that is damaged: {error}")
         if table.num_rows != groups.bounds[number + 1] - groups.bounds[number]:
             return DataError("it lies among other rows than when the file was listed")
@@ -121,6 +123,7 @@ def opened(path: str, block_bytes: int = 0) -> pa.NativeFile:
     if is_url(path):
         return pa.PythonFile(inputs_of(path).open(path, block_bytes), "r")
     try:
-        return pa.OSFile(path)
+        return pa.OSFile(os.fsencode(path))  # a name may be no UTF-8
     except OSError as error:
+        raise_passing(path, error)
         raise DataError(f"'{path}' cannot be read: {error}") from error

@@ -1,16 +1,20 @@
 """Files that are one UTF-8 document each."""
 
+import sys
 from collections.abc import Iterator
 
 from kdcore.data.document import WHOLE_FILE, Extent, SampleRef, unreadable
 from kdcore.data.files import NamedFile
-from kdcore.data.formats.base import slice_of
+from kdcore.data.formats.base import check_length, slice_of
 from kdcore.data.inputs import inputs_of
 from kdcore.errors import DataError
 
 
 class Whole:
     """One sample a file, line ends as they are."""
+
+    def __init__(self, max_bytes: int = sys.maxsize) -> None:
+        self._max_bytes = max_bytes
 
     def cut(self, file: NamedFile) -> Iterator[Extent]:
         """The file."""
@@ -22,6 +26,7 @@ class Whole:
 
     def row(self, ref: SampleRef) -> str:
         """Its text."""
+        check_length(ref, self._max_bytes, "it")
         try:
             return inputs_of(ref.source).read(ref.source).decode("utf-8")
         except (DataError, UnicodeDecodeError) as error:

@@ -155,7 +155,7 @@ class _Job:
 
     def _admit(self, answer: Mapping[str, Any]) -> None:
         """Begin or continue the store with the first replica's identity; all others must have the same."""
-        wanted = self._whole_identity({name: value for name, value in answer.items() if name != OUTLOOK})
+        wanted = self._whole_identity(answer)
         if self.identity is None:
             self._patiently(lambda: open_for_writing(self.path, wanted))
             self.identity = wanted
@@ -186,8 +186,10 @@ class _Job:
         return Statistics(self.identity["kind"], self.probe.codec, self.identity["vocabulary"])
 
     def _whole_identity(self, answer: Mapping[str, Any]) -> dict[str, Any]:
+        """What a replica answers, without its outlook, and the input."""
         assert self.input is not None
-        return {"format": FORMAT, **answer, "input": self.input.digest}
+        identity = {name: value for name, value in answer.items() if name != OUTLOOK}
+        return {"format": FORMAT, **identity, "input": self.input.digest}
 
     def _finish(self, cut: Mapping[str, str], seconds: float) -> None:
         assert self.identity is not None

@@ -21,10 +21,6 @@ _JOBS = {
     "distill": ("teacher", "student", "training"),
     "evaluate": (),
 }
-_PATHS = [
-    ("runs",), ("labels", "path"), ("data", "path"), ("data", "heldout"), ("teacher", "path"), ("teacher", "tokenizer"),
-    ("teacher", "name"), ("student", "path"), ("student", "tokenizer"), ("student", "name"),
-]  # fmt: skip
 
 
 @command
@@ -39,14 +35,15 @@ def submit(
     allow_open_cluster: AllowOpen = False,
 ) -> None:
     """Run a job on a cluster; submitting the same twice does no harm. Paths are those of the cluster's nodes."""
-    from kdcore.config.load import dump_recipe, load_recipe, require
+    from kdcore.config.load import dump_recipe, parse_recipe, read_tree, require
     from kdcore.errors import ConfigError
 
     if job not in _JOBS:
         raise ConfigError(f"kd submit takes one of {', '.join(_JOBS)}, got '{job}'")
-    checked = load_recipe(recipe, [*(overrides or ()), "cluster.address=auto"])
+    tree = read_tree(recipe, [*(overrides or ()), "cluster.address=auto"])
+    checked = parse_recipe(tree, recipe)
     require(checked, *_JOBS[job])
-    _refuse_relative(recipe, overrides or [], checked)
+    _refuse_relative(tree, checked)
     text = dump_recipe(checked)
     jobs = connect(address, allow_open_cluster)
     with tempfile.TemporaryDirectory(prefix="kd-submit-") as name:
@@ -67,42 +64,23 @@ def submit(
         say(f"next: kd logs {job_id} --address {address} --follow")
 
 
-def _refuse_relative(file: str, overrides: list[str], recipe: "Recipe") -> None:
+def _refuse_relative(given: dict[str, Any], recipe: "Recipe") -> None:
     """The nodes would look for this machine's folders: a relative local path is refused, by its setting."""
-    import yaml
-
+    from kdcore.config.paths import path_settings
     from kdcore.errors import ConfigError
 
-    given: dict[str, Any] = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    for item in overrides:
-        dotted, _, text = item.partition("=")
-        *groups, last = dotted.strip().split(".")
-        node = given
-        for group in groups:
-            node[group] = node.get(group) or {}
-            node = node[group]
-        node[last] = yaml.safe_load(text)
+    given = {"runs": "runs", **given}
     resolved = recipe.model_dump(mode="json")
-    given.setdefault("runs", "runs")
     wrong = []
-    for keys in _PATHS:
-        before, after = _values(given, keys), _values(resolved, keys)
-        pairs = zip(before, after, strict=False)
-        wrong += [f"{'.'.join(keys)} '{old}'" for old, new in pairs if old != new and not Path(old).is_absolute()]
+    for setting in path_settings(type(recipe)):
+        pairs = zip(setting.values(given), setting.values(resolved), strict=False)
+        wrong += [f"{setting.dotted} '{old}'" for old, new in pairs if old != new and not Path(old).is_absolute()]
     if wrong:
         raise ConfigError(
             f"a submitted recipe names paths of the cluster's file system, absolute, got {', '.join(wrong)}: the nodes "
             "have not this machine's working folder. Put the data on storage that every node mounts and set each to "
             "its absolute path there (runs=/shared/runs), or labels.path to s3://BUCKET/PREFIX"
         )
-
-
-def _values(tree: dict[str, Any], keys: tuple[str, ...]) -> list[str]:
-    node: Any = tree
-    for key in keys:
-        node = node.get(key) if isinstance(node, dict) else None
-    items = node if isinstance(node, list) else [node]
-    return [item for item in items if isinstance(item, str)]
 
 
 def _digest(text: str) -> str:

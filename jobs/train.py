@@ -1,6 +1,7 @@
 """`kd train`: train a recipe's students (from labels already there, or on hard labels alone)."""
 
 import os
+import shlex
 
 from jobs.common import Overrides, RecipeFile, command, run_alone, say
 
@@ -16,6 +17,7 @@ def train(recipe: RecipeFile, overrides: Overrides = None) -> None:
     from kdcore.runs import begin_run
 
     checked = load_recipe(recipe, overrides or ())
+    again = " ".join(shlex.quote(part) for part in [recipe, *(overrides or ())])
     require(checked, "student", "training")
     # After the recipe was checked: a typo is answered before torch is imported.
     from kdcore.store.manifest import is_finished
@@ -23,7 +25,7 @@ def train(recipe: RecipeFile, overrides: Overrides = None) -> None:
     if checked.teacher is not None and not is_finished(checked.store_path):
         raise IncompleteStore(
             f"training reads a finished label store, and '{checked.store_path}' is none: "
-            f"run `kd precompute {recipe}` first, or set labels.path to a finished one"
+            f"run `kd precompute {again}` first, or set labels.path to a finished one"
         )
     if "WORLD_SIZE" in os.environ:
         stages.train_in_place(checked)
@@ -33,7 +35,7 @@ def train(recipe: RecipeFile, overrides: Overrides = None) -> None:
         stages.check_labels(checked)
     with stages.cluster(checked):
         stages.train_arms(checked)
-    say(f"students: {checked.run_dir}/arms\nnext: kd evaluate {recipe}")
+    say(f"students: {checked.run_dir}/arms\nnext: kd evaluate {again}")
 
 
 if __name__ == "__main__":

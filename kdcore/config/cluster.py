@@ -43,8 +43,8 @@ class ClusterConfig(Settings):
         default=600, gt=0, description="how long the processes of a split teacher wait for one another"
     )
     workers: int = Field(default=2, ge=1, description="student ranks")
-    cpus_per_worker: float = Field(default=1, ge=0)
-    gpus_per_worker: float = Field(default=0, ge=0)
+    cpus_per_worker: float = Field(default=1, ge=0, description="of each student rank")
+    gpus_per_worker: float = Field(default=0, ge=0, description="of each student rank; 0: it trains on the CPU")
     max_failures: int = Field(default=0, ge=0, description="restarts of the student's workers")
     resource_deadline_seconds: float = Field(default=10, gt=0, description="how long to wait for missing resources")
     starved_seconds: float = Field(

@@ -4,8 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from kdcore.config.base import Settings
+from kdcore.config.base import IsPath, Settings
 from kdcore.config.urls import is_url, readable_places
+
+_Paths = str | tuple[str, ...]
 
 
 class _Source(Settings):
@@ -37,7 +39,9 @@ class RowData(_Source):
     mask: Mask | None = Field(
         default=None, description="tokens that are labelled; default: all of a text, the completion, the assistant's"
     )
-    chat_template: str | None = Field(default=None, description="a Jinja file instead of the tokenizer's own template")
+    chat_template: Annotated[str | None, IsPath()] = Field(
+        default=None, description="a Jinja file instead of the tokenizer's own template"
+    )
     template_arguments: dict[str, JsonValue] = Field(default={}, description="variables for the chat template")
 
     @model_validator(mode="after")
@@ -76,8 +80,8 @@ class TextData(RowData):
     """Text files (one document each), or rows of JSON lines, Parquet or Arrow, by path, URL or glob."""
 
     type: Literal["text"] = "text"
-    path: str | tuple[str, ...]
-    heldout: str | tuple[str, ...] | None = Field(
+    path: Annotated[_Paths, IsPath(url=True)] = Field(description="files, folders, patterns or URLs, one or a list")
+    heldout: Annotated[_Paths | None, IsPath(url=True)] = Field(
         default=None, description="evaluation files; replaces heldout_fraction"
     )
     max_document_bytes: int = Field(
@@ -97,18 +101,24 @@ class DigitsData(_Source):
     """scikit-learn's 1,797 digits of 8 x 8 pixels."""
 
     type: Literal["digits"] = "digits"
-    heldout_fraction: float = Field(default=0.25, ge=0.0, lt=1.0)
+    heldout_fraction: float = Field(
+        default=0.25, ge=0.0, lt=1.0, description="share of samples kept for evaluation: large, as they are few"
+    )
 
 
 class ImageData(_Source):
     """How images are read: from which columns of a table, and what they become."""
 
-    image_column: str = "image"
-    label_column: str = "label"
+    image_column: str = Field(default="image", description="the column of encoded images")
+    label_column: str = Field(default="label", description="the column of class ids: whole numbers from 0")
     size: int = Field(default=32, ge=1, description="images are resized to size x size")
-    channels: Literal[1, 3] = 3
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    channels: Literal[1, 3] = Field(default=3, description="1 makes them grey, 3 makes them RGB")
+    mean: tuple[float, ...] = Field(
+        default=(0.485, 0.456, 0.406), description="taken from pixels in 0 .. 1, by channel; default: ImageNet's"
+    )
+    std: tuple[float, ...] = Field(
+        default=(0.229, 0.224, 0.225), description="divides them then, by channel; default: ImageNet's"
+    )
 
     @field_validator("std")
     @classmethod
@@ -122,8 +132,10 @@ class ImageParquetData(ImageData):
     """Parquet files with encoded images (a bytes column, or a struct with `bytes`) and integer labels."""
 
     type: Literal["image_parquet"] = "image_parquet"
-    path: str | tuple[str, ...]
-    heldout: str | tuple[str, ...] | None = None
+    path: Annotated[_Paths, IsPath(url=True)] = Field(description="files, folders, patterns or URLs, one or a list")
+    heldout: Annotated[_Paths | None, IsPath(url=True)] = Field(
+        default=None, description="evaluation images; replaces heldout_fraction"
+    )
 
     _places = field_validator("path", "heldout")(readable_places)
 
@@ -138,13 +150,13 @@ class HfDatasetData(RowData, ImageData):
     """A dataset of Hugging Face `datasets`: a directory (saved, or with files and a card) or a name on the hub."""
 
     type: Literal["hf_dataset"] = "hf_dataset"
-    path: str
+    path: Annotated[str, IsPath()] = Field(description="a directory, or a name on the hub")
     name: str | None = Field(default=None, description="the configuration, for a dataset with several")
-    split: str = "train"
+    split: str = Field(default="train", description="the split that is labelled and trained on")
     heldout_split: str | None = Field(default=None, description="evaluation samples; replaces heldout_fraction")
     revision: str | None = Field(default=None, description="branch, tag or commit on the hub")
     streaming: bool = Field(default=False, description="read file by file, without a copy in the cache")
-    kind: Literal["text", "image"] = "text"
+    kind: Literal["text", "image"] = Field(default="text", description="what its samples are")
 
     @model_validator(mode="after")
     def _one_kind(self) -> "HfDatasetData":

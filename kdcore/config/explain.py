@@ -2,10 +2,11 @@
 
 import difflib
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from kdcore.config.paths import groups_of
 from kdcore.config.recipe import Recipe
 
 __all__ = ["explain"]
@@ -58,14 +59,6 @@ def _child(node: Any, part: int | str) -> Any:
     return node[part] if isinstance(node, list) and isinstance(part, int) and part < len(node) else None
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Every settings group that an annotation mentions."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models(argument)
-
-
 def _tag(model: type[BaseModel]) -> str:
     field = model.model_fields.get("type")
     return str(field.default) if field else ""
@@ -77,7 +70,7 @@ def _candidates(path: list[str], tree: Any) -> list[type[BaseModel]]:
     node = tree
     for key in path:
         node = node.get(key) if isinstance(node, dict) else None
-        options = [m for model in models if key in model.model_fields for m in _models(_annotation(model, key))]
+        options = [m for model in models if key in model.model_fields for m in groups_of(_annotation(model, key))]
         given = node.get("type") if isinstance(node, dict) else None
         models = [model for model in options if _tag(model) == given] or options
     return models
@@ -114,7 +107,7 @@ def _places(key: str, model: type[BaseModel], prefix: tuple[str, ...]) -> Iterat
     for name in model.model_fields:
         if name == key:
             yield ".".join((*prefix, name))
-        for inner in _models(_annotation(model, name)):
+        for inner in groups_of(_annotation(model, name)):
             yield from _places(key, inner, (*prefix, name))
 
 

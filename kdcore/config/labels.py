@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from kdcore.config.base import Settings
+from kdcore.config.base import IsPath, Settings
 
 
 class ThresholdConfig(Settings):
@@ -34,7 +34,7 @@ class SampledConfig(Settings):
     """Independent draws with replacement, counted: unbiased, the literature's random sampling."""
 
     type: Literal["sampled"] = "sampled"
-    draws: int = Field(default=50, ge=1, le=65_535)
+    draws: int = Field(default=50, ge=1, le=65_535, description="of each label")
     seed: int = Field(default=0, ge=0, description="of the draws")
 
 
@@ -42,14 +42,14 @@ class TopKConfig(Settings):
     """The k most probable entries with their log-probabilities, and the tail as one cell (biased)."""
 
     type: Literal["topk"] = "topk"
-    k: int = Field(default=16, ge=1)
+    k: int = Field(default=16, ge=1, description="entries of each label")
 
 
 class DenseConfig(Settings):
     """All log-probabilities, as float16 or in 8 bits."""
 
     type: Literal["dense"] = "dense"
-    bits: Literal[8, 16] = 16
+    bits: Literal[8, 16] = Field(default=16, description="of each class's log-probability; 16 is a float16")
 
 
 class FeatureConfig(Settings):
@@ -57,7 +57,9 @@ class FeatureConfig(Settings):
 
     type: Literal["feature"] = "feature"
     layers: tuple[str, ...] = Field(min_length=1, description="module paths in the teacher, such as model.layers.3")
-    dtype: Literal["float16", "int8"] = "float16"
+    dtype: Literal["float16", "int8"] = Field(
+        default="float16", description="of a stored number; int8 has one scale a channel, from the probe"
+    )
 
 
 CodecConfig = Annotated[
@@ -69,7 +71,7 @@ class LabelsConfig(Settings):
     """The label store of a recipe."""
 
     codec: CodecConfig | None = Field(default=None, description="default: threshold for text, dense for images")
-    path: str | None = Field(
+    path: Annotated[str | None, IsPath(made=True, url=True)] = Field(
         default=None, description="the store; default RUN/labels; another run's finished store is reused"
     )
     unit_bytes: int = Field(

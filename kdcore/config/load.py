@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import yaml
 from pydantic import ValidationError
 
 from kdcore.config.explain import explain
+from kdcore.config.paths import path_settings
 from kdcore.config.recipe import Recipe
 from kdcore.config.urls import is_url
 from kdcore.errors import ConfigError
 
-__all__ = ["dump_recipe", "load_recipe", "parse_recipe", "require"]
+__all__ = ["dump_recipe", "load_recipe", "parse_recipe", "read_tree", "require", "resolve_paths"]
 
 _GLOB = frozenset("*?[")
 _EXPONENT = r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"
@@ -92,29 +94,10 @@ def _parts_before_glob(path: Path) -> list[str]:
     return parts
 
 
-def _resolve(group: Any, keys: Iterable[str], base: Path, must_exist: bool = True) -> None:
-    if not isinstance(group, dict):
-        return
-    for key in keys:
-        value = group.get(key)
-        if isinstance(value, str):
-            group[key] = _absolute(value, base, must_exist)
-        elif isinstance(value, list):
-            group[key] = [_absolute(item, base, must_exist) if isinstance(item, str) else item for item in value]
-
-
-def _resolve_paths(tree: dict[str, Any], base: Path) -> None:
-    """Relative local paths become absolute, so that workers in another folder open the same files."""
-    for role in ("teacher", "student"):
-        _resolve(tree.get(role), ("path", "tokenizer"), base)
-    for role in ("teacher", "student"):
-        model = tree.get(role)
-        if isinstance(model, dict) and model.get("source") == "transformers":
-            _resolve(model, ("name",), base)
-    _resolve(tree.get("data"), ("path", "heldout"), base)
-    _resolve(tree.get("labels"), ("path",), base, must_exist=False)
-    tree.setdefault("runs", "runs")
-    _resolve(tree, ("runs",), base, must_exist=False)
+def resolve_paths(tree: dict[str, Any], base: Path) -> None:
+    """Make relative local paths absolute, in place, so that workers in another folder open the same files."""
+    for setting in path_settings(Recipe):
+        setting.change(tree, partial(_absolute, base=base, must_exist=not setting.mark.made))
 
 
 def parse_recipe(tree: Any, origin: str = "recipe", base: Path | None = None) -> Recipe:
@@ -125,11 +108,25 @@ def parse_recipe(tree: Any, origin: str = "recipe", base: Path | None = None) ->
     if not isinstance(tree, dict):
         raise ConfigError(f"{origin} must be a mapping of settings, got {type(tree).__name__}")
     tree = copy.deepcopy(tree)
-    _resolve_paths(tree, base or Path.cwd())
+    tree.setdefault("runs", "runs")
+    resolve_paths(tree, base or Path.cwd())
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(f"{origin}: {explain(error, tree)}") from error
+
+
+def read_tree(path: str | Path, overrides: Iterable[str] = ()) -> Any:
+    """What a recipe file and the overrides `a.b=value` say, unchecked. Raises ConfigError as `load_recipe` does."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read recipe '{path}': {error}; give the path of a YAML file") from error
+    tree = _read_yaml(text, str(path))
+    if isinstance(tree, dict):
+        for assignment in overrides:
+            _override(tree, assignment)
+    return tree
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -138,16 +135,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     Raises ConfigError: missing file, bad YAML, a key given twice, an unknown key (with the nearest valid one),
     a wrong value, or an impossible combination.
     """
-    file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read recipe '{path}': {error}; give the path of a YAML file") from error
-    tree = _read_yaml(text, str(path))
-    if isinstance(tree, dict):
-        for assignment in overrides:
-            _override(tree, assignment)
-    return parse_recipe(tree, str(path))
+    return parse_recipe(read_tree(path, overrides), str(path))
 
 
 def dump_recipe(recipe: Recipe) -> str:

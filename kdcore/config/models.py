@@ -4,20 +4,25 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from kdcore.config.base import Settings
+from kdcore.config.base import IsPath, Settings
 from kdcore.config.training import TrainingConfig
 
-DType = Literal["float32", "bfloat16", "float16"]
+DType = Annotated[
+    Literal["float32", "bfloat16", "float16"],
+    Field(description="of weights and forward passes; part of the labels' identity"),
+]
 
 
 class CausalLMConfig(Settings):
     """A Hugging Face causal language model: a directory or hub name, or an architecture to initialise."""
 
     type: Literal["causal_lm"] = "causal_lm"
-    path: str | None = Field(default=None, description="directory or hub name; none: initialise `architecture`")
-    revision: str | None = None
+    path: Annotated[str | None, IsPath()] = Field(
+        default=None, description="directory or hub name; none: initialise `architecture`"
+    )
+    revision: str | None = Field(default=None, description="branch, tag or commit on the hub; default: its main branch")
     architecture: dict[str, Any] = Field(default={}, description="keys of the transformers config, with `model_type`")
-    tokenizer: str | None = Field(
+    tokenizer: Annotated[str | None, IsPath()] = Field(
         default=None, description="directory or hub name; default: `path`, else the teacher's"
     )
     trust_remote_code: bool = Field(default=False, description="runs Python code that comes with the model: a risk")
@@ -33,10 +38,16 @@ class ImageClassifierConfig(Settings):
     """An image classifier from timm, torchvision, transformers, the built-in convnet, or an import path."""
 
     type: Literal["image_classifier"] = "image_classifier"
-    source: Literal["timm", "torchvision", "transformers", "convnet", "import"] = "convnet"
-    name: str = Field(default="", description="timm/torchvision model name, transformers path, or `module:callable`")
+    source: Literal["timm", "torchvision", "transformers", "convnet", "import"] = Field(
+        default="convnet", description="who builds it; convnet is this project's own and needs no other package"
+    )
+    name: Annotated[str, IsPath(where=("source", "transformers"))] = Field(
+        default="", description="timm/torchvision model name, transformers path, or `module:callable`"
+    )
     kwargs: dict[str, Any] = Field(default={}, description="arguments of the constructor")
-    path: str | None = Field(default=None, description="safetensors file, or a directory this project exported")
+    path: Annotated[str | None, IsPath()] = Field(
+        default=None, description="safetensors file, or a directory this project exported"
+    )
 
 
 ModelConfig = Annotated[CausalLMConfig | ImageClassifierConfig, Field(discriminator="type")]
@@ -86,8 +97,8 @@ class TeacherEndpointConfig(_Windowed):
     url: str = Field(pattern=r"^https?://[^\s/@?#]+[^\s@?#]*$", description="what `/v1/completions` is appended to")
     model: str = Field(min_length=1, description="the name that the endpoint knows it by")
     revision: str = Field(min_length=1, description="your own word for its version, since an endpoint does not tell")
-    tokenizer: str
-    protocol: Literal["vllm"] = "vllm"
+    tokenizer: Annotated[str, IsPath()] = Field(description="directory or hub name: that of the model behind it")
+    protocol: Literal["vllm"] = Field(default="vllm", description="whose fields the requests and answers have")
     top_logprobs: int = Field(default=20, ge=1, description="tokens asked for per position; the endpoint has a limit")
     concurrency: int = Field(default=8, ge=1, le=256, description="requests that each replica has under way at once")
     timeout_seconds: float = Field(default=120.0, gt=0, description="for one answer")

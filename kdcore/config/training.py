@@ -10,12 +10,16 @@ from kdcore.config.base import Settings
 class OptimizerConfig(Settings):
     """AdamW with a warm-up and a decay."""
 
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    epsilon: float = Field(default=1e-8, gt=0)
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    warmup_steps: int = Field(default=0, ge=0)
+    learning_rate: float = Field(default=1e-3, gt=0, description="its peak, after the warm-up")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's, of matrices: vectors have none")
+    betas: tuple[float, float] = Field(default=(0.9, 0.95), description="AdamW's; 0.95 as is usual for language models")
+    epsilon: float = Field(default=1e-8, gt=0, description="AdamW's")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="cosine", description="of the learning rate, from the peak to final_ratio of it at the last step"
+    )
+    warmup_steps: int = Field(
+        default=0, ge=0, description="optimizer steps in which the learning rate rises to its peak"
+    )
     final_ratio: float = Field(default=0.0, ge=0, le=1, description="last learning rate / peak learning rate")
 
 
@@ -29,8 +33,10 @@ class DeepSpeedEngineConfig(Settings):
     """DeepSpeed; `extra` is merged into its configuration file as it is."""
 
     type: Literal["deepspeed"] = "deepspeed"
-    zero_stage: Literal[0, 1, 2, 3] = 1
-    extra: dict[str, Any] = {}
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        default=1, description="what ranks share out: optimizer state, from 2 gradients, from 3 parameters; 0: nothing"
+    )
+    extra: dict[str, Any] = Field(default={}, description="keys of DeepSpeed's configuration file")
 
 
 EngineConfig = Annotated[TorchEngineConfig | DeepSpeedEngineConfig, Field(discriminator="type")]
@@ -40,7 +46,9 @@ class LossConfig(Settings):
     """(1 - hard_weight) x forward KL to the teacher + hard_weight x cross-entropy to the hard label."""
 
     type: Literal["kl"] = "kl"
-    hard_weight: float = Field(default=0.0, ge=0, le=1)
+    hard_weight: float = Field(
+        default=0.0, ge=0, le=1, description="share of the cross-entropy to the hard label; the rest is the teacher's"
+    )
     temperature: float = Field(
         default=1.0, gt=0, description="dense labels only; the KL term is multiplied by its square"
     )
@@ -50,31 +58,35 @@ class LossConfig(Settings):
 class CheckpointConfig(Settings):
     """When to save and how much to keep."""
 
-    every_steps: int = Field(default=200, ge=1)
-    keep: int = Field(default=2, ge=1)
+    every_steps: int = Field(default=200, ge=1, description="optimizer steps between two checkpoints")
+    keep: int = Field(default=2, ge=1, description="the newest ones; 2, so that a damaged one costs no more than one")
 
 
 class TrainingConfig(Settings):
     """One training run; the seeds and the baseline repeat it."""
 
     steps: int | None = Field(default=None, ge=1, description="optimizer steps; give this or `epochs`")
-    epochs: float | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0, description="passes over the samples; give this or `steps`")
     batch_size: int = Field(default=16, ge=1, description="sequences (or images) per optimizer step, over all ranks")
     micro_batch_size: int | None = Field(
         default=None, ge=1, description="per rank and forward; default: the whole step"
     )
     sequence_length: int = Field(default=256, ge=2, description="tokens per sequence (text)")
-    precision: Literal["float32", "bfloat16"] = "float32"
-    gradient_clip: float = Field(default=1.0, gt=0)
-    optimizer: OptimizerConfig = OptimizerConfig()
-    engine: EngineConfig = TorchEngineConfig()
-    loss: LossConfig = LossConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    seeds: tuple[int, ...] = (0,)
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of forward and backward passes; parameters stay float32"
+    )
+    gradient_clip: float = Field(default=1.0, gt=0, description="norm of the whole gradient, at most")
+    optimizer: OptimizerConfig = Field(default=OptimizerConfig(), description="AdamW and its schedule")
+    engine: EngineConfig = Field(default=TorchEngineConfig(), description="who runs the steps of several ranks")
+    loss: LossConfig = Field(default=LossConfig(), description="what is minimised")
+    checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), description="what a killed run goes on from")
+    seeds: tuple[int, ...] = Field(
+        default=(0,), description="one student for each: its initial weights and the order of samples"
+    )
     baseline: bool = Field(
         default=True, description="also train each student without the teacher, same steps and order"
     )
-    log_every_steps: int = Field(default=10, ge=1)
+    log_every_steps: int = Field(default=10, ge=1, description="optimizer steps between two lines of metrics")
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainingConfig":

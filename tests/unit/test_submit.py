@@ -87,6 +87,23 @@ def test_relative_paths_are_refused_before_anything_is_asked(tmp_path: Path, mon
     assert "runs 'runs', data.path 'docs/*.txt': the nodes" in result.output
 
 
+def test_a_relative_chat_template_is_refused_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "talk.jinja").touch()
+    data = {"type": "text", "path": "/shared/talks.jsonl", "messages_field": "messages"}
+    tree = {
+        "name": "far",
+        "data": data,
+        "teacher": {"type": "causal_lm", "path": "some/hub-name"},
+        "runs": "/shared/runs",
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree))
+    given = ["recipe.yaml", "data.chat_template=talk.jinja", "--address", "http://127.0.0.1:1"]
+    result = CliRunner().invoke(app, ["submit", "precompute", *given])
+    assert result.exit_code == 2
+    assert "data.chat_template 'talk.jinja'" in result.output
+
+
 def test_ctrl_c_leaves_the_job_running_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt

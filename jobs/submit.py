@@ -67,14 +67,15 @@ def submit(
 def _refuse_relative(given: dict[str, Any], recipe: "Recipe") -> None:
     """The nodes would look for this machine's folders: a relative local path is refused, by its setting."""
     from kdcore.config.paths import path_settings
+    from kdcore.config.urls import is_url
     from kdcore.errors import ConfigError
 
     given = {"runs": "runs", **given}
     resolved = recipe.model_dump(mode="json")
     wrong = []
     for setting in path_settings(type(recipe)):
-        pairs = zip(setting.values(given), setting.values(resolved), strict=False)
-        wrong += [f"{setting.dotted} '{old}'" for old, new in pairs if old != new and not Path(old).is_absolute()]
+        changed = (old for old, new in zip(setting.values(given), setting.values(resolved), strict=False) if old != new)
+        wrong += [f"{setting.dotted} '{old}'" for old in changed if not is_url(old) and not Path(old).is_absolute()]
     if wrong:
         raise ConfigError(
             f"a submitted recipe names paths of the cluster's file system, absolute, got {', '.join(wrong)}: the nodes "

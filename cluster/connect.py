@@ -14,23 +14,30 @@ from cluster.security import check_versions, token_by_default
 from kdcore.config import ClusterConfig
 from kdcore.errors import ClusterError, missing_extra
 
-__all__ = ["cluster_session", "import_ray", "started_here", "worker_environment"]
+__all__ = ["cluster_session", "code_paths", "import_ray", "started_here", "worker_environment"]
 
 _ROOT = Path(__file__).resolve().parent.parent
 _CONNECT_SECONDS = 5.0
 _JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in the process of a submitted job
-# Set before Ray is imported. The watcher for preempted nodes is one more actor to import torch in; it is of use
-# only where a cluster manager announces preemptions, and a user who has one sets the variable.
+# Set before Ray is imported, unless the user has set them.
 _DRIVER_DEFAULTS = {
+    # The version of Ray Train whose errors cluster/training.py unwraps.
     "RAY_TRAIN_V2_ENABLED": "1",
+    # One more actor to import torch in, of use only where a cluster manager announces preemptions.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Nobody reads them: training has a log of its own.
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    # How soon an ended or dead worker is noticed: the default of 2 s is a fair part of a short arm.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # The default of 60 is less than several workers take to import torch on a busy machine.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
+    # Nothing here reports home.
     "RAY_USAGE_STATS_ENABLED": "0",
+    # A worker without GPUs keeps CUDA_VISIBLE_DEVICES: the default of newer versions, about which older ones warn.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Workers stay in the driver's folder, so that a relative path means the same.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # Lines of workers are printed as they are: Ray's own print puts each into a log record.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
 
@@ -48,6 +55,11 @@ def import_ray() -> Any:
     return ray
 
 
+def code_paths() -> list[Path]:
+    """The packages that travel with a job; data, runs and environments never do."""
+    return [_ROOT / package for package in ("kdcore", "cluster", "jobs")]
+
+
 def worker_environment(config: ClusterConfig) -> dict[str, Any]:
     """The Ray runtime environment of our processes: they import the same packages as the driver."""
     environment: dict[str, Any] = {"worker_process_setup_hook": "cluster.workers.set_up"}
@@ -56,7 +68,7 @@ def worker_environment(config: ClusterConfig) -> dict[str, Any]:
         environment["env_vars"] = {"PYTHONPATH": os.pathsep.join(paths)}
     elif _JOB_VARIABLE not in os.environ:
         # A submitted job brought these packages along, and Ray refuses to be told twice.
-        environment["py_modules"] = [str(_ROOT / package) for package in ("kdcore", "cluster", "jobs")]
+        environment["py_modules"] = [str(path) for path in code_paths()]
     return environment
 
 

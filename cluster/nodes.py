@@ -10,8 +10,9 @@ from typing import Any
 
 from cluster.connect import import_ray
 from kdcore.config.models import TeacherEndpointConfig
+from kdcore.facts import package_versions
 
-__all__ = ["draining_nodes", "endpoint_finding", "node_findings", "storage_finding", "teacher_findings"]
+__all__ = ["Finding", "draining_nodes", "endpoint_finding", "node_findings", "storage_finding", "teacher_findings"]
 
 Finding = tuple[str, str, str]  # what, value, what to do ("" when all is well)
 _SECONDS = 60.0
@@ -40,7 +41,7 @@ def node_findings() -> list[Finding]:
 def teacher_findings(path: str, ranks: int = 1) -> list[Finding]:
     """Whether the teacher in a directory, split over `ranks` GPUs, fits the smallest one of each node that has any."""
     asked = _ask_nodes(_memory, path, resource="GPU")
-    return [_room(node, found, ranks) for node, found in asked.items()]
+    return [_gpu_finding(node, found, ranks) for node, found in asked.items()]
 
 
 def _ask_nodes(function: Callable[..., Any], *arguments: Any, resource: str | None = None) -> dict[str, Any]:
@@ -75,15 +76,8 @@ def _node(node: str, found: dict[str, str] | str, here: dict[str, str]) -> Findi
 
 def _versions() -> dict[str, str]:
     """Versions of this process; that it runs at all shows that our packages are importable."""
-    from importlib import metadata
-
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "missing"
-    return found
+    absent = dict.fromkeys(_PACKAGES, "missing")
+    return {"python": platform.python_version(), **absent, **package_versions(_PACKAGES)}
 
 
 def _memory(path: str) -> tuple[int, list[int]]:
@@ -97,7 +91,7 @@ def _memory(path: str) -> tuple[int, list[int]]:
     return weights, [int(line) * 2**20 for line in told.split() if line.isdigit()]
 
 
-def _room(node: str, found: tuple[int, list[int]] | str, ranks: int) -> Finding:
+def _gpu_finding(node: str, found: tuple[int, list[int]] | str, ranks: int) -> Finding:
     name = f"teacher on {node[:8]}"
     if isinstance(found, str):
         return name, "no answer", found
@@ -148,7 +142,7 @@ def storage_finding(store: str) -> Finding:
 
 def _try_storage(store: str) -> tuple[str, int | None]:
     """Put and delete a hidden file: an empty text when that worked, else why not; and the free bytes."""
-    from cluster.labelling.room import free_bytes
+    from cluster.labelling.disk_room import free_bytes
     from kdcore.config.urls import is_url
     from kdcore.errors import KDError
     from kdcore.store.places import open_place

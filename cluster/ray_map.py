@@ -1,12 +1,12 @@
-"""A map over pure functions as tasks of the open Ray session."""
+"""Pure functions as tasks of the open Ray session: a map over many, and one alone."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from cluster.connect import import_ray
-from kdcore.errors import ClusterError, StorageUnavailable, portable
+from kdcore.errors import ClusterError, KDError, StorageUnavailable, portable
 
-__all__ = ["ray_map"]
+__all__ = ["ray_map", "run_one"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -33,6 +33,31 @@ def ray_map(function: Callable[[Task], Result], tasks: Iterable[Task], /) -> Ite
         under_way.cancel()
 
 
+def run_one(function: Callable[[Task], Result], task: Task, /, cpus: float, gpus: float = 0) -> Result:
+    """`function(task)` in a worker process of its own, which ends after it.
+
+    Raises the KDError that it raised, and ClusterError when no worker survives it; a mistake of ours comes as Ray's
+    error, with the worker's traceback.
+    """
+    ray = import_ray()
+    run = ray.remote(num_cpus=cpus, num_gpus=gpus, max_calls=1, max_retries=_ATTEMPTS)(function)
+    try:
+        return ray.get(run.remote(task))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, KDError):
+            raise error.cause from None
+        raise
+    except ray.exceptions.RayError as error:
+        raise _none_survived(function.__name__, error) from error
+
+
+def _none_survived(what: str, error: Exception) -> ClusterError:
+    return ClusterError(
+        f"{what} must end on a worker of the cluster; {_ATTEMPTS + 1} workers died over it, the last so: "
+        f"{str(error).strip()[:400]}. Likely their nodes are short of memory"
+    )
+
+
 class _UnderWay:
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self._ray = import_ray()
@@ -54,10 +79,7 @@ class _UnderWay:
         try:
             answer = self._ray.get(ready[0])
         except self._ray.exceptions.RayError as error:
-            raise ClusterError(
-                f"{self._function.__name__} of part {number} must end on a worker of the cluster; {_ATTEMPTS + 1} "
-                f"workers died over it, the last so: {str(error).strip()[:400]}. Likely their nodes are short of memory"
-            ) from error
+            raise _none_survived(f"{self._function.__name__} of part {number}", error) from error
         if isinstance(answer, StorageUnavailable) and attempts > 1:
             self.start(number, task, attempts - 1)
             return

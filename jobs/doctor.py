@@ -7,11 +7,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from importlib import metadata
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs.common import command, run_alone
+
+if TYPE_CHECKING:
+    from cluster.nodes import Finding
 
 __all__ = ["doctor"]
 
@@ -25,8 +28,6 @@ _EXTRAS = {
 _DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
 _CORE = ("torch", "numpy", "pyarrow", "pydantic", "safetensors")
 _LOW_DISK, _LOW_SHM = 5e9, 1e9
-
-Finding = tuple[str, str, str]  # what, value, what to do ("" when all is well)
 
 
 @command
@@ -50,7 +51,7 @@ def doctor(
     console.print(f"{problems} thing(s) to look at" if problems else "all is well")
 
 
-def _findings(address: str, recipe: str | None) -> Iterator[Finding]:
+def _findings(address: str, recipe: str | None) -> "Iterator[Finding]":
     yield "python", platform.python_version(), ""
     from cluster.security import old_versions
 
@@ -67,7 +68,7 @@ def _findings(address: str, recipe: str | None) -> Iterator[Finding]:
     yield from _ray(address, recipe)
 
 
-def _extra(extra: str, modules: tuple[str, ...]) -> Finding:
+def _extra(extra: str, modules: tuple[str, ...]) -> "Finding":
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     names = [_DISTRIBUTIONS.get(module, module) for module in modules if module not in missing]
     found = ", ".join(f"{name} {metadata.version(name)}" for name in names)
@@ -75,7 +76,7 @@ def _extra(extra: str, modules: tuple[str, ...]) -> Finding:
     return f"extra {extra}", found or "nothing", remedy
 
 
-def _devices() -> Iterator[Finding]:
+def _devices() -> "Iterator[Finding]":
     import torch
 
     yield "cpu", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads", ""
@@ -88,14 +89,14 @@ def _devices() -> Iterator[Finding]:
         yield f"gpu {index}", f"{device.name}, {device.total_memory / 1e9:.0f} GB", ""
 
 
-def _compiler() -> Finding:
+def _compiler() -> "Finding":
     found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     if found:
         return "C++ compiler", found, ""
     return "C++ compiler", "none", "only for DeepSpeed's own kernels, which no recipe needs: apt install g++"
 
 
-def _disks() -> Iterator[Finding]:
+def _disks() -> "Iterator[Finding]":
     for name, path, low, remedy in (
         ("disk here", os.getcwd(), _LOW_DISK, "set `runs` and `labels.path` to a larger disk"),
         ("disk for temporary files", tempfile.gettempdir(), _LOW_DISK, "point TMPDIR and RAY_TMPDIR elsewhere"),
@@ -106,7 +107,7 @@ def _disks() -> Iterator[Finding]:
             yield name, f"{free / 1e9:.1f} GB free", remedy if free < low else ""
 
 
-def _ray(address: str, recipe: str | None) -> Iterator[Finding]:
+def _ray(address: str, recipe: str | None) -> "Iterator[Finding]":
     if importlib.util.find_spec("ray") is None:
         yield "ray", "not installed", "pip install 'kdcore[cluster]'"
         return

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from cluster.labelling.room import free_bytes, store_bytes
+from cluster.labelling.disk_room import free_bytes, store_bytes
 from jobs.common import say
 from kdcore.config.load import dump_recipe
 from kdcore.config.models import CausalLMConfig, ImageClassifierConfig, TeacherImageConfig

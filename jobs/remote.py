@@ -7,7 +7,7 @@ import typer
 from jobs.common import command, say
 
 if TYPE_CHECKING:
-    from cluster.jobs import RemoteJobs
+    from cluster.remote_jobs import RemoteJobs
 
 __all__ = ["Address", "AllowOpen", "connect", "logs", "status", "stop", "write"]
 
@@ -26,7 +26,7 @@ def connect(address: str, allow_open: bool) -> "RemoteJobs":
     access = check_endpoint(address, allow_open)
     if access.warning:
         typer.secho(access.warning, fg="red", err=True)
-    from cluster.jobs import RemoteJobs
+    from cluster.remote_jobs import RemoteJobs
 
     return RemoteJobs(address, access)
 

@@ -1,10 +1,9 @@
 """The stages of a run, each timed in RUN/stages.json; this process only directs, the work is done in Ray's."""
 
 import json
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs.common import say
 from kdcore.config.models import TeacherImageConfig
@@ -116,33 +115,20 @@ def train_in_place(recipe: Recipe) -> None:
 
 def report(recipe: Recipe) -> Path:
     """Measure everything on a worker and write the report; returns report.md."""
+    from cluster.ray_map import run_one
     from kdcore.evaluation.report import write_report
 
+    settings = recipe.cluster
+    cpus = max(settings.cpus_per_worker * settings.workers, settings.cpus_per_replica)
+    gpus = max(settings.gpus_per_worker, settings.gpus_per_replica)
     with stage(recipe.run_dir, "evaluation"):
         say("stage: evaluate")
-        results = _on_a_worker(recipe, _evaluate)
-    return write_report(recipe.run_dir, results)
+        # In a worker: torch and the models stay out of this process.
+        results = run_one(_evaluate, recipe.model_dump_json(), cpus, gpus)
+    return write_report(recipe.run_dir, json.loads(results))
 
 
 def _evaluate(recipe_json: str) -> str:
     from kdcore.evaluation.run import evaluate_run
 
     return json.dumps(evaluate_run(Recipe.model_validate_json(recipe_json)))
-
-
-def _on_a_worker(recipe: Recipe, function: Callable[[str], str]) -> dict[str, Any]:
-    """Run a function of the recipe in a Ray task: torch and the models stay out of this process."""
-    from cluster.connect import import_ray
-    from kdcore.errors import KDError
-
-    ray = import_ray()
-    settings = recipe.cluster
-    cpus = max(settings.cpus_per_worker * settings.workers, settings.cpus_per_replica)
-    gpus = max(settings.gpus_per_worker, settings.gpus_per_replica)
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_calls=1)(function)
-    try:
-        return json.loads(ray.get(task.remote(recipe.model_dump_json())))
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, KDError):
-            raise error.cause from None
-        raise

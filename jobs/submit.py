@@ -10,7 +10,7 @@ from jobs.common import Overrides, RecipeFile, command, say
 from jobs.remote import Address, AllowOpen, connect, write
 
 if TYPE_CHECKING:
-    from cluster.jobs import RemoteJobs
+    from cluster.remote_jobs import RemoteJobs
     from kdcore.config.recipe import Recipe
 
 __all__ = ["submit"]
@@ -88,7 +88,7 @@ def _digest(text: str) -> str:
     """Of the resolved settings and of the code that travels along."""
     import hashlib
 
-    from cluster.jobs import code_paths
+    from cluster.connect import code_paths
 
     digest = hashlib.sha256(text.encode())
     for package in code_paths():

@@ -2,7 +2,6 @@
 
 import bisect
 import hashlib
-import importlib.metadata
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kdcore.errors import IdentityMismatch
+from kdcore.facts import flatten
 
 __all__ = [
     "KEY_BYTES",
@@ -30,9 +30,9 @@ __all__ = [
     "digest_tokenizer",
     "join_input",
     "mix",
+    "mix_next",
     "new_hash",
     "num_parts",
-    "package_versions",
     "part_start",
     "sample_key_array",
     "sample_key_json",
@@ -43,7 +43,6 @@ __all__ = [
 KEY_BYTES = 16
 PART_SAMPLES = 1 << 24
 _PIECE = 1 << 16
-_PACKAGES = ("kdcore", "numpy", "pyarrow", "torch", "transformers", "tokenizers", "timm", "torchvision")
 
 
 def new_hash() -> "hashlib.blake2b":
@@ -218,20 +217,14 @@ def mix(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> np.uint64(31))
 
 
-def package_versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
-    """Versions of the packages that are installed; the others are left out."""
-    versions: dict[str, str] = {}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+def mix_next(values: np.ndarray) -> np.ndarray:
+    """A step of splitmix64 from each state, uint64 to uint64: `mix`, but 0 does not stay 0."""
+    return mix(values + np.uint64(0x9E3779B97F4A7C15))
 
 
 def differences(stored: Any, wanted: Any, ignore: Iterable[str] = ()) -> list[tuple[str, Any, Any]]:
     """Dotted path, stored value and wanted value of everything that differs; paths below `ignore` are skipped."""
-    left, right = _flatten(stored), _flatten(wanted)
+    left, right = flatten(stored), flatten(wanted)
     skipped = tuple(ignore)
     return [
         (path, left.get(path, _ABSENT), right.get(path, _ABSENT))
@@ -265,13 +258,3 @@ class _Absent:
 
 
 _ABSENT = _Absent()
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves by dotted path; an empty mapping is a leaf."""
-    if not isinstance(value, Mapping) or not value:
-        return {prefix: value}
-    result: dict[str, Any] = {}
-    for key, item in value.items():
-        result.update(_flatten(item, f"{prefix}.{key}" if prefix else str(key)))
-    return result

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import yaml
 from kdcore.config.load import dump_recipe
 from kdcore.config.recipe import Recipe
 from kdcore.errors import ConfigError, KDError, RunMismatch, out_of_space
+from kdcore.facts import flatten, package_versions
 
 __all__ = ["begin_run", "is_finished", "read_stages", "stage", "write_json"]
 
@@ -56,7 +56,7 @@ def describe_run(command: list[str] | None = None) -> dict[str, Any]:
         "command": command or sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "revision": _revision(),
-        "versions": _versions(),
+        "versions": package_versions(_PACKAGES),
         "machine": {
             "platform": platform.platform(),
             "processor": platform.machine(),
@@ -119,7 +119,7 @@ def _compare(config: Path, recipe: Recipe) -> None:
     if not isinstance(stored, dict):
         raise RunMismatch(f"'{config}' is not a recipe; move the folder away or run with another name: name=OTHER")
     wanted = json.loads(recipe.model_dump_json())
-    before, now = _flat(_comparable(stored)), _flat(_comparable(wanted))
+    before, now = flatten(_comparable(stored)), flatten(_comparable(wanted))
     differing = [path for path in sorted(before.keys() | now.keys()) if before.get(path) != now.get(path)]
     if not differing:
         return
@@ -147,25 +147,8 @@ def _relative(value: Any, home: str) -> Any:
     return os.path.relpath(value, home) if absolute else value
 
 
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {path: value}
-    leaves: dict[str, Any] = {}
-    for key, item in value.items():
-        leaves.update(_flat(item, f"{path}.{key}" if path else key))
-    return leaves
-
-
 def _show(leaves: dict[str, Any], path: str) -> str:
     return repr(leaves[path]) if path in leaves else "absent"
-
-
-def _versions() -> dict[str, str]:
-    found: dict[str, str] = {}
-    for package in _PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
 
 
 def _revision() -> str | None:

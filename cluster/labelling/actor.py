@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster.connect import import_ray
-from cluster.labelling.room import OUTLOOK
+from cluster.labelling.disk_room import OUTLOOK
 from cluster.workers import set_threads
 from kdcore.config import Recipe
 from kdcore.config.models import TeacherLMConfig

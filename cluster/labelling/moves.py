@@ -63,8 +63,8 @@ class UnitDone:
 class UnitError:
     """A replica is alive, but its unit (or its start) raised.
 
-    A KDError about the unit gives up the unit, any other KDError ends the job; but a storage or a teacher that did not
-    answer, and what is not a KDError, is tried again.
+    A LabelError or DataError is the unit's: it is given up. StorageUnavailable, TeacherUnavailable and what is not a
+    KDError are tried again. Any other KDError is about the whole job, and ends it, like either of a start.
     """
 
     replica: int

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 import torch
 
 from cluster.labelling.answers import ImageAnswers, Probed, TextAnswers, first_image
+from cluster.labelling.disk_room import free_bytes
 from cluster.labelling.endpoint_answers import EndpointAnswers, EndpointBatch
 from cluster.labelling.loading import load_answers
 from cluster.labelling.probe import Learn, learn_on, settle_codec
-from cluster.labelling.room import free_bytes
 from cluster.labelling.speed import ForwardClock, label_flops, peak_flops
 from cluster.labelling.statistics import Statistics
 from kdcore.config import Recipe
@@ -19,7 +19,8 @@ from kdcore.data.document import ImageSample, SampleRef, TextDocument
 from kdcore.data.plan import WorkUnit, sample_key
 from kdcore.data.sources import Source, open_source
 from kdcore.errors import ConfigError, DataError, LabelError, UnreadableDocument
-from kdcore.identity import digest_json, digest_tokenizer, package_versions
+from kdcore.facts import package_versions
+from kdcore.identity import digest_json, digest_tokenizer
 from kdcore.labels import Codec
 from kdcore.labels.learn import ProbeBatch
 from kdcore.planning import Asked, planned_input, read_unit

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 from cluster.labelling.controller import Pool, run_units
+from cluster.labelling.disk_room import OUTLOOK, check_room, store_bytes
 from cluster.labelling.events import events_file
 from cluster.labelling.patience import patiently
 from cluster.labelling.planning import input_of_finished, plan_work
@@ -13,7 +14,6 @@ from cluster.labelling.policy_state import Rules
 from cluster.labelling.pool import ray_pool
 from cluster.labelling.probe import ProbeResult
 from cluster.labelling.replica import Replica
-from cluster.labelling.room import OUTLOOK, check_room, store_bytes
 from cluster.labelling.statistics import Statistics
 from cluster.labelling.tally import Tally, totals
 from cluster.labelling.watch import Watch

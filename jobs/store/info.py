@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from jobs.common import command
-from jobs.store.shown import StorePath, facts_table, flat
+from jobs.store.shown import StorePath, facts_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,6 +19,7 @@ def info(store: StorePath) -> None:
     """Whose labels these are, how many, what a label weighs, and what its codec loses."""
     from rich.console import Console
 
+    from kdcore.facts import flatten
     from kdcore.store import open_store
 
     opened = open_store(store)
@@ -29,7 +30,7 @@ def info(store: StorePath) -> None:
     if fidelity:
         console.print(_fidelity(fidelity))
     if extra:
-        console.print(facts_table("measured while labelling", {k: str(v) for k, v in flat(extra).items()}))
+        console.print(facts_table("measured while labelling", {k: str(v) for k, v in flatten(extra).items()}))
     if made:
         console.print(_made(made))
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from kdcore.store import Derived
 
-__all__ = ["OutPath", "StorePath", "facts_table", "flat", "parse_bytes", "parse_seconds", "progress_of", "say_made"]
+__all__ = ["OutPath", "StorePath", "facts_table", "parse_bytes", "parse_seconds", "progress_of", "say_made"]
 
 StorePath = Annotated[str, typer.Argument(help="The store, a directory or a URL.", metavar="STORE")]
 OutPath = Annotated[str, typer.Argument(help="The new store, a directory or a URL.", metavar="OUT")]
@@ -32,15 +32,6 @@ def facts_table(title: str, facts: Mapping[str, str]) -> "Table":
     for name, value in facts.items():
         table.add_row(Text(name), Text(value))
     return table
-
-
-def flat(value: Mapping, prefix: str = "") -> dict[str, object]:
-    """Nested facts as dotted names."""
-    result: dict[str, object] = {}
-    for name, item in value.items():
-        path = f"{prefix}{name}"
-        result.update(flat(item, f"{path}.") if isinstance(item, dict) else {path: item})
-    return result
 
 
 def parse_bytes(text: str) -> int:

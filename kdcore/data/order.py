@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 from kdcore.errors import DataError
-from kdcore.identity import mix
+from kdcore.identity import mix_next
 
 _MASK = (1 << 64) - 1
 
@@ -33,12 +33,7 @@ def sample_index(seed: int, step: int, batch_size: int, num: int) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _epoch_order(num: int, seed: int, epoch: int) -> np.ndarray:
-    start = _mix(_mix(np.array([seed], dtype=np.uint64)) ^ np.uint64(epoch & _MASK))
-    order = np.argsort(_mix(start + np.arange(num, dtype=np.uint64)), kind="stable")
+    start = mix_next(mix_next(np.array([seed], dtype=np.uint64)) ^ np.uint64(epoch & _MASK))
+    order = np.argsort(mix_next(start + np.arange(num, dtype=np.uint64)), kind="stable")
     order.setflags(write=False)
     return order
-
-
-def _mix(values: np.ndarray) -> np.ndarray:
-    """A step of splitmix64."""
-    return mix(values + np.uint64(0x9E3779B97F4A7C15))

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kdcore.identity import digest_samples, package_versions, sample_key_tokens
+from kdcore.facts import package_versions
+from kdcore.identity import digest_samples, sample_key_tokens
 from kdcore.labels import TopKCodec
 from kdcore.store.derive import Derived, DerivedUnit, Making, Progress, derive_store
 from kdcore.store.distillkit import DistillKitConfig

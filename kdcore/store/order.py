@@ -3,7 +3,7 @@
 import numpy as np
 
 from kdcore.errors import StoreError
-from kdcore.identity import mix
+from kdcore.identity import mix_next
 
 __all__ = ["share_of"]
 
@@ -23,10 +23,5 @@ def share_of(
 
 def _shuffled(num_rows: int, seed: int, epoch: int) -> np.ndarray:
     """Row numbers sorted by a hash: the same on every machine and with every version of numpy."""
-    start = _mix(_mix(np.array([seed & (1 << 64) - 1], np.uint64)) + np.uint64(epoch))
-    return np.argsort(_mix(np.arange(num_rows, dtype=np.uint64) + start), kind="stable")
-
-
-def _mix(values: np.ndarray) -> np.ndarray:
-    """A step of splitmix64."""
-    return mix(values + np.uint64(0x9E3779B97F4A7C15))
+    start = mix_next(mix_next(np.array([seed & (1 << 64) - 1], np.uint64)) + np.uint64(epoch))
+    return np.argsort(mix_next(np.arange(num_rows, dtype=np.uint64) + start), kind="stable")

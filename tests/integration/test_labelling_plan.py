@@ -67,7 +67,7 @@ def test_a_plan_by_a_cluster_gives_the_store_of_a_plan_by_one_process(
     pytest.importorskip("ray")
     from cluster.connect import cluster_session
     from cluster.labelling.pool import ray_pool
-    from cluster.ray_map import ray_map
+    from cluster.ray_map import ray_map, run_one
 
     small_blocks(lambda config: partial(open_source, config))
     calm = label(folder, "in-one-process")
@@ -83,6 +83,7 @@ def test_a_plan_by_a_cluster_gives_the_store_of_a_plan_by_one_process(
         on_cluster = label(folder, "on-a-cluster", ray_pool)
         assert once.exists()
         _check_the_map(ray_map, tmp_path)
+        _check_one_alone(run_one)
     assert content(on_cluster) == content(calm)
     inputs = [planned_input(path, Asked.of(wanted)) for path in (on_cluster, calm)]
     assert inputs[0] == inputs[1]
@@ -120,6 +121,24 @@ def _check_the_map(ray_map: Callable, tmp_path: Path) -> None:
     assert list(ray_map(away_at_first, [tmp_path / "away"])) == [(0, "away")]
     with pytest.raises(ClusterError, match="die of part 0"):
         list(ray_map(die, [0]))
+
+
+def _check_one_alone(run_one: Callable) -> None:
+    def work(task: int) -> tuple[int, int]:
+        if task == 0:
+            raise UnreadableDocument("document 0")
+        return task, os.getpid()
+
+    def die(task: int) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    (one, first), (two, second) = run_one(work, 1, 1), run_one(work, 2, 1)
+    assert (one, two) == (1, 2)
+    assert len({first, second, os.getpid()}) == 3
+    with pytest.raises(UnreadableDocument, match="document 0"):
+        run_one(work, 0, 1)
+    with pytest.raises(ClusterError, match="die must end on a worker"):
+        run_one(die, 0, 1)
 
 
 def test_labelling_lists_nothing_and_a_finished_store_reads_nothing(

@@ -10,8 +10,8 @@ import pytest
 from labelling_runs import label
 from tiny_teacher import write_documents, write_teacher
 
+from cluster.labelling.disk_room import OUTLOOK
 from cluster.labelling.replica import Replica
-from cluster.labelling.room import OUTLOOK
 from cluster.labelling.twin import InProcessPool
 from kdcore.config.recipe import Recipe
 from kdcore.errors import OutOfSpace

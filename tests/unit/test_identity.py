@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from kdcore.errors import IdentityMismatch
+from kdcore.facts import package_versions
 from kdcore.identity import (
     compare_identity,
     digest_bytes,
@@ -15,7 +16,6 @@ from kdcore.identity import (
     digest_samples,
     digest_state,
     digest_tokenizer,
-    package_versions,
     sample_key_array,
     sample_key_text,
     sample_key_tokens,

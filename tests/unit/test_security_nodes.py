@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.nodes import _node, _room, _try_storage
+from cluster.nodes import _gpu_finding, _node, _try_storage
 
 
 def test_a_writable_place_is_left_as_it_was(tmp_path: Path) -> None:
@@ -31,10 +31,10 @@ def test_a_node_with_other_versions_is_named() -> None:
 
 
 def test_a_teacher_larger_than_a_gpu_is_named() -> None:
-    assert _room("abcdef0123", (10 * 10**9, [13 * 10**9, 80 * 10**9]), 1)[2] == ""
-    assert "smaller teacher" in _room("abcdef0123", (10 * 10**9, [80 * 10**9, 11 * 10**9]), 1)[2]
-    assert _room("abcdef0123", (20 * 10**9, [13 * 10**9]), 2)[1:] == (
+    assert _gpu_finding("abcdef0123", (10 * 10**9, [13 * 10**9, 80 * 10**9]), 1)[2] == ""
+    assert "smaller teacher" in _gpu_finding("abcdef0123", (10 * 10**9, [80 * 10**9, 11 * 10**9]), 1)[2]
+    assert _gpu_finding("abcdef0123", (20 * 10**9, [13 * 10**9]), 2)[1:] == (
         "needs 12.0 GB each, smallest GPU 13.0 GB",
         "",
     )
-    assert "not compared" in _room("abcdef0123", (0, []), 1)[1]
+    assert "not compared" in _gpu_finding("abcdef0123", (0, []), 1)[1]

@@ -10,7 +10,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from cluster.jobs import RemoteJobs
+from cluster.remote_jobs import RemoteJobs
 from jobs.main import app
 from jobs.submit import _follow
 from kdcore.errors import ClusterError

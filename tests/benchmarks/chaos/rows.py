@@ -37,11 +37,6 @@ class Comparison:
     different: int
     shards: int
 
-    @property
-    def wrong(self) -> int:
-        """Rows that are not as they should be."""
-        return self.missing + self.doubled + self.different
-
 
 def content_of(store: str) -> Content:
     """Of a finished store what its manifest names, of another what its receipts name."""

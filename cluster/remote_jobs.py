@@ -9,13 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.connect import import_ray
+from cluster.connect import code_paths, import_ray
 from cluster.security import Access
 from kdcore.errors import ClusterError
 
-__all__ = ["RemoteJobs", "code_paths"]
+__all__ = ["RemoteJobs"]
 
-_ROOT = Path(__file__).resolve().parent.parent
 _ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 _EXCLUDES = ["**/__pycache__", "*.pyc"]
 _POLL_SECONDS = 1.0
@@ -25,11 +24,6 @@ _CHATTY = (
     "ray._private.runtime_env.packaging",
 )
 _OVERRIDING = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
-
-
-def code_paths() -> list[Path]:
-    """The packages that travel with a job; data, runs and environments never do."""
-    return [_ROOT / package for package in ("kdcore", "cluster", "jobs")]
 
 
 @contextmanager

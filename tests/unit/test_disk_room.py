@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.labelling.room import check_room, free_bytes, store_bytes
+from cluster.labelling.disk_room import check_room, free_bytes, store_bytes
 from kdcore.errors import OutOfSpace
 
 

@@ -45,7 +45,7 @@ quickstart: $(STAMP)  ## both quickstart recipes, on this machine's CPU
 
 test: lint test-unit test-integration test-recipes test-faults  ## everything that CI runs
 
-test-unit: $(STAMP)  ## seconds a file, no processes
+test-unit: $(STAMP)  ## seconds a file, no clusters
 	$(PYTEST) tests/unit
 
 test-integration: $(STAMP)  ## rooms together: engines, labelling, stores

@@ -74,7 +74,7 @@ def test_a_job_without_its_group_says_so(tmp_path: Path, repo: Path) -> None:
 def test_training_without_labels_names_the_command(tmp_path: Path, repo: Path) -> None:
     output, _ = kd(repo, "train", "configs/quickstart-text.yaml", f"runs={tmp_path}")
     assert "IncompleteStore" in output
-    assert "kd precompute configs/quickstart-text.yaml" in output
+    assert f"run `kd precompute configs/quickstart-text.yaml runs={tmp_path}` first" in " ".join(output.split())
 
 
 def test_a_finished_run_does_nothing(tmp_path: Path, repo: Path) -> None:

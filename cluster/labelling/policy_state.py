@@ -14,6 +14,7 @@ __all__ = ["LONGEST_WAIT", "Rates", "Rules", "Run", "State"]
 LONGEST_WAIT = 60.0
 _SAMPLE, _ENOUGH = 101, 3
 _OVERDUE, _MARGIN, _STUCK, _STUCK_SECONDS = 1.5, 1.25, 20.0, 600.0
+_COPIES, _CHEAP = 3, 0.01
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class State:
     quarantined: dict[str, str] = field(default_factory=dict)
     rates: Rates = field(default_factory=Rates)
     pending_bytes: int = 0
+    doubled_bytes: int = 0  # of units with several replicas, for each beyond the first
     overdue: list[tuple[float, int, int]] = field(default_factory=list)
     late: list[tuple[int, int, int]] = field(default_factory=list)
     stuck: list[tuple[float, int, int]] = field(default_factory=list)
@@ -128,7 +130,9 @@ class State:
         """Note that `replica` labels `unit`; the number of this attempt, from 0."""
         self.assigned += 1
         self.running[replica] = Run(unit, now, self.assigned)
-        self.holders.setdefault(unit, []).append(replica)
+        holders = self.holders.setdefault(unit, [])
+        self.doubled_bytes += self.sizes[unit] if holders else 0
+        holders.append(replica)
         heapq.heappush(self.stuck, (self._stuck_at(unit, now), replica, self.assigned))
         if len(self.stuck) > 2 * len(self.running) + 1_000:  # entries of units that ended; amortised O(1)
             self.stuck = [entry for entry in self.stuck if self._is_current(entry, lost_too=True)]
@@ -144,24 +148,46 @@ class State:
         if run is not None and not run.lost:
             holders = self.holders[run.unit]
             holders.remove(replica)
-            for other in holders:  # the late one is alone again: it may need another backup
-                left = self.running[other]
-                heapq.heappush(self.overdue, (self._overdue_at(run.unit, left.started) or 0.0, other, left.serial))
+            self.doubled_bytes -= self.sizes[run.unit] if holders else 0
+            for other in holders:  # it was late once, and has one copy less: it may need another
+                heapq.heappush(self.late, (-self.sizes[run.unit], other, self.running[other].serial))
         return run
 
     def settle(self, unit: str) -> None:
         """A unit is done or given up: forget it, and ignore who else labels it."""
         self.remaining -= 1
-        for replica in self.holders.pop(unit, ()):
+        holders = self.holders.pop(unit, [])
+        self.doubled_bytes -= self.sizes[unit] * max(0, len(holders) - 1)
+        for replica in holders:
             self.running[replica].lost = True
         for memory in (self.tries, self.failures, self.divisors):
             memory.pop(unit, None)
 
     def take_late(self, now: float) -> str | None:
-        """A late unit without a second replica that would end the job later than what is pending; largest first."""
+        """A unit that has been late and should have one more replica, so as not to end the job; largest first."""
         rate = self.rates.median()
         if rate is None:
             return None
+        self._find_late(now)
+        end = now + self.pending_bytes * rate / (len(self.running) + len(self.idle))
+        while self.late:
+            _, replica, _ = entry = self.late[0]
+            if self._is_current(entry) and len(self.holders[self.running[replica].unit]) < _COPIES:
+                unit = self.running[replica].unit
+                last = self.holders[unit][-1]
+                run = self.running[last]
+                is_late = (overdue := run.started + _OVERDUE * rate * self.sizes[unit]) <= now
+                alone = is_late and not self.has_pending()
+                if alone or self._sure_at(unit, rate, now if is_late else run.started, is_late) > end:
+                    return unit  # its entry stays: it may need yet another
+                if is_late:
+                    return None
+                heapq.heappush(self.overdue, (overdue, last, run.serial))
+            heapq.heappop(self.late)
+        return None
+
+    def _find_late(self, now: float) -> None:
+        """Note whose time has passed since the last call."""
         while self.overdue and (self.overdue[0][0] <= now or not self._is_current(self.overdue[0])):
             _, replica, serial = entry = heapq.heappop(self.overdue)
             if self._is_current(entry):
@@ -171,17 +197,17 @@ class State:
                     heapq.heappush(self.late, (-self.sizes[run.unit], replica, serial))
                 else:  # the rate has changed meanwhile
                     heapq.heappush(self.overdue, (current, replica, serial))
-        left = self.pending_bytes * rate / (len(self.running) + len(self.idle))
-        while self.late:
-            _, replica, _ = entry = self.late[0]
-            if self._is_current(entry) and len(self.holders[self.running[replica].unit]) == 1:
-                unit = self.running[replica].unit
-                if self.has_pending() and _MARGIN * rate * self.sizes[unit] <= left:
-                    return None
-                heapq.heappop(self.late)
-                return unit
-            heapq.heappop(self.late)
-        return None
+
+    def _sure_at(self, unit: str, rate: float, begun: float, is_late: bool) -> float:
+        """When `unit` is done by a copy that was begun, or would be, at `begun`: even if that one is lost at its end.
+
+        With a loss is reckoned only where copies cost little of what is pending; a copy that is not late does without.
+        """
+        seconds = rate * self.sizes[unit]
+        cheap = self.doubled_bytes + self.sizes[unit] <= _CHEAP * self.pending_bytes
+        if is_late:
+            return begun + (2 if cheap else 1) * _MARGIN * seconds
+        return begun + (1 + _MARGIN) * seconds if cheap else begun
 
     def take_stuck(self, now: float) -> int | None:
         """A replica that has been at its unit far too long."""

@@ -105,11 +105,21 @@ def test_a_late_unit_gets_a_backup_and_the_first_answer_wins() -> None:
     assert state.running[1].lost
 
 
-def test_no_unit_gets_a_third_replica() -> None:
-    state = warm({"x": 10}, replicas=3)
+def test_at_the_end_a_third_replica_only_helps_a_late_backup_and_none_a_third() -> None:
+    state = warm({"x": 10}, replicas=4)
     decide(state, ReplicaReady(1), -10.0)
     decide(state, UnitDone(0), 10.0)
-    assert decide(state, ReplicaReady(2), 100.0) == []
+    assert decide(state, ReplicaReady(2), 24.0) == []
+    assert state.wake_at() == 25.0
+    assert decide(state, Tick(), 25.0) == [Assign(2, "x", 2, backup=True)]
+    assert decide(state, ReplicaReady(3), 100.0) == []
+    assert decide(state, ReplicaDied(0, "killed"), 100.0) == [
+        Replace(0, "killed"),
+        Retry("x", 0, 0.0, "killed"),
+        Assign(3, "x", 3, backup=True),
+    ]
+    assert decide(state, UnitDone(3), 110.0) == [Finish()]
+    assert state.doubled_bytes == 0
 
 
 def test_a_loser_is_ignored_and_gets_other_work() -> None:
@@ -148,7 +158,7 @@ def test_a_replica_that_never_answers_is_replaced_and_its_unit_tried_again() -> 
 
 
 def test_a_late_unit_larger_than_all_that_is_left_does_not_wait_for_the_end() -> None:
-    for others, expected in ((1, Assign(0, "x", 1, backup=True)), (10, Assign(0, "s0", 0))):
+    for others, expected in ((1, Assign(0, "x", 1, backup=True)), (4, Assign(0, "s0", 0)), (10, Assign(0, "s0", 0))):
         state = warm({"x": 500} | {f"s{number}": 400 for number in range(others)})
         decide(state, ReplicaReady(1), -9_000.0)
         assert state.running[1].unit == "x"
@@ -161,3 +171,39 @@ def test_a_late_unit_whose_backup_died_gets_another() -> None:
     assert decide(state, UnitDone(0), 10.0) == [Assign(0, "x", 1, backup=True)]
     decide(state, ReplicaDied(0, "killed"), 11.0)
     assert decide(state, ReplicaReady(0), 12.0) == [Assign(0, "x", 2, backup=True)]
+
+
+def large_and_late(pending: int) -> State:
+    """A hundred replicas: unit x (1,000 s) is late on replica 1, replica 0 just idle, `pending` units of 400 s left."""
+    state = warm({"x": 1_000} | {f"s{number}": 400 for number in range(98 + pending)}, replicas=102)
+    decide(state, ReplicaReady(1), -1_500.0)
+    assert state.running[1].unit == "x"
+    for replica in range(2, 100):
+        decide(state, ReplicaReady(replica), -1.0)
+    return state
+
+
+def test_a_backup_begins_in_time_to_be_lost_and_has_a_spare_if_it_did_not() -> None:
+    state = large_and_late(pending=500)  # of 2,000 s: less than two tries of x with a margin
+    assert decide(state, UnitDone(0), 0.0) == [Assign(0, "x", 1, backup=True)]
+    assert decide(state, ReplicaReady(100), 1.0) == [Assign(100, "x", 2, backup=True)]
+    (other,) = decide(state, ReplicaReady(101), 2.0)
+    assert isinstance(other, Assign)
+    assert not other.backup
+    decide(state, ReplicaDied(1, "killed"), 3.0)  # the late one
+    decide(state, ReplicaDied(100, "killed"), 4.0)
+    assert decide(state, ReplicaReady(100), 5.0) == [Assign(100, "x", 3, backup=True)]
+    decide(state, UnitDone(0), 1_000.0)
+    assert "x" not in state.holders
+    assert state.doubled_bytes == 0
+
+
+def test_a_backup_that_could_be_lost_and_made_anew_waits_or_stays_alone() -> None:
+    waits, alone = large_and_late(pending=700), large_and_late(pending=600)  # of 2,800 s and 2,400 s
+    (first,) = decide(waits, UnitDone(0), 0.0)
+    assert isinstance(first, Assign)
+    assert not first.backup
+    assert decide(alone, UnitDone(0), 0.0) == [Assign(0, "x", 1, backup=True)]
+    (second,) = decide(alone, ReplicaReady(100), 1.0)
+    assert isinstance(second, Assign)
+    assert not second.backup

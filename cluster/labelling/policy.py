@@ -53,12 +53,16 @@ def decide(state: State, event: Event, now: float = 0.0) -> list[Decision]:
     """Update `state` with `event`, which happened at `now` seconds, and say what to do now."""
     found = _react(state, event, now)
     for step in (_after_limits, _woken, _give_out):
-        if any(isinstance(decision, Fail | Finish) for decision in found):
+        if _has_end(found):
             return found
         found += step(state, now)
-    if any(isinstance(decision, Fail | Finish) for decision in found):
+    if _has_end(found):
         return found
-    return found + settle(state, now) + let_room(state) + room(state, now)
+    return [*found, *settle(state, now), *let_room(state), *room(state, now)]
+
+
+def _has_end(found: list[Decision]) -> bool:
+    return bool(found) and any(isinstance(decision, (Fail, Finish)) for decision in found)
 
 
 def _react(state: State, event: Event, now: float) -> list[Decision]:

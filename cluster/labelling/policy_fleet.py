@@ -47,6 +47,8 @@ def loading_limit(state: State, replica: int, now: float) -> None:
 def let_room(state: State) -> list[Decision]:
     """More replicas while there are units for them; none that still wait for room when there are not."""
     fleet, found = state.fleet, list[Decision]()
+    if not fleet.asked and fleet.used >= fleet.highest:
+        return found
     spare = state.unclaimed() - fleet.coming - len(state.idle) if fleet.used else 1
     hopeless = bool(fleet.given_up) and not fleet.settled
     while spare > 0 and fleet.used < fleet.highest and len(fleet.asked) < _PENDING and not hopeless:

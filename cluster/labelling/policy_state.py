@@ -34,7 +34,7 @@ class Rules:
         return replace(self, lowest=max(1, min(self.lowest, units)), highest=max(1, min(self.highest, units)))
 
 
-@dataclass
+@dataclass(slots=True)
 class Run:
     """A unit on a replica. `lost`: another replica's answer came first, or the unit was given up meanwhile."""
 

@@ -132,10 +132,10 @@ def _give_out(state: State, now: float) -> list[Decision]:
     """Work for idle replicas; the end when there is none left anywhere. An idle replica stays: units may come back."""
     found: list[Decision] = []
     while state.idle and state.remaining and (late := state.take_late(now)) is not None:
-        replica, divisor = state.idle.popitem()[0], state.divisors.get(late, 1)
+        replica, divisor = state.take_idle(), state.divisors.get(late, 1)
         found.append(Assign(replica, late, state.begin(replica, late, now), divisor, backup=True))
     while state.idle and state.has_pending():
-        replica, unit = state.idle.popitem()[0], state.take()
+        replica, unit = state.take_idle(), state.take()
         divisor = state.divisors.get(unit, 1)
         found.append(Assign(replica, unit, state.begin(replica, unit, now), divisor))
     if not state.remaining:

@@ -3,7 +3,7 @@
 import heapq
 import zlib
 from bisect import bisect_left, insort
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -79,7 +79,7 @@ class State:
     waiting: list[tuple[float, str, int]] = field(default_factory=list)
     running: dict[int, Run] = field(default_factory=dict)
     holders: dict[str, list[int]] = field(default_factory=dict)
-    idle: dict[int, None] = field(default_factory=dict)
+    idle: OrderedDict[int, None] = field(default_factory=OrderedDict)
     tries: dict[str, int] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
     divisors: dict[str, int] = field(default_factory=dict)
@@ -115,6 +115,10 @@ class State:
         unit = heapq.heappop(self.again)[1] if self.again else self.fresh.pop()
         self.pending_bytes -= self.sizes[unit]
         return unit
+
+    def take_idle(self) -> int:
+        """The replica that has waited longest: at the end of a job the slow ones are the last to be idle."""
+        return self.idle.popitem(last=False)[0]
 
     def put_back(self, unit: str) -> None:
         """A unit that may be tried again now."""

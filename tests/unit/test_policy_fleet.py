@@ -118,7 +118,7 @@ def test_a_unit_that_does_not_fit_goes_to_another_at_once_and_has_not_failed() -
     assert found == [
         Shrink(0, "node drains"),
         Retry("u0000", 0, 0.0, "node drains"),
-        Assign(1, "u0000", 1),
+        Assign(2, "u0000", 1),
     ]
     assert not state.failures
 

@@ -173,6 +173,15 @@ def test_a_late_unit_whose_backup_died_gets_another() -> None:
     assert decide(state, ReplicaReady(0), 12.0) == [Assign(0, "x", 2, backup=True)]
 
 
+def test_work_that_comes_back_at_the_end_goes_to_the_replica_that_was_idle_first() -> None:
+    state = warm({"x": 10}, replicas=4)
+    decide(state, ReplicaReady(1), -10.0)
+    decide(state, UnitDone(0), -3.0)
+    for replica in (2, 3):
+        decide(state, ReplicaReady(replica), -2.0)
+    assert decide(state, Tick(), 5.0) == [Assign(0, "x", 1, backup=True)]
+
+
 def large_and_late(pending: int) -> State:
     """A hundred replicas: unit x (1,000 s) is late on replica 1, replica 0 just idle, `pending` units of 400 s left."""
     state = warm({"x": 1_000} | {f"s{number}": 400 for number in range(98 + pending)}, replicas=102)

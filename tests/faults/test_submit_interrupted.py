@@ -42,7 +42,7 @@ POINTS = {
 
 @pytest.mark.parametrize(
     ("point", "sent"),
-    [*((point, KILL) for point in POINTS), ("during an upload", INTERRUPT), ("before the last request", INTERRUPT)],
+    [(point, INTERRUPT if point == "during an upload" else KILL) for point in POINTS],
 )
 def test_an_interrupted_submission_leaves_a_whole_job_or_none(point: str, sent: signal.Signals, site: Site) -> None:
     when, is_here, is_there = POINTS[point]

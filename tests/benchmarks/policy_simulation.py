@@ -5,7 +5,7 @@ Usage: python -m tests.benchmarks.policy_simulation [--replicas N] [--units N] [
 Once with replicas that stay, of which one dies every so often (once a second at full size); the bound is the total work
 over the total capacity less the restarts, or the largest unit if that takes longer. Once with nodes that come and go,
 with and without notice; the bound is when the places that were there, less one loading each, could have done the work,
-or the last unit that a node took with it, labelled anew.
+or the last unit whose only copy a node took with it, labelled anew (`capacity_s` is without that).
 """
 
 import argparse
@@ -62,7 +62,7 @@ def main() -> None:
         found[name]["state_mb"] = state_megabytes(replicas, units)
         progress(f"{name}: {found[name]}")
         churn = Churn(replicas, units, chosen.seed)
-        found[f"churn_{name}"] = {**measure(churn), "notices": churn.notices}
+        found[f"churn_{name}"] = {**measure(churn), "notices": churn.notices, "capacity_s": round(churn.capacity, 1)}
         progress(f"churn, {name}: {found[f'churn_{name}']}")
     full, churned = found["full"], found["churn_full"]
     headline = {key: full[key] for key in ("makespan_ratio", "microseconds_per_decision", "state_mb")}

@@ -140,17 +140,21 @@ class Churn(Simulation):
         self.steps: list[tuple[float, float]] = []  # when the capacity changes, by how much
         self.events: deque[tuple[int, Tick | ReplicaPlaced | ReplicaReady | ReplicaDied | Notice]] = deque()
         self.number, self.notices, self.floor = itertools.count(), 0, 0.0
+        self.labelled: dict[int, str] = {}  # by which replica
+        self.capacity = 0.0
+        self.lost: set[str] = set()  # units with a copy that never ended
 
     def bound(self) -> float:
-        """When the places that were there, less one loading each, could have done the work; and no unit that was lost
-        with its node can be done before it is labelled from its start.
+        """When the places that were there, less one loading each, could have done the work; and no unit whose only copy
+        was lost with its node can be done before it is labelled from its start.
         """
         left, rate, clock = float(sum(self.sizes.values())), 0.0, 0.0
         for when, change in sorted(self.steps):
             if rate * (when - clock) >= left:
                 break
             left, clock, rate = left - rate * (when - clock), when, rate + change
-        return max(clock + left / rate, self.floor)
+        self.capacity = clock + left / rate
+        return max(self.capacity, self.floor)
 
     def _begin(self) -> State:
         count = len(self.speed) // PLACES
@@ -182,8 +186,15 @@ class Churn(Simulation):
             case "loaded" if process == self.alive[replica]:
                 return ReplicaLoaded(replica)
             case "done" if process == self.alive[replica]:
+                del self.labelled[replica]
                 return UnitDone(replica)
         return None
+
+    def _lose(self, replica: int) -> None:
+        """The process behind the number is gone, and what it labelled."""
+        self.alive[replica] += 1
+        if (unit := self.labelled.pop(replica, None)) is not None:
+            self.lost.add(unit)
 
     def _say(self, event: ReplicaPlaced | ReplicaReady | ReplicaDied | Notice) -> None:
         """One event more; unheard if another process has the number by then."""
@@ -198,8 +209,10 @@ class Churn(Simulation):
                 self._ask(replica)
             case Shrink(replica):
                 self._end(replica)
-            case Assign(_, unit, attempt) if attempt > decision.backup:  # a copy of it was lost
-                self.floor = max(self.floor, self.clock + self.sizes[unit] / BYTES_PER_SECOND)
+            case Assign(replica, unit):
+                if unit in self.lost and not decision.backup:  # no other copy of it is left
+                    self.floor = max(self.floor, self.clock + self.sizes[unit] / BYTES_PER_SECOND)
+                self.labelled[replica] = unit
                 return super()._perform(decision)
             case Settle(replica):
                 self._say(ReplicaReady(replica))
@@ -223,7 +236,7 @@ class Churn(Simulation):
                 self._push(self.clock + RESTART_SECONDS, replica, "loaded")
 
     def _end(self, replica: int) -> None:
-        self.alive[replica] += 1
+        self._lose(replica)
         place = self.places.pop(replica, None)
         if place is not None and place[0] not in self.going:
             self.free.append(place)
@@ -257,7 +270,7 @@ class Churn(Simulation):
         for place in range(PLACES):
             self.steps.append((self.clock, -self.speeds[node, place]))
         for replica in [replica for replica, place in self.places.items() if place[0] == node]:
-            self.alive[replica] += 1
+            self._lose(replica)
             del self.places[replica]
             self.deaths += 1
             self._say(ReplicaDied(replica, "its node is gone"))

@@ -11,15 +11,19 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from labelling_hooks import wait_for
-from labelling_runs import content, label
+from labelling_runs import content, label, orphans
 from tiny_teacher import write_documents, write_teacher
 
 from cluster.connect import import_ray
+from cluster.labelling import controller
 from cluster.labelling.pool import ray_pool
+from kdcore.errors import ResourceError
+from kdcore.store import collect_garbage, open_store
 
 pytest.importorskip("ray")
 pytest.importorskip("transformers")
@@ -196,3 +200,61 @@ def test_a_process_that_was_stopped_is_replaced(
     assert content(store) == wanted
     assert "labels.stuck_seconds" in run.events("Replace")[0]["reason"]
     assert {process for _, _, process in run.taken()[1:]} != {run.taken()[0][2]}
+
+
+@pytest.mark.timeout(600)
+def test_a_backup_wins_and_what_is_out_of_memory_is_labelled_in_smaller_batches(
+    node: Callable[[int], Any], folder: Path, wanted: dict[bytes, Any]
+) -> None:
+    run = Run(folder, "backup")
+    run.close()
+    node(2)
+
+    def act() -> None:
+        wait_for(lambda: len(run.taken()) == 2)
+        (late, _, _), (large, _, _) = run.taken()
+        (run.gate / f"hold-{late}").touch()
+        (run.gate / f"memory-{large}").write_text("1")
+        run.open()
+
+    store = run.finish(act, replicas=2)
+    (late, _, first), (large, _, _) = run.taken()[:2]
+    assert content(store) == wanted
+    assert late in {event["unit"] for event in run.events("Assign") if event["backup"]}
+    assert [attempt for unit, attempt, process in run.taken() if unit == late and process != first] == ["1"]
+    (shard,) = [receipt.shard for receipt in open_store(store).manifest.shards if receipt.unit == late]
+    garbage = orphans(store)
+    (lost,) = [name for name in garbage if name.startswith(f"data/{late}-")]
+    assert (shard.split("-")[3], lost.split("-")[3]) == ("1", "0")
+    assert set(collect_garbage(store, min_age_seconds=0)) == garbage
+    assert [event["batch_divisor"] for event in run.events("Assign") if event["unit"] == large] == [2, 4]
+
+
+@pytest.mark.timeout(600)
+def test_a_run_that_has_no_room_left_ends_and_goes_on_when_there_is_some(
+    cluster: Any,
+    node: Callable[[int], Any],
+    folder: Path,
+    wanted: dict[bytes, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Run(folder, "starved")
+    run.close()
+    only, later = node(1), [0.0]
+    monkeypatch.setattr(controller, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + later[0]))
+
+    def act() -> None:
+        wait_for(lambda: len(run.taken()) == 1)
+        cluster.remove_node(only, allow_graceful=False)
+        wait_for(lambda: bool(run.events("Replace")) and not import_ray().cluster_resources().get("CPU"))
+        later[0] = 500.0
+        try:
+            wait_for(lambda: bool(run.events("Starved")))
+        except TimeoutError:
+            node(1)  # so that the run ends
+            raise
+
+    with pytest.raises(ResourceError, match=r"(?s)CPU: wanted 1, available 0 of 0 .*cluster\.starved_seconds"):
+        run.finish(act, replicas=1, starved_seconds=500)
+    node(1)
+    assert content(run.finish(lambda: None, replicas=1)) == wanted

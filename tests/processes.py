@@ -21,3 +21,11 @@ def actors_of(driver: int, kind: str = "TeacherActor") -> list[int]:
         return process == driver
 
     return [process for process, name in names.items() if f"ray::{kind}" in name and below(process)]
+
+
+def runs(process: int, kind: str = "TeacherActor") -> bool:
+    """Whether `process` is an actor of class `kind`, and alive."""
+    try:
+        return f"ray::{kind}" in Path(f"/proc/{process}/cmdline").read_text()
+    except OSError:
+        return False

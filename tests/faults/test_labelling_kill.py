@@ -1,4 +1,4 @@
-"""SIGKILL the driver during the probe, then a replica actor, then the driver again, in a real run on Ray.
+"""SIGKILL the driver during the probe, then a replica actor, then the driver again, in a real run on Ray; or SIGTERM.
 
 The store that comes of it is an undisturbed one's to the bit, and what the kills left is collected.
 """
@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from labelling_runs import content, orphans
-from processes import actors_of
+from labelling_hooks import wait_for
+from labelling_runs import content, label, orphans
+from processes import actors_of, runs
 from tiny_teacher import recipe, write_documents, write_teacher
 
 from kdcore.store import collect_garbage, verify_store
@@ -37,16 +38,18 @@ def start(folder: Path, name: str) -> tuple[subprocess.Popen[str], Path]:
     """A driver in a process group of its own, and its store."""
     file = folder / f"{name}.json"
     file.write_text(json.dumps(recipe(folder, name, labels=LABELS)))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS.parent)}
-    driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(file)],
+    return launch("-c", DRIVER, str(file)), folder / "runs" / name / "labels"
+
+
+def launch(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS.parent)},
     )
-    return driver, folder / "runs" / name / "labels"
 
 
 def wait_for_receipts(driver: subprocess.Popen[str], store: Path, count: int) -> None:
@@ -105,3 +108,32 @@ def test_killed_replicas_and_drivers_lose_and_double_nothing(tmp_path: Path) -> 
     assert orphans(store) == set()
     assert verify_store(store).ok
     assert content(store) == content(calm)
+
+
+@pytest.mark.timeout(900)
+def test_a_driver_that_is_told_to_end_keeps_what_is_done_and_leaves_no_actor(tmp_path: Path) -> None:
+    write_documents(tmp_path / "docs", 120)
+    write_teacher(tmp_path / "teacher")
+    file = tmp_path / "told.yaml"
+    file.write_text(json.dumps(recipe(tmp_path, "told", labels=LABELS)))
+    command, store = ["-m", "jobs.precompute", str(file)], tmp_path / "runs" / "told" / "labels"
+
+    driver = launch(*command)
+    wait_for_receipts(driver, store, 1)
+    actors = actors_of(driver.pid)
+    assert actors, "no replica actor found"
+    driver.terminate()
+    output, _ = driver.communicate(timeout=280)
+    assert driver.returncode == 128 + signal.SIGTERM, output
+    assert "the same command continues" in output
+    assert not (store / "manifest.json").exists()
+    kept = {file.name: file.read_bytes() for file in (store / "journal").glob("*.json")}
+    assert kept
+    wait_for(lambda: not any(map(runs, actors)))
+
+    again = launch(*command)
+    output, _ = again.communicate(timeout=280)
+    assert again.returncode == 0, output
+    assert f"{len(kept)} of" in output
+    assert kept.items() <= {file.name: file.read_bytes() for file in (store / "journal").glob("*.json")}.items()
+    assert content(store) == content(label(tmp_path, "calm", labels=LABELS))

@@ -10,11 +10,13 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from labelling_runs import in_process
 
 from kdcore.store import collect_garbage, verify_store
+from tests.benchmarks.chaos import material
 from tests.benchmarks.chaos.bench import open_bench
 from tests.benchmarks.chaos.chaos import store_of, undisturbed_labels
 from tests.benchmarks.chaos.cluster import Node
@@ -47,6 +49,18 @@ def bench(network: Network) -> Iterator[Bench]:
         yield bench
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A paused replica is not replaced while the test needs it."""
+    made = material.recipe
+
+    def recipe(*given: Any) -> dict[str, Any]:
+        settings = made(*given)
+        return {**settings, "labels": {**settings["labels"], "stuck_seconds": 600}}
+
+    monkeypatch.setattr(material, "recipe", recipe)
+
+
 def stopped_at_a_unit(run: Run, node: Node) -> tuple[int, Path]:
     """The replica of a node, paused in the middle of a unit, and the shard that it will write."""
     found: list[tuple[int, Path]] = []
@@ -71,6 +85,7 @@ def works(node: Node) -> bool:
     return any(unfinished(actor.pid) for actor in node.actors())
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.timeout(600)
 def test_a_host_that_is_cut_off_and_healed_doubles_nothing(bench: Bench, network: Network) -> None:
     calm = undisturbed_labels(bench, in_process)

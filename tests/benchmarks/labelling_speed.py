@@ -3,16 +3,19 @@
 `pool_vs_inprocess`: seconds of a loop in this process over those of one replica on Ray, one core each; both do the
 same forward passes, encoding and writing, and journal their receipts. `two_replica_speedup`: seconds of one replica
 over those of two. All between the first unit given out and the last receipt, medians over the rounds.
+`two_loop_speedup`, beside it, is what two such loops reach at once in processes of their own: what the cores give.
 `recover_seconds`: from the SIGKILL of one of two replicas until its successor has loaded the teacher and gets a unit.
 `first_label_seconds`: from the call, with no cluster there, to the first receipt of one replica.
 """
 
 import argparse
+import multiprocessing
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +116,13 @@ def in_process(wanted: Recipe) -> float:
     return time.perf_counter() - began
 
 
+def two_at_once(wanted: Sequence[Recipe]) -> float:
+    """Seconds that plain loops take in processes of their own, all at once; the slowest counts."""
+    spawning = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(wanted), mp_context=spawning) as workers:
+        return max(workers.map(in_process, wanted))
+
+
 def on_ray(wanted: Recipe, kill_after: int | None = None) -> Watched:
     """Label a recipe on a cluster of its own; what was seen."""
     seen: list[Watched] = []
@@ -145,6 +155,7 @@ def main() -> None:
             one.append(on_ray(recipe(runs, f"one-{number}", arguments, 1)))
             two.append(on_ray(recipe(runs, f"two-{number}", arguments, 2)))
             progress(f"loop {loop[-1]:.1f} s, one replica {one[-1].seconds:.1f} s, two {two[-1].seconds:.1f} s")
+        pair = two_at_once([recipe(runs, f"pair-{number}", arguments, 1) for number in range(2)])
         killed = on_ray(recipe(runs, "killed", arguments, 2), kill_after=len(two[0].done) // 4)
         labels = load_manifest(recipe(runs, "one-0", arguments, 1).store_path).num_labels
     seconds = {
@@ -161,6 +172,7 @@ def main() -> None:
         "labelling_speed",
         headline,
         ["python", "-m", "tests.benchmarks.labelling_speed", *(sys.argv[1:])],
+        two_loop_speedup=round(2 * seconds["loop"] / pair, 4),
         first_label_seconds=round(statistics.median(run.done[0] - run.called for run in one), 2),
         seconds={name: round(value, 2) for name, value in seconds.items()},
         labels=labels,

@@ -6,6 +6,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.kdcore-setup
 PYTEST := $(BIN)/python -m pytest
+# Files of tests that run side by side: the tests of clusters mostly wait. JOBS=0 is one after another, in one process.
+JOBS   ?= 2
+BESIDE := -n $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not alone'
+TIERS  := lint test-unit test-integration test-recipes test-faults
 CODE   := kdcore cluster jobs tests
 
 QUICKSTART ?= $(sort $(wildcard configs/quickstart-*.yaml))
@@ -43,19 +47,24 @@ quickstart: $(STAMP)  ## both quickstart recipes, on this machine's CPU
 	@test -n "$(QUICKSTART)" || { echo "no configs/quickstart-*.yaml here" >&2; exit 1; }
 	@for recipe in $(QUICKSTART); do echo "== kd distill $$recipe"; $(BIN)/kd distill $$recipe || exit $$?; done
 
-test: lint test-unit test-integration test-recipes test-faults  ## everything that CI runs
+test: $(STAMP)  ## everything that CI runs; at its end, the seconds that each part took
+	@took=; for tier in $(TIERS); do \
+	  began=$$(date +%s); $(MAKE) --no-print-directory $$tier || exit $$?; \
+	  took="$$took$$(printf '\n%6d s  %s' $$(($$(date +%s) - began)) $$tier)"; \
+	done; echo "wall time:$$took"
 
 test-unit: $(STAMP)  ## seconds a file, no clusters
-	$(PYTEST) tests/unit
+	$(PYTEST) tests/unit $(BESIDE)
 
 test-integration: $(STAMP)  ## rooms together: engines, labelling, stores
-	$(PYTEST) tests/integration
+	$(PYTEST) tests/integration $(BESIDE)
 
 test-recipes: $(STAMP)  ## every recipe of configs/, cut down to two steps
-	$(PYTEST) tests/recipes
+	$(PYTEST) tests/recipes $(BESIDE)
 
 test-faults: $(STAMP)  ## kills and full disks, then the same result
-	$(PYTEST) tests/faults
+	$(PYTEST) tests/faults $(BESIDE)
+	$(PYTEST) tests/faults -m alone
 
 lint: $(STAMP)  ## style, format, types, walls between rooms
 	$(BIN)/ruff check $(CODE)

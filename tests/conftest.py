@@ -7,6 +7,8 @@ import pytest
 
 # Tests start ranks and replicas: one thread a process, set before anything imports torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# By default Ray's workers yield to everything else: those of one test would starve beside another test.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -19,7 +21,8 @@ def shared_data() -> Path | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests marked `shared` where there is no such folder."""
+    """Files marked `long` first; tests marked `shared` are skipped where there is no such folder."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
     if shared_data() is not None:
         return
     skip = pytest.mark.skip(reason="no folder of real data: set KDCORE_SHARED, or put it at ../shared/data")

@@ -49,7 +49,7 @@ class Site:
     def environment(self, token: str | None = TOKEN) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         kept |= {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "HOME": str(self.folder), "OMP_NUM_THREADS": "1"}
-        kept |= {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(self.tree)}
+        kept |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "PYTHONPATH": str(self.tree)}
         if token:
             path = self.folder / f"token-{len(token)}"
             path.write_text(token)

@@ -57,14 +57,13 @@ test-unit: $(STAMP)  ## seconds a file, no clusters
 	$(PYTEST) tests/unit $(BESIDE)
 
 test-integration: $(STAMP)  ## rooms together: engines, labelling, stores
-	$(PYTEST) tests/integration $(BESIDE)
+	$(PYTEST) tests/integration
 
 test-recipes: $(STAMP)  ## every recipe of configs/, cut down to two steps
-	$(PYTEST) tests/recipes $(BESIDE)
+	$(PYTEST) tests/recipes
 
 test-faults: $(STAMP)  ## kills and full disks, then the same result
-	$(PYTEST) tests/faults $(BESIDE)
-	$(PYTEST) tests/faults -m alone
+	$(PYTEST) tests/faults
 
 lint: $(STAMP)  ## style, format, types, walls between rooms
 	$(BIN)/ruff check $(CODE)

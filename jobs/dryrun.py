@@ -18,8 +18,8 @@ from kdcore.errors import DataError
 if TYPE_CHECKING:
     import numpy as np
 
-    from cluster.labelling.answers import ImageAnswers, TextAnswers, TextRows
-    from cluster.labelling.endpoint_answers import EndpointAnswers
+    from cluster.labelling.replica.answers import ImageAnswers, TextAnswers, TextRows
+    from cluster.labelling.replica.endpoint_answers import EndpointAnswers
     from kdcore.data.encoding import EncodedText, TextEncoder
     from kdcore.data.sources import Source
     from kdcore.labels import Codec
@@ -94,8 +94,8 @@ def _cpu_share(processes: int) -> float:
 
 
 def _estimate_text(recipe: Recipe) -> Estimate:
-    from cluster.labelling.answers import TextRows
-    from cluster.labelling.loading import load_answers
+    from cluster.labelling.replica.answers import TextRows
+    from cluster.labelling.replica.loading import load_answers
     from kdcore.data.sources import open_source
     from kdcore.data.tokenizer import valid_vocabulary
 
@@ -161,7 +161,7 @@ def _unsplit(recipe: Recipe) -> Recipe:
 
 def _tokens_per_second(answers: "TextRows[Any, Any]", window: "np.ndarray", replicas: int) -> float:
     """Of all replicas together: those of a teacher here share the machine, those of an endpoint its server."""
-    from cluster.labelling.answers import TextAnswers
+    from cluster.labelling.replica.answers import TextAnswers
 
     if isinstance(answers, TextAnswers):
         rows = max(1, min(8, answers.config.batch_tokens // len(window)))
@@ -177,8 +177,8 @@ def _learnt_codec(
     recipe: Recipe, source: "Source", corpus: "Sketch", answers: "TextAnswers | EndpointAnswers | ImageAnswers"
 ) -> "Codec":
     """What the labelling job would learn, from fewer labels."""
-    from cluster.labelling.endpoint_answers import EndpointAnswers
-    from cluster.labelling.replica import probe_batches
+    from cluster.labelling.replica.endpoint_answers import EndpointAnswers
+    from cluster.labelling.replica.replica import probe_batches
     from kdcore.labels.learn import learn_codec
 
     if isinstance(answers, EndpointAnswers):
@@ -250,7 +250,7 @@ def _estimate_images(recipe: Recipe) -> Estimate:
 
 def _image_label_bytes(recipe: Recipe, source: "Source", corpus: "Sketch") -> float:
     """Bytes of a label whose codec is learnt; a teacher that is still to be trained says nothing yet: dense labels."""
-    from cluster.labelling.loading import load_answers
+    from cluster.labelling.replica.loading import load_answers
 
     teacher = recipe.teacher
     if isinstance(teacher, TeacherImageConfig) and teacher.fit is not None:

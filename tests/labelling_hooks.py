@@ -16,7 +16,7 @@ from typing import Any
 from unittest.mock import patch
 
 from cluster import workers
-from cluster.labelling.actor import TeacherActor
+from cluster.labelling.replica.actor import TeacherActor
 from kdcore.data.plan import WorkUnit
 
 _label = TeacherActor.label

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tiny_teacher import recipe
 
-from cluster.labelling.replica import Replica
+from cluster.labelling.replica.replica import Replica
 from cluster.labelling.run import PoolMaker, label_store
 from cluster.labelling.twin import InProcessPool
 from kdcore.config.recipe import Recipe

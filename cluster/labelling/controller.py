@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from cluster.labelling import moves
-from cluster.labelling.policy import decide
-from cluster.labelling.policy_state import Rules, State
+from cluster.labelling.policy import moves
+from cluster.labelling.policy.decide import decide
+from cluster.labelling.policy.state import Rules, State
 from kdcore.data.plan import WorkUnit
 from kdcore.errors import ClusterError, ResourceError
 from kdcore.store.writer import Receipt

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from cluster.labelling.policy_state import LONGEST_WAIT
+from cluster.labelling.policy.state import LONGEST_WAIT
 from kdcore.errors import StorageUnavailable
 
 __all__ = ["patiently"]

@@ -9,7 +9,15 @@ from typing import Any
 
 from cluster.connect import cluster_session, import_ray
 from cluster.labelling.controller import Outcome
-from cluster.labelling.moves import Notice, ReplicaDied, ReplicaLoaded, ReplicaPlaced, ReplicaReady, UnitDone, UnitError
+from cluster.labelling.policy.moves import (
+    Notice,
+    ReplicaDied,
+    ReplicaLoaded,
+    ReplicaPlaced,
+    ReplicaReady,
+    UnitDone,
+    UnitError,
+)
 from cluster.labelling.ranks import Ranks
 from cluster.nodes import draining_nodes
 from cluster.placement import Bundle, close_group, open_group, replica_bundles

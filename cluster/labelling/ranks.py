@@ -3,7 +3,7 @@
 from typing import Any
 
 from cluster.connect import import_ray
-from cluster.labelling.actor import NOTICE_GROUP, FollowerActor, TeacherActor
+from cluster.labelling.replica.actor import NOTICE_GROUP, FollowerActor, TeacherActor
 from kdcore.config import Recipe
 from kdcore.data.plan import WorkUnit
 

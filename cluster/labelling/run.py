@@ -10,10 +10,10 @@ from cluster.labelling.disk_room import OUTLOOK, check_room, store_bytes
 from cluster.labelling.events import events_file
 from cluster.labelling.patience import patiently
 from cluster.labelling.planning import input_of_finished, plan_work
-from cluster.labelling.policy_state import Rules
+from cluster.labelling.policy.state import Rules
 from cluster.labelling.pool import ray_pool
 from cluster.labelling.probe import ProbeResult
-from cluster.labelling.replica import Replica
+from cluster.labelling.replica.replica import Replica
 from cluster.labelling.statistics import Statistics
 from cluster.labelling.tally import Tally, totals
 from cluster.labelling.watch import Watch

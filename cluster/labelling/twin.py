@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 
 from cluster.labelling.controller import Labeller, Outcome
-from cluster.labelling.moves import ReplicaDied, ReplicaLoaded, ReplicaReady, UnitDone, UnitError
+from cluster.labelling.policy.moves import ReplicaDied, ReplicaLoaded, ReplicaReady, UnitDone, UnitError
 from kdcore.data.plan import WorkUnit
 from kdcore.errors import ResourceError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.labelling.events import EventLog
-from cluster.labelling.policy_state import State
+from cluster.labelling.policy.state import State
 from cluster.labelling.tally import Tally
 from cluster.metrics import LabellingMetrics
 from cluster.progress import ProgressReport

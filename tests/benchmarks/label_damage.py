@@ -21,7 +21,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from cluster.labelling.replica import Replica
+from cluster.labelling.replica.replica import Replica
 from cluster.labelling.run import label_store
 from cluster.labelling.twin import InProcessPool
 from kdcore.config import Recipe

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cluster.labelling.answers import Document
+from cluster.labelling.replica.answers import Document
 from kdcore.config.labels import ThresholdConfig
 from kdcore.data.encoding import EncodedText
 from kdcore.identity import sample_key_array

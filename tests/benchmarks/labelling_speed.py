@@ -23,8 +23,8 @@ from typing import Any, cast
 
 import psutil
 
-from cluster.labelling import moves
 from cluster.labelling.controller import Outcome, Pool
+from cluster.labelling.policy import moves
 from cluster.labelling.pool import ray_pool
 from cluster.labelling.run import label_store
 from kdcore.config import Recipe
@@ -103,7 +103,7 @@ def in_process(wanted: Recipe) -> float:
     import torch
 
     from cluster.labelling.planning import plan_work
-    from cluster.labelling.replica import Replica
+    from cluster.labelling.replica.replica import Replica
     from kdcore.store import open_for_writing, publish_receipt
 
     torch.set_num_threads(1)

@@ -12,9 +12,9 @@ import argparse
 import sys
 import tracemalloc
 
-from cluster.labelling.moves import ReplicaReady
-from cluster.labelling.policy import decide
-from cluster.labelling.policy_state import Rules, State
+from cluster.labelling.policy.decide import decide
+from cluster.labelling.policy.moves import ReplicaReady
+from cluster.labelling.policy.state import Rules, State
 from tests.benchmarks.harness import emit, progress
 from tests.benchmarks.simulated_cluster import SMALLEST, Churn, Simulation
 

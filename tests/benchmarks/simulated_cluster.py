@@ -9,7 +9,8 @@ import random
 import time
 from collections import deque
 
-from cluster.labelling.moves import (
+from cluster.labelling.policy.decide import decide
+from cluster.labelling.policy.moves import (
     Assign,
     Decision,
     Event,
@@ -28,8 +29,7 @@ from cluster.labelling.moves import (
     Tick,
     UnitDone,
 )
-from cluster.labelling.policy import decide
-from cluster.labelling.policy_state import Rules, State
+from cluster.labelling.policy.state import Rules, State
 
 SLOW, SLOWNESS = 0.01, 10.0
 MEAN_SHAPE, SMALLEST, LARGEST = 1.5, 100_000, 10_000_000

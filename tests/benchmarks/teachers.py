@@ -41,8 +41,8 @@ def gathered(batches: Iterator[ProbeBatch], num_labels: int) -> ProbeBatch:
 
 def real_teacher(path: str, num_learn: int, num_measure: int) -> Answers:
     """A causal LM on the Python standard library: learnt on training modules, measured on held-out ones."""
-    from cluster.labelling.loading import load_answers
-    from cluster.labelling.replica import probe_batches
+    from cluster.labelling.replica.loading import load_answers
+    from cluster.labelling.replica.replica import probe_batches
 
     recipe = Recipe.model_validate(
         {

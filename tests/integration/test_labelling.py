@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from tiny_teacher import recipe, write_documents, write_teacher
 
-from cluster.labelling.answers import token_bounded_batches
-from cluster.labelling.loading import load_answers
-from cluster.labelling.replica import Replica, probe_batches
+from cluster.labelling.replica.answers import token_bounded_batches
+from cluster.labelling.replica.loading import load_answers
+from cluster.labelling.replica.replica import Replica, probe_batches
 from cluster.labelling.run import label_store
 from cluster.labelling.twin import InProcessPool
 from kdcore.config.recipe import Recipe

@@ -11,7 +11,7 @@ from labelling_runs import label
 from tiny_teacher import write_documents, write_teacher
 
 from cluster.labelling.disk_room import OUTLOOK
-from cluster.labelling.replica import Replica
+from cluster.labelling.replica.replica import Replica
 from cluster.labelling.twin import InProcessPool
 from kdcore.config.recipe import Recipe
 from kdcore.errors import OutOfSpace

@@ -12,7 +12,7 @@ from labelling_runs import content, label
 from s3_server import KEY, SECRET, TOKEN, environment, s3_server
 from tiny_teacher import recipe, write_documents, write_teacher
 
-from cluster.labelling.replica import Replica
+from cluster.labelling.replica.replica import Replica
 from cluster.labelling.twin import InProcessPool
 from kdcore.config.recipe import Recipe
 from kdcore.errors import IdentityMismatch, KDError

@@ -30,7 +30,7 @@ def settings(folder: Path, ranks: int) -> TeacherLMConfig:
 
 def work(folder: Path, rank: int, stop: int) -> None:
     """One rank; rank 1 sends itself the signal `stop`, if any, after the first answer, and rank 0 goes on asking."""
-    from cluster.labelling.group import join_group, leave_group, open_meeting
+    from cluster.labelling.replica.group import join_group, leave_group, open_meeting
 
     torch.set_num_threads(1)
     where = folder / "meeting.json"

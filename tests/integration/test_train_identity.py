@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tiny_teacher import recipe, write_documents, write_teacher
 
-from cluster.labelling.replica import Replica
+from cluster.labelling.replica.replica import Replica
 from cluster.labelling.run import label_store
 from cluster.labelling.twin import InProcessPool
 from jobs.stages import check_labels

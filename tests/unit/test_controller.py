@@ -10,7 +10,7 @@ import pytest
 
 from cluster.labelling.controller import run_units
 from cluster.labelling.events import EventLog
-from cluster.labelling.policy_state import Rules
+from cluster.labelling.policy.state import Rules
 from cluster.labelling.twin import InProcessPool
 from kdcore.data.plan import WorkUnit
 from kdcore.errors import ClusterError, IdentityMismatch, LabelError, OutOfSpace, TeacherError, UnitFailed

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cluster.labelling.controller import run_units
-from cluster.labelling.policy_state import Rules
+from cluster.labelling.policy.state import Rules
 from cluster.labelling.tally import Tally
 from cluster.labelling.twin import InProcessPool
 from cluster.labelling.watch import Watch

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.labelling.moves import (
+from cluster.labelling.policy.decide import decide
+from cluster.labelling.policy.moves import (
     Assign,
     Fail,
     Finish,
@@ -19,8 +20,7 @@ from cluster.labelling.moves import (
     UnitDone,
     UnitError,
 )
-from cluster.labelling.policy import decide
-from cluster.labelling.policy_state import Rules, State
+from cluster.labelling.policy.state import Rules, State
 from kdcore.errors import (
     ClusterError,
     ConfigError,

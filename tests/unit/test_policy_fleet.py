@@ -2,7 +2,8 @@
 
 import pytest
 
-from cluster.labelling.moves import (
+from cluster.labelling.policy.decide import decide
+from cluster.labelling.policy.moves import (
     Assign,
     Decision,
     Drain,
@@ -25,8 +26,7 @@ from cluster.labelling.moves import (
     Tick,
     UnitDone,
 )
-from cluster.labelling.policy import decide
-from cluster.labelling.policy_state import Rules, State
+from cluster.labelling.policy.state import Rules, State
 
 
 def units(count: int) -> list[str]:

@@ -1,6 +1,7 @@
 """The labelling policy on bad units, late replicas and stuck ones."""
 
-from cluster.labelling.moves import (
+from cluster.labelling.policy.decide import decide
+from cluster.labelling.policy.moves import (
     Assign,
     Fail,
     Finish,
@@ -14,8 +15,7 @@ from cluster.labelling.moves import (
     UnitDone,
     UnitError,
 )
-from cluster.labelling.policy import decide
-from cluster.labelling.policy_state import Rules, State
+from cluster.labelling.policy.state import Rules, State
 from kdcore.errors import DataError, LabelError, UnitFailed, UnreadableDocument
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cluster.labelling.speed import ForwardClock, label_flops, peak_flops
+from cluster.labelling.replica.speed import ForwardClock, label_flops, peak_flops
 from kdcore.store import Receipt
 
 SIZES = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 20}
@@ -31,7 +31,7 @@ def test_only_forward_passes_are_on_the_clock(monkeypatch: pytest.MonkeyPatch) -
             now[0] += 2.0
             return values
 
-    monkeypatch.setattr("cluster.labelling.speed.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("cluster.labelling.replica.speed.time.perf_counter", lambda: now[0])
     model = Slow(1, 1)
     clock = ForwardClock(model, label_seconds=0.01)
     for _ in range(3):

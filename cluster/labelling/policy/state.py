@@ -7,7 +7,7 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from cluster.labelling.fleet import Fleet, Room
+from cluster.labelling.policy.fleet import Fleet, Room
 
 __all__ = ["LONGEST_WAIT", "Rates", "Rules", "Run", "State"]
 

@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 import torch
 
-from cluster.labelling.answers import ImageAnswers, Probed, TextAnswers, first_image
 from cluster.labelling.disk_room import free_bytes
-from cluster.labelling.endpoint_answers import EndpointAnswers, EndpointBatch
-from cluster.labelling.loading import load_answers
 from cluster.labelling.probe import Learn, learn_on, settle_codec
-from cluster.labelling.speed import ForwardClock, label_flops, peak_flops
+from cluster.labelling.replica.answers import ImageAnswers, Probed, TextAnswers, first_image
+from cluster.labelling.replica.endpoint_answers import EndpointAnswers, EndpointBatch
+from cluster.labelling.replica.loading import load_answers
+from cluster.labelling.replica.speed import ForwardClock, label_flops, peak_flops
 from cluster.labelling.statistics import Statistics
 from kdcore.config import Recipe
 from kdcore.data.document import ImageSample, SampleRef, TextDocument

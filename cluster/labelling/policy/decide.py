@@ -6,7 +6,7 @@ in-process twin of the tests, and over a simulation.
 
 import heapq
 
-from cluster.labelling.moves import (
+from cluster.labelling.policy.moves import (
     Assign,
     Decision,
     Event,
@@ -23,7 +23,7 @@ from cluster.labelling.moves import (
     UnitDone,
     UnitError,
 )
-from cluster.labelling.policy_fleet import (
+from cluster.labelling.policy.replicas import (
     after_notice,
     depart,
     failed_start,
@@ -33,7 +33,7 @@ from cluster.labelling.policy_fleet import (
     room,
     settle,
 )
-from cluster.labelling.policy_state import State
+from cluster.labelling.policy.state import State
 from kdcore.errors import DataError, KDError, LabelError, StorageUnavailable, TeacherUnavailable, UnitFailed
 
 __all__ = ["decide"]

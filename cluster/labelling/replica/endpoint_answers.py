@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.labelling.answers import Document, TextRows, naming
+from cluster.labelling.replica.answers import Document, TextRows, naming
 from kdcore.config.models import TeacherEndpointConfig
 from kdcore.data.document import ImageSample, SampleRef, TextDocument
 from kdcore.data.encoding import LabelledWindow

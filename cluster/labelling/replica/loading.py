@@ -1,7 +1,7 @@
 """The teacher of a recipe, loaded, behind the interface of its kind of samples."""
 
-from cluster.labelling.answers import ImageAnswers, TextAnswers
-from cluster.labelling.endpoint_answers import EndpointAnswers
+from cluster.labelling.replica.answers import ImageAnswers, TextAnswers
+from cluster.labelling.replica.endpoint_answers import EndpointAnswers
 from kdcore.config import Recipe
 from kdcore.config.labels import FeatureConfig, TopKConfig
 from kdcore.config.models import TeacherEndpointConfig, TeacherLMConfig

@@ -2,7 +2,7 @@
 
 import heapq
 
-from cluster.labelling.moves import (
+from cluster.labelling.policy.moves import (
     Decision,
     Drain,
     Fail,
@@ -16,7 +16,7 @@ from cluster.labelling.moves import (
     Shrink,
     Starved,
 )
-from cluster.labelling.policy_state import State
+from cluster.labelling.policy.state import State
 from kdcore.errors import ClusterError, KDError
 
 __all__ = ["after_notice", "depart", "failed_start", "let_room", "loading_limit", "restart", "room", "settle"]

@@ -18,7 +18,7 @@ from kdcore.errors import portable
 from kdcore.store.writer import Receipt
 
 if TYPE_CHECKING:
-    from cluster.labelling.replica import Replica
+    from cluster.labelling.replica.replica import Replica
 
 __all__ = ["NOTICE_GROUP", "FollowerActor", "TeacherActor"]
 
@@ -55,7 +55,7 @@ class TeacherActor(_Process):
 
     def meet(self) -> Meeting:
         """Where the followers find this process, on its node's address."""
-        from cluster.labelling.group import open_meeting
+        from cluster.labelling.replica.group import open_meeting
 
         recipe = Recipe.model_validate_json(self._recipe_json)
         address = import_ray().util.get_node_ip_address()
@@ -68,7 +68,7 @@ class TeacherActor(_Process):
             _join(Recipe.model_validate_json(self._recipe_json), 0, self._meeting)
         try:
             # Here, since the driver itself needs no model code.
-            from cluster.labelling.replica import Replica
+            from cluster.labelling.replica.replica import Replica
 
             set_threads(cpus)
             self._replica = Replica(self._recipe_json, self._store_path)
@@ -114,7 +114,7 @@ class FollowerActor(_Process):
 
 
 def _join(recipe: Recipe, rank: int, meeting: Any) -> None:
-    from cluster.labelling.group import join_group
+    from cluster.labelling.replica.group import join_group
 
     join_group(rank, recipe.ranks, meeting, recipe.cluster.rank_timeout_seconds)
 

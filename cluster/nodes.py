@@ -145,7 +145,7 @@ def _try_storage(store: str) -> tuple[str, int | None]:
     from cluster.labelling.disk_room import free_bytes
     from kdcore.config.urls import is_url
     from kdcore.errors import KDError
-    from kdcore.store.places import open_place
+    from kdcore.store.storage.places import open_place
 
     name = f".kd-doctor-{os.getpid()}-{os.urandom(4).hex()}"
     try:

@@ -55,7 +55,7 @@ def _config(folder: str, config: str | None) -> "DistillKitConfig":
 
     from kdcore.errors import StoreError
     from kdcore.store import open_place
-    from kdcore.store.distillkit import parse_config
+    from kdcore.store.distillkit.columns import parse_config
 
     place = open_place(folder)
     where = config or place.where("compression_config.yaml")

@@ -169,7 +169,7 @@ class _Remote:
     """A filesystem that fsspec knows, the store's own: same settings, same attempts, same errors."""
 
     def __init__(self, scheme: str, setting: str) -> None:
-        from kdcore.store.filesystem import filesystem, storage_errors
+        from kdcore.store.storage.filesystem import filesystem, storage_errors
 
         self._fs, self._scheme, self._setting = filesystem(scheme, setting), scheme, setting
         self._errors = storage_errors()
@@ -235,7 +235,7 @@ class _Remote:
     @contextlib.contextmanager
     def explained(self, path: str) -> Iterator[None]:
         """Failures of the storage in our words."""
-        from kdcore.store.filesystem import is_passing, reason
+        from kdcore.store.storage.filesystem import is_passing, reason
 
         try:
             yield

@@ -11,7 +11,7 @@ from kdcore.identity import digest_sample_arrays
 from kdcore.planning.files import PlanTable, write_table
 from kdcore.planning.repeats import times_of
 from kdcore.planning.rows import BATCH_ROWS, CUT, ROWS, key_column
-from kdcore.store.places import Location, open_place
+from kdcore.store.storage.places import Location, open_place
 
 CutUnit = tuple[int, int, int, str]
 """First row, row after the last, bytes, digest."""

@@ -8,8 +8,8 @@ import pyarrow as pa
 from kdcore.data.plan import PlanFile
 from kdcore.errors import CorruptShard, KDError
 from kdcore.store.layout import PLAN
-from kdcore.store.place import Place
 from kdcore.store.shard import refuse_extensions
+from kdcore.store.storage.place import Place
 from kdcore.store.writer import HashingSink
 
 

@@ -17,7 +17,7 @@ from kdcore.planning.repeats import Repeats, RepeatsTask, find_repeats
 from kdcore.planning.run_map import RunMap, in_process
 from kdcore.planning.survey import SKIPPED_LISTED, Survey, SurveyTask, survey
 from kdcore.store.layout import PLAN
-from kdcore.store.places import Location, open_place
+from kdcore.store.storage.places import Location, open_place
 
 Result = TypeVar("Result")
 

@@ -17,7 +17,7 @@ from kdcore.planning.files import PlanTable, write_table
 from kdcore.planning.survey import listed
 from kdcore.store.beginning import read_identity
 from kdcore.store.layout import IDENTITY, PLAN
-from kdcore.store.places import Location, Place, open_place
+from kdcore.store.storage.places import Location, Place, open_place
 
 _UNITS = pa.schema(
     [

@@ -12,7 +12,7 @@ from kdcore.identity import digest_sample_arrays, part_start
 from kdcore.planning.files import PlanTable, write_table
 from kdcore.planning.rows import key_column
 from kdcore.planning.survey import SORTED, sort_keys
-from kdcore.store.places import Location, Place, open_place
+from kdcore.store.storage.places import Location, Place, open_place
 
 REPEATS = pa.schema([pa.field(name, pa.int64(), False) for name in ("block", "row", "times")])
 """The samples that do not stand for themselves alone, by block and row; `times` is 0 for all but the first of each."""

@@ -20,8 +20,8 @@ from kdcore.planning.least import Least
 from kdcore.planning.limit import rank
 from kdcore.planning.rows import RowsBuilder
 from kdcore.store.layout import PLAN
-from kdcore.store.place import Place
-from kdcore.store.places import Location, open_place
+from kdcore.store.storage.place import Place
+from kdcore.store.storage.places import Location, open_place
 
 SKIPPED_LISTED = 100
 """Of the samples that a plan leaves out, so many are named."""

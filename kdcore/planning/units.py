@@ -5,7 +5,7 @@ from kdcore.errors import CorruptShard
 from kdcore.identity import digest_samples
 from kdcore.planning.files import PlanTable
 from kdcore.planning.rows import BATCH_ROWS, CUT, planned_samples
-from kdcore.store.places import Location, open_place
+from kdcore.store.storage.places import Location, open_place
 
 
 def read_unit(location: Location, unit: WorkUnit) -> list[PlannedSample]:

@@ -9,8 +9,8 @@ from typing import Any
 from kdcore.errors import StoreError
 from kdcore.identity import canonical_json, compare_identity
 from kdcore.store.layout import DATA, IDENTITY, JOURNAL, PLAN, PROBE, is_plan_file, is_temporary
-from kdcore.store.places import Location, Place, open_place
 from kdcore.store.probe import probe_text, read_probe
+from kdcore.store.storage.places import Location, Place, open_place
 
 __all__ = ["identity_text", "is_begun", "open_for_writing", "prepare_store", "publish_probe", "read_identity"]
 

@@ -5,7 +5,7 @@ from kdcore.store.beginning import is_begun
 from kdcore.store.journal import read_receipts
 from kdcore.store.layout import DATA, IDENTITY, JOURNAL, PLAN, PROBE, is_temporary, is_written_by_us
 from kdcore.store.manifest import is_finished, load_manifest
-from kdcore.store.places import Location, Place, open_place
+from kdcore.store.storage.places import Location, Place, open_place
 
 __all__ = ["collect_garbage"]
 

@@ -11,9 +11,9 @@ from kdcore.identity import KEY_BYTES, canonical_json
 from kdcore.labels import Codec
 from kdcore.store.columns import key_words
 from kdcore.store.part import PartBuilder, ShardPart
-from kdcore.store.place import Source
 from kdcore.store.schema import FORMAT, METADATA_KEY
 from kdcore.store.shard import Shard, open_batches
+from kdcore.store.storage.place import Source
 from kdcore.store.writer import Receipt
 
 __all__ = ["Index", "build_index", "index_batch", "index_schema", "load_index", "read_part"]

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from kdcore.errors import CorruptShard, StoreError
 from kdcore.store.layout import DATA, JOURNAL, check_shard, check_unit
-from kdcore.store.parallel import in_order
 from kdcore.store.part import unpack_part
-from kdcore.store.places import Location, Place, open_place
+from kdcore.store.storage.parallel import in_order
+from kdcore.store.storage.places import Location, Place, open_place
 from kdcore.store.writer import Receipt
 
 __all__ = [

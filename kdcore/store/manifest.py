@@ -15,8 +15,8 @@ from kdcore.identity import digest_json
 from kdcore.labels import Codec, codec_from_spec
 from kdcore.store.journal import from_json, receipt_from_json, receipt_to_json
 from kdcore.store.layout import MANIFEST, check_index, check_shard
-from kdcore.store.places import Location, open_place
 from kdcore.store.schema import FORMAT, check_format, store_schema
+from kdcore.store.storage.places import Location, open_place
 from kdcore.store.writer import Receipt
 
 __all__ = ["IndexFile", "Manifest", "is_finished", "load_manifest", "manifest_text"]

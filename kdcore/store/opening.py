@@ -5,7 +5,7 @@ from kdcore.labels import Codec
 from kdcore.store.index import Index, index_schema, load_index
 from kdcore.store.layout import DATA
 from kdcore.store.manifest import Manifest
-from kdcore.store.place import MappedFile, Place, missing, wrong_size
+from kdcore.store.storage.place import MappedFile, Place, missing, wrong_size
 
 __all__ = ["check_sizes", "open_index", "size_problems"]
 

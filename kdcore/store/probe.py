@@ -7,7 +7,7 @@ import json
 from kdcore.errors import StoreError
 from kdcore.identity import digest_bytes
 from kdcore.store.layout import PROBE
-from kdcore.store.places import Location, open_place
+from kdcore.store.storage.places import Location, open_place
 
 __all__ = ["probe_text", "read_probe"]
 

@@ -18,7 +18,7 @@ from kdcore.store.keys import KeyTable
 from kdcore.store.layout import CARD, MANIFEST
 from kdcore.store.manifest import IndexFile, Manifest, check_manifest, load_manifest, manifest_text
 from kdcore.store.part import unpack_part
-from kdcore.store.places import Location, Place, open_place
+from kdcore.store.storage.places import Location, Place, open_place
 from kdcore.store.writer import HashingSink, Receipt
 
 __all__ = ["publish_manifest"]

@@ -17,9 +17,9 @@ from kdcore.store.keys import KeyTable
 from kdcore.store.manifest import Manifest, load_manifest
 from kdcore.store.opening import check_sizes, open_index
 from kdcore.store.order import share_of
-from kdcore.store.places import Location, Place, open_place
 from kdcore.store.schema import LABEL_SPANS, TOKEN_LOG_PROBS
 from kdcore.store.shard import Shard
+from kdcore.store.storage.places import Location, Place, open_place
 from kdcore.store.verify import check_digests
 from kdcore.store.views import Columns, column_views, row_view
 

@@ -7,9 +7,9 @@ from kdcore.errors import CorruptShard, IdentityMismatch, KDError
 from kdcore.identity import canonical_json
 from kdcore.store.columns import check_batch, key_words, labels_per_row
 from kdcore.store.layout import check_shard
-from kdcore.store.place import Source
-from kdcore.store.places import Location, open_place
 from kdcore.store.schema import schema_metadata
+from kdcore.store.storage.place import Source
+from kdcore.store.storage.places import Location, open_place
 from kdcore.store.writer import Receipt
 
 __all__ = ["Shard", "open_batches", "refuse_extensions"]

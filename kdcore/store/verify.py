@@ -16,11 +16,11 @@ from kdcore.store.keys import KeyTable
 from kdcore.store.layout import DATA, IDENTITY, check_shard
 from kdcore.store.manifest import Manifest, load_manifest
 from kdcore.store.opening import open_index
-from kdcore.store.parallel import in_order
 from kdcore.store.part import ShardPart
-from kdcore.store.place import Place, Source, altered
-from kdcore.store.places import Location, open_place
 from kdcore.store.shard import Shard
+from kdcore.store.storage.parallel import in_order
+from kdcore.store.storage.place import Place, Source, altered
+from kdcore.store.storage.places import Location, open_place
 from kdcore.store.views import column_views, row_view
 from kdcore.store.writer import Receipt
 

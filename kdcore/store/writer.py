@@ -14,8 +14,8 @@ from kdcore.labels import Codec
 from kdcore.store.columns import check_batch, labels_per_row
 from kdcore.store.layout import DATA, check_unit
 from kdcore.store.part import PartBuilder, pack_part
-from kdcore.store.place import Sink
-from kdcore.store.places import Location, open_place
+from kdcore.store.storage.place import Sink
+from kdcore.store.storage.places import Location, open_place
 
 __all__ = ["HashingSink", "Receipt", "shard_name", "write_shard"]
 

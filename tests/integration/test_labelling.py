@@ -251,7 +251,7 @@ def test_an_unreadable_document_stops_or_is_counted(folder: Path, tmp_path: Path
 
 
 def test_a_full_disk_says_so_and_the_job_goes_on_later(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kdcore.store import place_local
+    from kdcore.store.storage import local as place_local
 
     def full(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

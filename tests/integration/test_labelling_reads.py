@@ -8,7 +8,7 @@ from labelling_runs import label
 from tiny_teacher import write_documents, write_teacher
 
 from kdcore.store import load_manifest, verify_store
-from kdcore.store.place_local import LocalPlace
+from kdcore.store.storage.local import LocalPlace
 
 pytest.importorskip("transformers")
 

@@ -11,7 +11,7 @@ from tiny_teacher import recipe, write_documents, write_teacher
 
 from kdcore.errors import StorageUnavailable, UnitFailed
 from kdcore.store import open_place, verify_store
-from kdcore.store.place import Sink
+from kdcore.store.storage.place import Sink
 
 pytest.importorskip("transformers")
 

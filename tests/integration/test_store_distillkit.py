@@ -18,7 +18,7 @@ from store_tools_fixtures import DISTRIBUTIONS, kd, make_codec_store, memory_url
 from kdcore.errors import StoreError
 from kdcore.identity import digest_samples, sample_key_tokens
 from kdcore.store import import_distillkit, load_manifest, open_store, verify_store
-from kdcore.store.distillkit import decode_log_probs, pack_bits, parse_config, unpack_bits
+from kdcore.store.distillkit.columns import decode_log_probs, pack_bits, parse_config, unpack_bits
 
 CLASSES = 300
 PLAIN = {"d": CLASSES, "k": 24, "exact_k": 24, "residual_bins": [], "delta_encoding": False}
@@ -57,7 +57,7 @@ def bit_bytes(numbers, bits):
 
 
 def encode(config, log_probs):
-    """One label's record, and what it says; from the description in kdcore/store/distillkit.py."""
+    """One label's record, and what it says; from the description in kdcore/store/distillkit/columns.py."""
     config = {**parse_config(config, "x").__dict__, "residual_bins": config["residual_bins"]}
     values = [float(value) for value in log_probs]
     if config["delta_encoding"]:
@@ -316,7 +316,7 @@ def test_a_killed_import_continues(tmp_path, monkeypatch):
     lines = [line_of(tokens, PLAIN) for tokens in DOCUMENTS]
     folder = write(tmp_path / "p", [[line] for line in lines] + [[]] * 7, PLAIN)  # data_10 comes after data_2
     bring(folder, tmp_path / "whole", PLAIN)
-    import kdcore.store.distillkit_import as module
+    import kdcore.store.distillkit.importing as module
 
     real, calls = module.write_shard, []
 

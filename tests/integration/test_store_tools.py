@@ -29,7 +29,7 @@ from kdcore.store import (
     read_probe,
     verify_store,
 )
-from kdcore.store.derive import joined
+from kdcore.store.derive.derive import joined
 
 KINDS = [(name, kind) for name in NAMES for kind in ("text", "image") if name != "feature8" or kind == "text"]
 

@@ -154,7 +154,7 @@ def test_features_are_not_exported(tmp_path, name):
 
 def test_exports_to_urls_stream_row_groups(tmp_path, monkeypatch):
     url = memory_url(tmp_path, monkeypatch)
-    monkeypatch.setattr("kdcore.store.export._GROUP_BYTES", 1)
+    monkeypatch.setattr("kdcore.store.export.export._GROUP_BYTES", 1)
     path = make_codec_store(f"{url}/s", "threshold", [TEXTS])
     assert kd("export", path, f"{url}/out", "--rows", 3)[0] == 0
     assert kd("export", path, f"{url}/x.parquet")[0] == 0
@@ -170,7 +170,7 @@ def test_exports_to_urls_stream_row_groups(tmp_path, monkeypatch):
 def test_dense_labels_are_exported_a_piece_at_a_time(tmp_path, monkeypatch):
     path = make_codec_store(tmp_path / "s", "dense16", [TEXTS])
     export_store(open_store(path), str(tmp_path / "whole.parquet"), ExportSettings(4))
-    monkeypatch.setattr("kdcore.store.export._PIECE_ELEMENTS", 3 * CLASSES)
+    monkeypatch.setattr("kdcore.store.export.export._PIECE_ELEMENTS", 3 * CLASSES)
     export_store(open_store(path), str(tmp_path / "pieces.parquet"), ExportSettings(4))
     assert pq.read_table(tmp_path / "whole.parquet").equals(pq.read_table(tmp_path / "pieces.parquet"))
 

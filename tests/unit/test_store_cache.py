@@ -8,7 +8,7 @@ from store_fixtures import make_store
 
 from kdcore.errors import StoreError
 from kdcore.store import cache, open_store, place_remote
-from kdcore.store.place import MappedFile
+from kdcore.store.storage.place import MappedFile
 
 
 @pytest.fixture

@@ -29,9 +29,9 @@ from kdcore.store import (
 )
 from kdcore.store.keys import KeyTable
 from kdcore.store.order import share_of
-from kdcore.store.parallel import in_order
-from kdcore.store.place_remote import RemotePlace
 from kdcore.store.reader import LabelStore
+from kdcore.store.storage.parallel import in_order
+from kdcore.store.storage.remote import RemotePlace
 
 ROWS = [row for unit in range(3) for row in rows_of(unit)]
 

@@ -22,7 +22,7 @@ from kdcore.store import (
     verify_store,
     write_shard,
 )
-from kdcore.store.place_local import LocalPlace
+from kdcore.store.storage.local import LocalPlace
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pyarrow as pa
 import torch
 
 from kdcore.errors import StoreError
-from kdcore.store import distillkit
-from kdcore.store.ranked import Ranked, join_ranked
+from kdcore.store.distillkit import columns as distillkit
+from kdcore.store.export.ranked import Ranked, join_ranked
 from kdcore.store.reader import LabelStore
 
 __all__ = ["ABSENT", "ExportSettings", "Row", "layout_of"]

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from kdcore.errors import StoreError
-from kdcore.store.place import Place
+from kdcore.store.storage.place import Place
 
 __all__ = ["LABEL_COLUMNS", "Document", "ParquetFile", "parquet_files"]
 

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from kdcore.errors import CorruptShard, KDError, StoreError, out_of_space
 from kdcore.identity import digest_file
-from kdcore.store.place import MappedFile, Place, altered, missing, wrong_size
+from kdcore.store.storage.place import MappedFile, Place, altered, missing, wrong_size
 
 __all__ = ["LocalPlace", "fsync_dir"]
 

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from kdcore.errors import StoreError
-from kdcore.store.derive import (
+from kdcore.store.derive.derive import (
     Derived,
     DerivedUnit,
     Making,
@@ -18,8 +18,8 @@ from kdcore.store.derive import (
     read_batches,
     samples_digest,
 )
-from kdcore.store.place import Place
-from kdcore.store.places import Location, open_place
+from kdcore.store.storage.place import Place
+from kdcore.store.storage.places import Location, open_place
 from kdcore.store.writer import Receipt, write_shard
 
 __all__ = ["compact_store"]

@@ -15,13 +15,13 @@ from kdcore.store.index import Index, read_part
 from kdcore.store.journal import publish_receipt, read_journal, read_receipts
 from kdcore.store.manifest import Manifest, is_finished, load_manifest
 from kdcore.store.opening import check_sizes, open_index
-from kdcore.store.parallel import in_order
 from kdcore.store.part import pack_part
-from kdcore.store.place import Place, Source, altered
-from kdcore.store.places import Location, open_place
 from kdcore.store.probe import read_probe
 from kdcore.store.publish import publish_manifest
 from kdcore.store.shard import Shard
+from kdcore.store.storage.parallel import in_order
+from kdcore.store.storage.place import Place, Source, altered
+from kdcore.store.storage.places import Location, open_place
 from kdcore.store.verify import check_digest
 from kdcore.store.writer import HashingSink, Receipt, shard_name
 

@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 
 from kdcore.errors import StoreError
-from kdcore.store.distillkit import exact_config
-from kdcore.store.export_tables import ExportSettings, Row, layout_of
+from kdcore.store.distillkit.columns import exact_config
+from kdcore.store.export.ranked import Ranked, join_ranked, ranked
+from kdcore.store.export.tables import ExportSettings, Row, layout_of
 from kdcore.store.layout import MANIFEST
-from kdcore.store.place import Place
-from kdcore.store.places import open_place
-from kdcore.store.ranked import Ranked, join_ranked, ranked
 from kdcore.store.reader import LabelStore
+from kdcore.store.storage.place import Place
+from kdcore.store.storage.places import open_place
 from kdcore.store.writer import HashingSink
 
 __all__ = ["ExportReport", "export_store"]

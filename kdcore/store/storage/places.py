@@ -5,9 +5,9 @@ from pathlib import Path
 
 from kdcore.config.urls import check_url, is_url
 from kdcore.errors import ConfigError, StoreError
-from kdcore.store.place import Place
-from kdcore.store.place_local import LocalPlace
-from kdcore.store.place_remote import RemotePlace
+from kdcore.store.storage.local import LocalPlace
+from kdcore.store.storage.place import Place
+from kdcore.store.storage.remote import RemotePlace
 
 __all__ = ["Location", "Place", "open_place"]
 

@@ -9,10 +9,10 @@ import pyarrow as pa
 from kdcore.errors import StoreError
 from kdcore.labels import TopKCodec
 from kdcore.store.columns import list_offsets, list_values
-from kdcore.store.distillkit import DistillKitConfig, decode_log_probs, unpack_bits
-from kdcore.store.place import Place
+from kdcore.store.distillkit.columns import DistillKitConfig, decode_log_probs, unpack_bits
 from kdcore.store.schema import TOKEN_LOG_PROBS
 from kdcore.store.shard import Shard
+from kdcore.store.storage.place import Place
 from kdcore.store.writer import Receipt
 
 __all__ = ["label_columns", "measure"]

@@ -13,13 +13,13 @@ from typing import Any
 from kdcore.facts import package_versions
 from kdcore.identity import digest_samples, sample_key_tokens
 from kdcore.labels import TopKCodec
-from kdcore.store.derive import Derived, DerivedUnit, Making, Progress, derive_store
-from kdcore.store.distillkit import DistillKitConfig
-from kdcore.store.distillkit_files import ParquetFile, parquet_files
-from kdcore.store.distillkit_labels import label_columns, measure
-from kdcore.store.place import Place
-from kdcore.store.places import Location, open_place
+from kdcore.store.derive.derive import Derived, DerivedUnit, Making, Progress, derive_store
+from kdcore.store.distillkit.columns import DistillKitConfig
+from kdcore.store.distillkit.files import ParquetFile, parquet_files
+from kdcore.store.distillkit.labels import label_columns, measure
 from kdcore.store.schema import FORMAT, ShardRow, batches_from_rows, store_schema
+from kdcore.store.storage.place import Place
+from kdcore.store.storage.places import Location, open_place
 from kdcore.store.writer import Receipt, write_shard
 
 __all__ = ["import_distillkit"]

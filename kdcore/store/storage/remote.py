@@ -15,9 +15,9 @@ from typing import Any
 
 from kdcore.errors import CorruptShard, KDError, StorageUnavailable, StoreError, out_of_space
 from kdcore.identity import digest_file
-from kdcore.store.cache import cached, fetching, make_room, mark_used, publish_copy
-from kdcore.store.filesystem import CONFLICT, error_code, filesystem, is_passing, reason, storage_errors
-from kdcore.store.place import HeldBytes, MappedFile, Place, Replaced, Sink, altered, missing, wrong_size
+from kdcore.store.storage.cache import cached, fetching, make_room, mark_used, publish_copy
+from kdcore.store.storage.filesystem import CONFLICT, error_code, filesystem, is_passing, reason, storage_errors
+from kdcore.store.storage.place import HeldBytes, MappedFile, Place, Replaced, Sink, altered, missing, wrong_size
 
 __all__ = ["RemotePlace"]
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from kdcore.errors import IdentityMismatch, StoreError
 from kdcore.identity import differences, digest_input
-from kdcore.store.derive import (
+from kdcore.store.derive.derive import (
     Derived,
     DerivedUnit,
     Making,
@@ -20,9 +20,9 @@ from kdcore.store.derive import (
     read_batches,
     samples_digest,
 )
-from kdcore.store.place import Place
-from kdcore.store.places import Location
 from kdcore.store.reader import LabelStore
+from kdcore.store.storage.place import Place
+from kdcore.store.storage.places import Location
 from kdcore.store.writer import Receipt, write_shard
 
 __all__ = ["merge_stores"]

@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 from cluster import workers
 from cluster.labelling.replica.actor import TeacherActor
-from kdcore.data.plan import WorkUnit
+from kdcore.planning.plan import WorkUnit
 
 _label = TeacherActor.label
 

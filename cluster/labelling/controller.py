@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from cluster.labelling.policy import moves
 from cluster.labelling.policy.decide import decide
 from cluster.labelling.policy.state import Rules, State
-from kdcore.data.plan import WorkUnit
 from kdcore.errors import ClusterError, ResourceError
+from kdcore.planning.plan import WorkUnit
 from kdcore.store.writer import Receipt
 
 __all__ = ["Labeller", "Outcome", "Pool", "run_units"]

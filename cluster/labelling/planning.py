@@ -11,8 +11,8 @@ from cluster.labelling.patience import patiently
 from cluster.progress import ProgressReport, duration
 from cluster.ray_map import ray_map
 from kdcore.config import Recipe
-from kdcore.data.plan import Input, Plan
 from kdcore.planning import Asked, Extents, Planning, find_input, make_plan, measure, survey_input
+from kdcore.planning.plan import Input, Plan
 from kdcore.store import prepare_store
 
 __all__ = ["input_of_finished", "plan_work"]

@@ -23,8 +23,8 @@ from cluster.nodes import draining_nodes
 from cluster.placement import Bundle, close_group, open_group, replica_bundles
 from cluster.preflight import reserve, shortage
 from kdcore.config import Recipe
-from kdcore.data.plan import WorkUnit
 from kdcore.errors import ResourceError
+from kdcore.planning.plan import WorkUnit
 
 __all__ = ["RayPool", "ray_pool"]
 

@@ -5,7 +5,7 @@ from typing import Any
 from cluster.connect import import_ray
 from cluster.labelling.replica.actor import NOTICE_GROUP, FollowerActor, TeacherActor
 from kdcore.config import Recipe
-from kdcore.data.plan import WorkUnit
+from kdcore.planning.plan import WorkUnit
 
 __all__ = ["Ranks"]
 

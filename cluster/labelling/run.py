@@ -21,9 +21,9 @@ from cluster.paths import absolute_paths, with_fitted_teacher
 from cluster.progress import ProgressReport
 from kdcore.config import Recipe
 from kdcore.config.models import TeacherLMConfig
-from kdcore.data.plan import Input, Plan, WorkUnit
 from kdcore.errors import ConfigError
 from kdcore.identity import compare_identity
+from kdcore.planning.plan import Input, Plan, WorkUnit
 from kdcore.store import (
     Receipt,
     is_finished,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.progress import quantity
-from kdcore.data.plan import Input
+from kdcore.planning.plan import Input
 from kdcore.store.writer import Receipt
 
 __all__ = ["Tally", "mfu", "totals"]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection
 
 from cluster.labelling.controller import Labeller, Outcome
 from cluster.labelling.policy.moves import ReplicaDied, ReplicaLoaded, ReplicaReady, UnitDone, UnitError
-from kdcore.data.plan import WorkUnit
 from kdcore.errors import ResourceError
+from kdcore.planning.plan import WorkUnit
 
 __all__ = ["InProcessPool"]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from kdcore.data.plan import PlanFile
 from kdcore.identity import digest_sample_arrays
 from kdcore.planning.files import PlanTable, write_table
+from kdcore.planning.plan import PlanFile
 from kdcore.planning.repeats import times_of
 from kdcore.planning.rows import BATCH_ROWS, CUT, ROWS, key_column
 from kdcore.store.storage.places import Location, open_place

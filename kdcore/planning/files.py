@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-from kdcore.data.plan import PlanFile
 from kdcore.errors import CorruptShard, KDError
+from kdcore.planning.plan import PlanFile
 from kdcore.store.layout import PLAN
 from kdcore.store.shard import refuse_extensions
 from kdcore.store.storage.place import Place

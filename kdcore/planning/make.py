@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from kdcore.data.document import SampleRef
-from kdcore.data.plan import Input, Plan, PlanRows, WorkUnit
 from kdcore.errors import ConfigError, DataError
 from kdcore.identity import PART_SAMPLES, join_input, num_parts
 from kdcore.planning.corpus import Corpus, Extents, cut_blocks
@@ -13,6 +12,7 @@ from kdcore.planning.cut import Cut, CutTask, cut
 from kdcore.planning.least import Least
 from kdcore.planning.limit import find_limit
 from kdcore.planning.note import Asked, read_plan, write_plan
+from kdcore.planning.plan import Input, Plan, PlanRows, WorkUnit
 from kdcore.planning.repeats import Repeats, RepeatsTask, find_repeats
 from kdcore.planning.run_map import RunMap, in_process
 from kdcore.planning.survey import SKIPPED_LISTED, Survey, SurveyTask, survey

@@ -9,11 +9,11 @@ import pyarrow as pa
 
 from kdcore.config import Recipe
 from kdcore.data.document import SampleRef
-from kdcore.data.plan import Input, Plan, PlanFile, PlanRows, WorkUnit
 from kdcore.errors import KDError, StoreError
 from kdcore.identity import compare_identity, digest_bytes
 from kdcore.planning.corpus import Corpus
 from kdcore.planning.files import PlanTable, write_table
+from kdcore.planning.plan import Input, Plan, PlanFile, PlanRows, WorkUnit
 from kdcore.planning.survey import listed
 from kdcore.store.beginning import read_identity
 from kdcore.store.layout import IDENTITY, PLAN

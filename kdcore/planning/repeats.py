@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from kdcore.data.plan import PlanFile
 from kdcore.identity import digest_sample_arrays, part_start
 from kdcore.planning.files import PlanTable, write_table
+from kdcore.planning.plan import PlanFile
 from kdcore.planning.rows import key_column
 from kdcore.planning.survey import SORTED, sort_keys
 from kdcore.store.storage.places import Location, Place, open_place

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from kdcore.data.document import SampleRef
-from kdcore.data.plan import PlannedSample
 from kdcore.identity import KEY_BYTES
+from kdcore.planning.plan import PlannedSample
 
 BATCH_ROWS = 4096
 """Rows of every record batch but the last, so that a unit's rows are found without reading the others."""

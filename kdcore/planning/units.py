@@ -1,9 +1,9 @@
 """The samples of a unit, for who labels it."""
 
-from kdcore.data.plan import PlannedSample, WorkUnit
 from kdcore.errors import CorruptShard
 from kdcore.identity import digest_samples
 from kdcore.planning.files import PlanTable
+from kdcore.planning.plan import PlannedSample, WorkUnit
 from kdcore.planning.rows import BATCH_ROWS, CUT, planned_samples
 from kdcore.store.storage.places import Location, open_place
 

@@ -4,11 +4,11 @@ import tempfile
 from typing import Literal
 
 from kdcore.data.document import Split
-from kdcore.data.plan import Plan, PlannedSample
 from kdcore.data.sources import Source
 from kdcore.planning.corpus import BLOCK_BYTES, Corpus, measure
 from kdcore.planning.make import Planning, make_plan
 from kdcore.planning.note import Asked
+from kdcore.planning.plan import Plan, PlannedSample
 from kdcore.planning.units import read_unit
 
 Samples = tuple[PlannedSample, ...]

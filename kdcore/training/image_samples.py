@@ -7,11 +7,11 @@ import torch
 
 from kdcore.config import Recipe
 from kdcore.data.document import ImageSample
-from kdcore.data.plan import PlannedSample
 from kdcore.data.sources import Source
 from kdcore.errors import DataError
 from kdcore.labels.soft_labels import SoftLabels
 from kdcore.planning import plan_units
+from kdcore.planning.plan import PlannedSample
 from kdcore.training.batches import ImageBatch
 
 if TYPE_CHECKING:

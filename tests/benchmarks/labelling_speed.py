@@ -28,7 +28,7 @@ from cluster.labelling.policy import moves
 from cluster.labelling.pool import ray_pool
 from cluster.labelling.run import label_store
 from kdcore.config import Recipe
-from kdcore.data.plan import WorkUnit
+from kdcore.planning.plan import WorkUnit
 from kdcore.store import load_manifest
 from tests.benchmarks.harness import REPO, emit, progress
 

@@ -12,8 +12,8 @@ from cluster.labelling.controller import run_units
 from cluster.labelling.events import EventLog
 from cluster.labelling.policy.state import Rules
 from cluster.labelling.twin import InProcessPool
-from kdcore.data.plan import WorkUnit
 from kdcore.errors import ClusterError, IdentityMismatch, LabelError, OutOfSpace, TeacherError, UnitFailed
+from kdcore.planning.plan import WorkUnit
 from kdcore.store import Receipt
 
 UNITS = [WorkUnit(f"unit-{number:06d}", (), 10, f"digest{number}") for number in range(6)]

@@ -106,5 +106,5 @@ def test_folder(tmp_path):
 
 
 def test_sources_import_nothing_heavy():
-    code = "import sys, kdcore.data.plan; print(sorted({'transformers', 'sklearn', 'PIL', 'ray'} & set(sys.modules)))"
+    code = "import sys, kdcore.planning; print(sorted({'transformers', 'sklearn', 'PIL', 'ray'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

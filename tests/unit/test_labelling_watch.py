@@ -15,8 +15,8 @@ from cluster.labelling.tally import Tally
 from cluster.labelling.twin import InProcessPool
 from cluster.labelling.watch import Watch
 from cluster.progress import ProgressReport
-from kdcore.data.plan import WorkUnit
 from kdcore.errors import LabelError, StorageUnavailable, UnitFailed
+from kdcore.planning.plan import WorkUnit
 from kdcore.store import Receipt
 
 UNITS = [WorkUnit(f"unit-{number:06d}", (), 10, f"digest{number}") for number in range(6)]

@@ -13,8 +13,8 @@ from cluster.labelling.disk_room import OUTLOOK
 from cluster.workers import set_threads
 from kdcore.config import Recipe
 from kdcore.config.models import TeacherLMConfig
-from kdcore.data.plan import WorkUnit
 from kdcore.errors import portable
+from kdcore.planning.plan import WorkUnit
 from kdcore.store.writer import Receipt
 
 if TYPE_CHECKING:

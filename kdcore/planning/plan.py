@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kdcore.data.document import ImageSample, SampleRef, TextDocument
-from kdcore.identity import sample_key_array, sample_key_json, sample_key_text
+from kdcore.data.document import SampleRef
 
 PlannedSample = tuple[SampleRef, bytes, int]
 """A reference, the sample's 16-byte key, and how often the sample occurs in the data."""
@@ -61,15 +60,3 @@ class Plan:
 
     input: Input
     units: tuple[WorkUnit, ...]
-
-
-def sample_key(sample: TextDocument | ImageSample) -> bytes:
-    """The 16-byte key of a sample's content; its name has no part in it."""
-    if isinstance(sample, ImageSample):
-        return sample_key_array(sample.pixels)
-    if sample.conversation is not None:
-        return sample_key_json("conversation", sample.conversation.parts())
-    if sample.prompt is not None:
-        prompt, completion = sample.text[: sample.prompt], sample.text[sample.prompt :]
-        return sample_key_json("prompt", {"prompt": prompt, "completion": completion})
-    return sample_key_text(sample.text)

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from kdcore.data.document import SampleRef, TextDocument
+from kdcore.data.keys import sample_key
 from kdcore.data.sources import Source
 from kdcore.data.splits import probe_rank
 from kdcore.errors import UnreadableDocument
@@ -17,7 +18,7 @@ from kdcore.planning.corpus import Block, Corpus
 from kdcore.planning.files import write_table
 from kdcore.planning.least import Least
 from kdcore.planning.limit import rank
-from kdcore.planning.plan import PlanFile, sample_key
+from kdcore.planning.plan import PlanFile
 from kdcore.planning.rows import RowsBuilder
 from kdcore.store.layout import PLAN
 from kdcore.store.storage.place import Place

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from kdcore.config.data import TextData
+from kdcore.data.keys import sample_key
 from kdcore.data.sources import open_source
 from kdcore.identity import new_hash
 from kdcore.planning import Asked, Corpus, Planning, make_plan, measure
-from kdcore.planning.plan import sample_key
 from tests.benchmarks.harness import REPO, emit, progress
 
 FILES = 8

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from planning_fixtures import Memory, by_workers
 
 from kdcore.config.data import ImageFolderData, TextData
+from kdcore.data.keys import sample_key
 from kdcore.data.sources import open_source
 from kdcore.data.splits import probe_order
 from kdcore.errors import CorruptShard, DataError, IdentityMismatch, StoreError, UnreadableDocument
 from kdcore.identity import digest_input, digest_samples, sample_key_text
 from kdcore.planning import Asked, Corpus, Planning, find_input, make_plan, measure, planned_input, read_unit, sketch
-from kdcore.planning.plan import sample_key
 from kdcore.store import open_for_writing
 
 TEXT = st.text("ab", min_size=1, max_size=3)

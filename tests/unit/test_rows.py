@@ -7,11 +7,11 @@ from pydantic import ValidationError
 
 from kdcore.config.data import TextData
 from kdcore.data.document import TextDocument
+from kdcore.data.keys import sample_key
 from kdcore.data.rows import document_of_row
 from kdcore.data.sources import open_source
 from kdcore.errors import UnreadableDocument
 from kdcore.identity import sample_key_text
-from kdcore.planning.plan import sample_key
 
 PROMPT = {"prompt_field": "question", "completion_field": "answer"}
 CHAT = {"messages_field": "messages"}

@@ -13,6 +13,7 @@ from torch import Tensor
 from kdcore.config.models import TeacherEndpointConfig, TeacherImageConfig, TeacherLMConfig
 from kdcore.data.document import ImageSample, SampleRef, TextDocument
 from kdcore.data.encoding import EncodedText, LabelledWindow, TextEncoder
+from kdcore.data.keys import sample_key
 from kdcore.data.sources import Source
 from kdcore.errors import DataError, LabelError, UnreadableDocument
 from kdcore.labels import Codec, Encoded, check_logits, join, label_seeds
@@ -20,7 +21,7 @@ from kdcore.labels.checks import row_chunks
 from kdcore.labels.counts import CountsCodec
 from kdcore.labels.feature import Layers
 from kdcore.labels.learn import ProbeBatch
-from kdcore.planning.plan import PlannedSample, sample_key
+from kdcore.planning.plan import PlannedSample
 from kdcore.store.schema import LABEL_SPANS, TOKEN_LOG_PROBS, ShardRow
 from kdcore.teachers.causal_lm import CausalLMTeacher
 from kdcore.teachers.endpoint import EndpointTeacher

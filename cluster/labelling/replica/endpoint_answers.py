@@ -11,12 +11,12 @@ from cluster.labelling.replica.answers import Document, TextRows, naming
 from kdcore.config.models import TeacherEndpointConfig
 from kdcore.data.document import ImageSample, SampleRef, TextDocument
 from kdcore.data.encoding import LabelledWindow
+from kdcore.data.keys import sample_key
 from kdcore.data.sources import Source
 from kdcore.errors import LabelError
 from kdcore.labels import Codec
 from kdcore.labels.feature import Layers
 from kdcore.labels.topk import TopKCodec
-from kdcore.planning.plan import sample_key
 from kdcore.teachers.endpoint import EndpointTeacher, Entries
 
 __all__ = ["EndpointAnswers", "EndpointBatch"]

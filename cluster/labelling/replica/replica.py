@@ -16,6 +16,7 @@ from cluster.labelling.replica.speed import ForwardClock, label_flops, peak_flop
 from cluster.labelling.statistics import Statistics
 from kdcore.config import Recipe
 from kdcore.data.document import ImageSample, SampleRef, TextDocument
+from kdcore.data.keys import sample_key
 from kdcore.data.sources import Source, open_source
 from kdcore.errors import ConfigError, DataError, LabelError, UnreadableDocument
 from kdcore.facts import package_versions
@@ -23,7 +24,7 @@ from kdcore.identity import digest_json, digest_tokenizer
 from kdcore.labels import Codec
 from kdcore.labels.learn import ProbeBatch
 from kdcore.planning import Asked, planned_input, read_unit
-from kdcore.planning.plan import WorkUnit, sample_key
+from kdcore.planning.plan import WorkUnit
 from kdcore.store.schema import batches_from_rows, store_schema
 from kdcore.store.writer import Receipt, write_shard
 from kdcore.teachers.split import LeadingTeacher

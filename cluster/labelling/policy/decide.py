@@ -27,11 +27,11 @@ from cluster.labelling.policy.replicas import (
     after_notice,
     depart,
     failed_start,
-    let_room,
     loading_limit,
+    resize,
     restart,
-    room,
     settle,
+    tell_shortage,
 )
 from cluster.labelling.policy.state import State
 from kdcore.errors import DataError, KDError, LabelError, StorageUnavailable, TeacherUnavailable, UnitFailed
@@ -58,7 +58,7 @@ def decide(state: State, event: Event, now: float = 0.0) -> list[Decision]:
         found += step(state, now)
     if _has_end(found):
         return found
-    return [*found, *settle(state, now), *let_room(state), *room(state, now)]
+    return [*found, *settle(state, now), *resize(state), *tell_shortage(state, now)]
 
 
 def _has_end(found: list[Decision]) -> bool:

@@ -2,12 +2,12 @@
 
 import heapq
 
-__all__ = ["Fleet", "Room"]
+__all__ = ["Fleet", "Shortage"]
 
 _SHORT_SECONDS = 60.0
 
 
-class Room:
+class Shortage:
     """Since when there have been fewer replicas than wanted, and since when none at all."""
 
     def __init__(self, starved_seconds: float) -> None:

@@ -19,7 +19,7 @@ from cluster.labelling.policy.moves import (
 from cluster.labelling.policy.state import State
 from kdcore.errors import ClusterError, KDError
 
-__all__ = ["after_notice", "depart", "failed_start", "let_room", "loading_limit", "restart", "room", "settle"]
+__all__ = ["after_notice", "depart", "failed_start", "loading_limit", "resize", "restart", "settle", "tell_shortage"]
 
 # An autoscaler sees so many replicas' demand at once; more than that would say nothing new, and cost the scheduler.
 _PENDING = 32
@@ -44,7 +44,7 @@ def loading_limit(state: State, replica: int, now: float) -> None:
     state.fleet.limit(replica, now + state.rules.load_seconds)
 
 
-def let_room(state: State) -> list[Decision]:
+def resize(state: State) -> list[Decision]:
     """More replicas while there are units for them; none that still wait for room when there are not."""
     fleet, found = state.fleet, list[Decision]()
     if not fleet.asked and fleet.used >= fleet.highest:
@@ -61,16 +61,16 @@ def let_room(state: State) -> list[Decision]:
     return found
 
 
-def room(state: State, now: float) -> list[Decision]:
+def tell_shortage(state: State, now: float) -> list[Decision]:
     """Say when there are fewer replicas than wanted for a while; end the run when there is none for too long."""
     fleet = state.fleet
     placed = len(fleet.loading) + len(fleet.loaded) + len(state.idle) + len(state.running)
     wanted = min(fleet.lowest, state.remaining)
-    state.room.see(placed, wanted, now)
-    seconds = state.room.starved(now)
+    state.shortage.see(placed, wanted, now)
+    seconds = state.shortage.starved(now)
     if seconds is not None:
         return [Starved(seconds)]
-    return [Short(placed, wanted)] if state.room.take_short(now) else []
+    return [Short(placed, wanted)] if state.shortage.take_short(now) else []
 
 
 def restart(state: State, replica: int, reason: str) -> Decision:

@@ -7,7 +7,7 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from cluster.labelling.policy.fleet import Fleet, Room
+from cluster.labelling.policy.fleet import Fleet, Shortage
 
 __all__ = ["LONGEST_WAIT", "Rates", "Rules", "Run", "State"]
 
@@ -69,7 +69,7 @@ class State:
 
     rules: Rules
     fleet: Fleet
-    room: Room
+    shortage: Shortage
     sizes: Mapping[str, int]
     fresh: list[str]
     remaining: int
@@ -98,7 +98,8 @@ class State:
         # Largest first, so that the last units are small and the replicas end together; taken from the end.
         fresh = sorted(units, key=lambda unit: -known[unit])
         fresh.reverse()
-        state = cls(rules, Fleet(rules.lowest, rules.highest), Room(rules.starved_seconds), known, fresh, len(units))
+        fleet, shortage = Fleet(rules.lowest, rules.highest), Shortage(rules.starved_seconds)
+        state = cls(rules, fleet, shortage, known, fresh, len(units))
         state.pending_bytes = sum(known[unit] for unit in units)
         return state
 
@@ -232,7 +233,7 @@ class State:
         times = [heap[0][0] for heap in (self.waiting, self.stuck) if heap]
         if self.idle and not self.has_pending() and self.overdue and self.rates.median() is not None:
             times.append(self.overdue[0][0])
-        times += [when for when in (self.fleet.next_limit(), self.room.wake_at()) if when is not None]
+        times += [when for when in (self.fleet.next_limit(), self.shortage.wake_at()) if when is not None]
         return min(times, default=None)
 
     def _is_current(self, entry: tuple[float, int, int], lost_too: bool = False) -> bool:

@@ -25,7 +25,6 @@ from cluster.labelling.replica.replica import Replica
 from cluster.labelling.run import label_store
 from cluster.labelling.twin import InProcessPool
 from kdcore.config import Recipe
-from tests import tiny_teacher
 from tests.benchmarks import damage_files as files
 from tests.benchmarks import damage_manifests as manifests
 from tests.benchmarks import damage_pickles as pickles
@@ -33,6 +32,7 @@ from tests.benchmarks.damage_children import Bench, Files, Found, look, look_onc
 from tests.benchmarks.damage_seal import IDENTITY, MANIFEST, Contents
 from tests.benchmarks.damage_tally import Tally, harmless, refused, reported, told, unmoved
 from tests.benchmarks.harness import emit, progress
+from tests.support import tiny_teacher
 
 CODEC = {"type": "threshold", "budget_bytes": 8}
 QUICK_STEP, QUICK_FLIPS = 211, 300

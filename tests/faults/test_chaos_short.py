@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from labelling_runs import in_process
 
 from tests.benchmarks.chaos.bench import can_mount, open_bench
 from tests.benchmarks.chaos.chaos import Tally, disturbed_run, undisturbed_labels
 from tests.benchmarks.chaos.processes import below, until
 from tests.benchmarks.chaos.run import Bench
+from tests.support.labelling_runs import in_process
 
 pytest.importorskip("ray")
 pytest.importorskip("transformers")

@@ -9,10 +9,8 @@ import pytest
 pytest.importorskip("numba")
 
 CORRUPTIONS = """
-import sys
-sys.path.insert(0, sys.argv[1])
 import numpy as np
-from labels_fixtures import CODECS, model_of, packed, random_labels
+from tests.support.labels import CODECS, model_of, packed, random_labels
 from kdcore.errors import LabelError
 from kdcore.labels import RowView
 from kdcore.labels.coder.compiled import compiled
@@ -60,7 +58,7 @@ def test_ten_thousand_corruptions_never_crash_the_compiled_route(repo, tmp_path,
     """
     caches = {"NUMBA_CACHE_DIR": str(tmp_path)} if checked == "1" else {}
     run = subprocess.run(
-        [sys.executable, "-c", CORRUPTIONS, str(repo / "tests")],
+        [sys.executable, "-c", CORRUPTIONS],
         cwd=repo,
         env={**os.environ, "NUMBA_BOUNDSCHECK": checked, **caches},
         capture_output=True,

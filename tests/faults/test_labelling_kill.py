@@ -12,17 +12,17 @@ import time
 from pathlib import Path
 
 import pytest
-from labelling_hooks import wait_for
-from labelling_runs import content, label, orphans
-from processes import actors_of, runs
-from tiny_teacher import recipe, write_documents, write_teacher
 
 from kdcore.store import collect_garbage, verify_store
+from tests.support.labelling_hooks import wait_for
+from tests.support.labelling_runs import content, label, orphans
+from tests.support.processes import actors_of, runs
+from tests.support.tiny_teacher import recipe, write_documents, write_teacher
 
 pytest.importorskip("ray")
 pytest.importorskip("transformers")
 
-TESTS = Path(__file__).parents[1]
+REPO = Path(__file__).parents[2]
 LABELS = {"unit_bytes": 600, "codec": {"type": "threshold", "budget_bytes": 6}}
 DRIVER = """
 import sys
@@ -48,7 +48,7 @@ def launch(*arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS.parent)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)},
     )
 
 

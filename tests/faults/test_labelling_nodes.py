@@ -15,20 +15,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from labelling_hooks import wait_for
-from labelling_runs import content, label, orphans
-from tiny_teacher import write_documents, write_teacher
 
 from cluster.connect import import_ray
 from cluster.labelling import controller
 from cluster.labelling.pool import ray_pool
 from kdcore.errors import ResourceError
 from kdcore.store import collect_garbage, open_store
+from tests.support.labelling_hooks import wait_for
+from tests.support.labelling_runs import content, label, orphans
+from tests.support.tiny_teacher import write_documents, write_teacher
 
 pytest.importorskip("ray")
 pytest.importorskip("transformers")
 
-TESTS = Path(__file__).parents[1]
+REPO = Path(__file__).parents[2]
 LABELS = {"unit_bytes": 300, "codec": {"type": "threshold", "budget_bytes": 6}}
 # A lost node is noticed in seconds instead of half a minute.
 QUICK = {"health_check_period_ms": 1_000, "health_check_failure_threshold": 4, "health_check_timeout_ms": 1_000}
@@ -43,12 +43,13 @@ def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     token_by_default()
-    paths = [str(TESTS.parent), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(REPO), *filter(None, [os.environ.get("PYTHONPATH")])]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
         head = {"num_cpus": 0, "include_dashboard": False, "_system_config": QUICK}
         made = Cluster(initialize_head=True, head_node_args=head)
-        ray.init(address=made.address, runtime_env={"worker_process_setup_hook": "labelling_hooks.set_up"})
+        hook = {"worker_process_setup_hook": "tests.support.labelling_hooks.set_up"}
+        ray.init(address=made.address, runtime_env=hook)
         yield made
         ray.shutdown()
         made.shutdown()

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labelling_runs import content, label, orphans
-from tiny_teacher import write_documents, write_teacher
 
 from kdcore.errors import IncompleteStore
 from kdcore.store import collect_garbage, open_store, verify_store
+from tests.support.labelling_runs import content, label, orphans
+from tests.support.tiny_teacher import write_documents, write_teacher
 
 pytest.importorskip("transformers")
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labelling_runs import in_process
 
 from kdcore.store import collect_garbage, verify_store
 from tests.benchmarks.chaos import material
@@ -24,6 +23,7 @@ from tests.benchmarks.chaos.network import Network, missing_for_network, open_ne
 from tests.benchmarks.chaos.processes import unfinished, until
 from tests.benchmarks.chaos.rows import content_of
 from tests.benchmarks.chaos.run import FINISHED, Bench, Run
+from tests.support.labelling_runs import in_process
 
 pytest.importorskip("ray")
 pytest.importorskip("transformers")

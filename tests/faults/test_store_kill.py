@@ -4,7 +4,6 @@ import itertools
 import os
 
 import pytest
-from store_fixtures import UNITS, codec_of, identity_of, rows_of
 
 from kdcore.errors import IncompleteStore
 from kdcore.store import (
@@ -22,6 +21,7 @@ from kdcore.store import (
     verify_store,
     write_shard,
 )
+from tests.support.stores import UNITS, codec_of, identity_of, rows_of
 
 STEPS = ("fsync", "link", "rename", "replace")
 KILLED = 9

@@ -5,11 +5,11 @@ import itertools
 import os
 
 import pytest
-from store_tools_fixtures import A, B, make_codec_store, rows_of
 from test_store_kill import _die_at
 
 from kdcore.errors import IncompleteStore
 from kdcore.store import collect_garbage, compact_store, merge_stores, verify_store
+from tests.support.store_tools import A, B, make_codec_store, rows_of
 
 
 @pytest.mark.parametrize("tool", ["merge", "compact"])

@@ -5,8 +5,9 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from http_proxy import proxied
-from remote_cluster import Site, closed_cluster
+
+from tests.support.http_proxy import proxied
+from tests.support.remote_cluster import Site, closed_cluster
 
 pytestmark = pytest.mark.timeout(600)
 

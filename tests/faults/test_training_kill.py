@@ -11,14 +11,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-from training_fixtures import text_recipe, write_corpus
-
 from kdcore.training.arms import Arm
 from kdcore.training.checkpoint import latest_checkpoint
 from kdcore.training.run import run_arms
+from tests.support.training import text_recipe, write_corpus
 
-UNIT = Path(__file__).parents[1] / "unit"
+REPO = Path(__file__).parents[2]
 ARM = Arm("student-seed0", 0, uses_labels=False)
 SETTINGS = {"steps": 14, "checkpoint": {"every_steps": 3, "keep": 2}}
 DEEPSPEED = {"engine": {"type": "deepspeed", "zero_stage": 1}}
@@ -26,11 +24,10 @@ DEEPSPEED = {"engine": {"type": "deepspeed", "zero_stage": 1}}
 PROGRAM = """
 import json, sys, time
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from training_fixtures import text_recipe
+from tests.support.training import text_recipe
 from kdcore.training.arms import Arm
 from kdcore.training.run import run_arms
-recipe = text_recipe(Path(sys.argv[2]), sys.argv[3], **json.loads(sys.argv[4]))
+recipe = text_recipe(Path(sys.argv[1]), sys.argv[2], **json.loads(sys.argv[3]))
 run_arms(recipe, [Arm("student-seed0", 0, uses_labels=False)], lambda progress: time.sleep(0.3))
 """
 
@@ -44,8 +41,8 @@ def root(tmp_path_factory) -> Path:
 
 def start_and_kill(root: Path, name: str, settings: dict, lines: int) -> None:
     """Runs until `lines` steps are logged, then SIGKILL."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(UNIT.parents[1])}
-    command = [sys.executable, "-c", PROGRAM, str(UNIT), str(root), name, json.dumps(settings)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
+    command = [sys.executable, "-c", PROGRAM, str(root), name, json.dumps(settings)]
     metrics = root / "runs" / name / "arms" / ARM.name / "metrics.jsonl"
     process = subprocess.Popen(command, env=environment)
     try:

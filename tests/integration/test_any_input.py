@@ -13,9 +13,6 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from labelling_runs import content, label
-from s3_server import SECRET, environment, s3_server, unwell_server
-from tiny_teacher import recipe, write_documents, write_teacher
 from typer.testing import CliRunner
 
 from kdcore.config.data import TextData
@@ -23,6 +20,9 @@ from kdcore.config.recipe import Recipe
 from kdcore.data.sources import open_source
 from kdcore.errors import DataError, StorageUnavailable
 from kdcore.store import verify_store
+from tests.support.labelling_runs import content, label
+from tests.support.s3_server import SECRET, environment, s3_server, unwell_server
+from tests.support.tiny_teacher import recipe, write_documents, write_teacher
 
 datasets = pytest.importorskip("datasets")
 s3fs = pytest.importorskip("s3fs")

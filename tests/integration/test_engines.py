@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-from training_fixtures import text_recipe, write_corpus, write_labels
-
 from kdcore.training.arms import Arm
 from kdcore.training.run import run_arms
+from tests.support.training import text_recipe, write_corpus, write_labels
 
 ARM = Arm("student-seed0", 0, uses_labels=True)
 STAGES = {f"zero{stage}": {"engine": {"type": "deepspeed", "zero_stage": stage}} for stage in range(4)}
@@ -35,9 +33,8 @@ def trained(tmp_path_factory) -> Path:
     write_corpus(root / "corpus")
     write_labels(text_recipe(root, "labels", teacher=True))
     run_arms(text_recipe(root, "torch1", teacher=True), [ARM])
-    worker = Path(__file__).with_name("engine_worker.py")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, str(worker), str(root), "2", json.dumps(TWO_RANKS)]
+    command = [sys.executable, "-m", "tests.support.engine_worker", str(root), "2", json.dumps(TWO_RANKS)]
     subprocess.run(command, env=environment, check=True, timeout=280)
     return root
 

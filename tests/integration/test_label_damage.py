@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from store_fixtures import make_store
 
 from tests.benchmarks.damage_children import Bench, Damage, Files, Found, look
 from tests.benchmarks.damage_tally import Tally, reported
+from tests.support.stores import make_store
 
 pytest.importorskip("transformers")
 

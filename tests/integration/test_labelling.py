@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_teacher import recipe, write_documents, write_teacher
 
 from cluster.labelling.replica.answers import token_bounded_batches
 from cluster.labelling.replica.loading import load_answers
@@ -31,6 +30,7 @@ from kdcore.errors import (
 )
 from kdcore.evaluation.fidelity import dense_weights
 from kdcore.store import open_store, verify_store
+from tests.support.tiny_teacher import recipe, write_documents, write_teacher
 
 pytest.importorskip("transformers")
 

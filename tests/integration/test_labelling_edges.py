@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from labelling_runs import label
-from tiny_teacher import recipe, write_documents, write_teacher
 
 from kdcore.data.tokenizer import encode_document
 from kdcore.errors import LabelError
 from kdcore.identity import sample_key_text
 from kdcore.labels.soft_labels import SparseLabels
 from kdcore.store import LabelStore, open_store, verify_store
+from tests.support.labelling_runs import label
+from tests.support.tiny_teacher import recipe, write_documents, write_teacher
 
 pytest.importorskip("transformers")
 

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from endpoint_server import Server, serving
-from labelling_runs import label
-from tiny_teacher import recipe, write_documents, write_teacher
 
 from kdcore.config.models import TeacherLMConfig
 from kdcore.config.recipe import Recipe
 from kdcore.errors import TeacherError, TeacherUnavailable
 from kdcore.store import open_store, verify_store
 from kdcore.teachers.causal_lm import CausalLMTeacher
+from tests.support.endpoint_server import Server, serving
+from tests.support.labelling_runs import label
+from tests.support.tiny_teacher import recipe, write_documents, write_teacher
 
 pytest.importorskip("transformers")
 

@@ -8,11 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from chat_runs import data, write_chat_teacher, write_rows
-from chat_tokenizer import BEGUN, FORGETFUL
-from labelling_runs import label
-from store_tools_fixtures import kd, rows_of
-from tiny_teacher import recipe
 
 from kdcore.config.recipe import Recipe
 from kdcore.errors import ConfigError, IdentityMismatch, KDError, StoreError
@@ -27,6 +22,11 @@ from kdcore.store import (
     verify_store,
 )
 from kdcore.teachers.causal_lm import CausalLMTeacher
+from tests.support.chat_runs import data, write_chat_teacher, write_rows
+from tests.support.chat_tokenizer import BEGUN, FORGETFUL
+from tests.support.labelling_runs import label
+from tests.support.store_tools import kd, rows_of
+from tests.support.tiny_teacher import recipe
 
 pytest.importorskip("transformers")
 

@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from labelling_runs import content, label
-from tiny_teacher import recipe, write_documents, write_teacher
 
 from cluster.labelling import planning
 from kdcore.config.data import DataConfig
@@ -19,6 +17,8 @@ from kdcore.data.sources import Source, open_source
 from kdcore.errors import ClusterError, StorageUnavailable, UnreadableDocument
 from kdcore.planning import Asked, Corpus, planned_input
 from kdcore.store import collect_garbage, read_receipts, verify_store
+from tests.support.labelling_runs import content, label
+from tests.support.tiny_teacher import recipe, write_documents, write_teacher
 
 pytest.importorskip("transformers")
 

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labelling_runs import label
-from tiny_teacher import write_documents, write_teacher
 
 from kdcore.store import load_manifest, verify_store
 from kdcore.store.storage.local import LocalPlace
+from tests.support.labelling_runs import label
+from tests.support.tiny_teacher import write_documents, write_teacher
 
 pytest.importorskip("transformers")
 

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labelling_runs import label
-from tiny_teacher import write_documents, write_teacher
 
 from cluster.labelling.disk_room import OUTLOOK
 from cluster.labelling.replica.replica import Replica
@@ -16,6 +14,8 @@ from cluster.labelling.twin import InProcessPool
 from kdcore.config.recipe import Recipe
 from kdcore.errors import OutOfSpace
 from kdcore.store import open_store
+from tests.support.labelling_runs import label
+from tests.support.tiny_teacher import write_documents, write_teacher
 
 pytest.importorskip("transformers")
 

@@ -8,9 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from labelling_runs import content, label
-from s3_server import KEY, SECRET, TOKEN, environment, s3_server
-from tiny_teacher import recipe, write_documents, write_teacher
 
 from cluster.labelling.replica.replica import Replica
 from cluster.labelling.twin import InProcessPool
@@ -19,6 +16,9 @@ from kdcore.errors import IdentityMismatch, KDError
 from kdcore.labels.soft_labels import SparseLabels
 from kdcore.runs import begin_run
 from kdcore.store import collect_garbage, is_finished, open_place, open_store, read_receipts, verify_store
+from tests.support.labelling_runs import content, label
+from tests.support.s3_server import KEY, SECRET, TOKEN, environment, s3_server
+from tests.support.tiny_teacher import recipe, write_documents, write_teacher
 
 s3fs = pytest.importorskip("s3fs")
 pytest.importorskip("moto")

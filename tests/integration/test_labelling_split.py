@@ -11,9 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from labelling_runs import label
-from processes import actors_of
-from tiny_teacher import recipe, write_documents, write_teacher
 
 from cluster.connect import cluster_session
 from cluster.labelling.pool import ray_pool
@@ -21,6 +18,9 @@ from cluster.labelling.run import check_store, label_store
 from kdcore.config.recipe import Recipe
 from kdcore.errors import ResourceError, UnitFailed
 from kdcore.store import open_store, verify_store
+from tests.support.labelling_runs import label
+from tests.support.processes import actors_of
+from tests.support.tiny_teacher import recipe, write_documents, write_teacher
 
 pytest.importorskip("transformers")
 pytest.importorskip("ray")

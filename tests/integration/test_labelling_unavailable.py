@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labelling_runs import content, in_process, label
-from tiny_teacher import recipe, write_documents, write_teacher
 
 from kdcore.errors import StorageUnavailable, UnitFailed
 from kdcore.store import open_place, verify_store
 from kdcore.store.storage.place import Sink
+from tests.support.labelling_runs import content, in_process, label
+from tests.support.tiny_teacher import recipe, write_documents, write_teacher
 
 pytest.importorskip("transformers")
 

@@ -7,10 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tiny_teacher import recipe, write_documents, write_teacher
-
 from cluster.metrics import METRICS
 from kdcore.store import load_manifest
+from tests.support.tiny_teacher import recipe, write_documents, write_teacher
 
 # Labels in a session, scraping its node until all names in argv and all tokens were seen; a gauge is
 # exported only for a while after it was set.

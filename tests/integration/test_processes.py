@@ -6,13 +6,13 @@ import subprocess
 import sys
 
 import pytest
-from labels_fixtures import KEY, codec_of, logits_of
 
 from kdcore.labels import label_seeds
+from tests.support.labels import KEY, codec_of, logits_of
 
 DIGEST = """
 import hashlib, sys
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/integration"]
+sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(int(sys.argv[2]))
 from test_processes import encoded_digest
@@ -37,7 +37,7 @@ def test_labels_are_the_same_in_every_process(repo):
     wanted = encoded_digest()
     for threads, hash_seed in (("1", "1"), ("2", "2")):
         run = subprocess.run(
-            [sys.executable, "-c", DIGEST, str(repo / "tests"), threads],
+            [sys.executable, "-c", DIGEST, str(repo / "tests" / "integration"), threads],
             env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(repo), "PATH": ""},
             capture_output=True,
             text=True,

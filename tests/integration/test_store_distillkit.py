@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from store_tools_fixtures import DISTRIBUTIONS, kd, make_codec_store, memory_url, rows_of
 
 from kdcore.errors import StoreError
 from kdcore.identity import digest_samples, sample_key_tokens
 from kdcore.store import import_distillkit, load_manifest, open_store, verify_store
 from kdcore.store.distillkit.columns import decode_log_probs, pack_bits, parse_config, unpack_bits
+from tests.support.store_tools import DISTRIBUTIONS, kd, make_codec_store, memory_url, rows_of
 
 CLASSES = 300
 PLAIN = {"d": CLASSES, "k": 24, "exact_k": 24, "residual_bins": [], "delta_encoding": False}

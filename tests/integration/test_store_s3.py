@@ -10,8 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 import pytest
-from s3_server import KEY, SECRET, TOKEN, environment, s3_server, unwell_server
-from store_fixtures import UNITS, identity_of, labels_of, make_store, rows_of, write_unit
 
 from kdcore.errors import CorruptShard, IdentityMismatch, IncompleteStore, KDError, StorageUnavailable, StoreError
 from kdcore.store import (
@@ -29,6 +27,8 @@ from kdcore.store import (
     verify_store,
     write_shard,
 )
+from tests.support.s3_server import KEY, SECRET, TOKEN, environment, s3_server, unwell_server
+from tests.support.stores import UNITS, identity_of, labels_of, make_store, rows_of, write_unit
 
 s3fs = pytest.importorskip("s3fs")
 pytest.importorskip("moto")

@@ -4,19 +4,6 @@ import os
 import time
 
 import pytest
-from store_tools_fixtures import (
-    NAMES,
-    UNION,
-    A,
-    B,
-    codec_named,
-    identity_of,
-    kd,
-    make_codec_store,
-    memory_url,
-    row_named,
-    rows_of,
-)
 
 from kdcore.errors import CorruptShard, IdentityMismatch, IncompleteStore, StoreError
 from kdcore.store import (
@@ -30,6 +17,19 @@ from kdcore.store import (
     verify_store,
 )
 from kdcore.store.derive.derive import joined
+from tests.support.store_tools import (
+    NAMES,
+    UNION,
+    A,
+    B,
+    codec_named,
+    identity_of,
+    kd,
+    make_codec_store,
+    memory_url,
+    row_named,
+    rows_of,
+)
 
 KINDS = [(name, kind) for name in NAMES for kind in ("text", "image") if name != "feature8" or kind == "text"]
 
@@ -112,7 +112,7 @@ def test_other_identities_are_refused_with_both_values(tmp_path, change, named):
 
 
 def test_other_tables_of_a_codec_are_refused(tmp_path):
-    from labels_fixtures import codec_of
+    from tests.support.labels import codec_of
 
     a = make_codec_store(tmp_path / "a", "threshold", A)
     other = codec_of("threshold", 12, 40, num_labels=80)
@@ -134,7 +134,7 @@ def test_versions_may_differ_and_a_store_comes_once(tmp_path):
 @pytest.mark.parametrize("kind", ["text", "image"])
 def test_one_key_for_two_samples_is_refused(tmp_path, kind, monkeypatch):
     a = make_codec_store(tmp_path / "a", "topk", A, kind)
-    import store_tools_fixtures as fixtures
+    from tests.support import store_tools as fixtures
 
     def lie(codec, text, kind, occurrences=1):
         row = row_named(codec, text if text != "alpha" or kind == "image" else "bravo", kind, occurrences, target=5)

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from store_tools_fixtures import CLASSES, DISTRIBUTIONS, NAMES, kd, logits_of, make_codec_store, memory_url
 
 from kdcore.errors import LabelError, StoreError
 from kdcore.labels import DenseLabels, SparseLabels, TopKLabels
 from kdcore.store import ExportSettings, export_store, open_store, ranked
+from tests.support.store_tools import CLASSES, DISTRIBUTIONS, NAMES, kd, logits_of, make_codec_store, memory_url
 
 TEXTS = {"alpha": 1, "beta beta": 2, "d": 1, "gamma!": 1}
 TOKENIZER = "models/stdlib-lm-4m"

@@ -6,11 +6,11 @@ import sys
 
 import pyarrow.parquet as pq
 import pytest
-from store_tools_fixtures import NAMES, A, B, kd, make_codec_store, rows_of
 
 from kdcore.errors import TokenizerMismatch
 from kdcore.identity import digest_tokenizer
 from kdcore.store import collect_garbage, merge_stores
+from tests.support.store_tools import NAMES, A, B, kd, make_codec_store, rows_of
 
 TEXTS = {"alpha": 1, "beta beta": 2, "d": 1, "gamma!": 1}
 TOKENIZER = "models/stdlib-lm-4m"
@@ -79,7 +79,7 @@ def test_the_module_is_the_command(tmp_path, repo):
 def test_everything_works_in_a_bucket(tmp_path, monkeypatch):
     s3fs = pytest.importorskip("s3fs")
     pytest.importorskip("moto")
-    from s3_server import environment, s3_server
+    from tests.support.s3_server import environment, s3_server
 
     with s3_server() as port:
         for name, value in environment(port, tmp_path / "cache").items():

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from http_proxy import proxied
-from remote_cluster import TOKEN, Site, closed_cluster
-from tiny_teacher import write_documents
+
+from tests.support.http_proxy import proxied
+from tests.support.remote_cluster import TOKEN, Site, closed_cluster
+from tests.support.tiny_teacher import write_documents
 
 pytestmark = pytest.mark.timeout(900)  # whole jobs, each of several processes that import torch
 

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from kdcore.config.models import TeacherLMConfig
 from kdcore.errors import TeacherError
 from kdcore.teachers.causal_lm import CausalLMTeacher
-from tests.tiny_teacher import write_teacher
+from tests.support.tiny_teacher import write_teacher
 
 pytest.importorskip("transformers")
 

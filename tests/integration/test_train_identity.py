@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_teacher import recipe, write_documents, write_teacher
 
 from cluster.labelling.replica.replica import Replica
 from cluster.labelling.run import label_store
@@ -12,6 +11,7 @@ from cluster.labelling.twin import InProcessPool
 from jobs.stages import check_labels
 from kdcore.config.recipe import Recipe
 from kdcore.errors import IdentityMismatch
+from tests.support.tiny_teacher import recipe, write_documents, write_teacher
 
 pytest.importorskip("transformers")
 

@@ -1,19 +1,13 @@
 """Training on some tokens only: every label where it belongs, and the gradient of a loss that weighs others zero."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from chat_runs import data, write_chat_teacher, write_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from labelling_runs import label
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-from training_fixtures import text_recipe
 
 from kdcore.config import Recipe, TrainingConfig
 from kdcore.data.chunks import Masked, make_chunks
@@ -23,6 +17,9 @@ from kdcore.labels.soft_labels import DenseLabels
 from kdcore.store import open_store
 from kdcore.training.model import DistillModel
 from kdcore.training.text_samples import text_samples
+from tests.support.chat_runs import data, write_chat_teacher, write_rows
+from tests.support.labelling_runs import label
+from tests.support.training import text_recipe
 
 ROWS = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 3), st.sets(st.integers(0, 39))), max_size=12)
 

@@ -7,7 +7,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from labels_fixtures import (
+
+from kdcore.errors import LabelError
+from kdcore.labels import Encoded, RowView, SparseLabels, label_seeds
+from kdcore.labels.coder import BLOCK_LABELS, Block, CoderModel, blocks, compiled, rans
+from kdcore.labels.coder.buckets import bucket, num_symbols
+from kdcore.labels.coder.in_step import decode_in_step
+from kdcore.labels.counts import CountsCodec
+from tests.support.labels import (
     CODECS,
     codec_of,
     counts_of,
@@ -19,13 +26,6 @@ from labels_fixtures import (
     random_labels,
     without_numba,
 )
-
-from kdcore.errors import LabelError
-from kdcore.labels import Encoded, RowView, SparseLabels, label_seeds
-from kdcore.labels.coder import BLOCK_LABELS, Block, CoderModel, blocks, compiled, rans
-from kdcore.labels.coder.buckets import bucket, num_symbols
-from kdcore.labels.coder.in_step import decode_in_step
-from kdcore.labels.counts import CountsCodec
 
 pytest.importorskip("numba", reason="the compiled route is half of these tests")
 

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from labels_fixtures import CODECS, model_of, packed, per_label, random_labels
 from safetensors.numpy import load
 from test_golden import FOLDER, read, wanted
+
+from tests.support.labels import CODECS, model_of, packed, per_label, random_labels
 
 
 def b(value: int) -> int:

@@ -10,7 +10,6 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from planning_fixtures import Memory
 from pydantic import ValidationError
 
 from kdcore.config.data import ImageFolderData, ImageParquetData, TextData
@@ -21,6 +20,7 @@ from kdcore.errors import StorageUnavailable, UnreadableDocument
 from kdcore.planning import Corpus
 from kdcore.planning.limit import find_limit, rank
 from kdcore.planning.run_map import in_process
+from tests.support.planning import Memory
 
 
 def whole(path, **options):

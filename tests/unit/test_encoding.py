@@ -12,7 +12,7 @@ from kdcore.data.rows import document_of_row
 from kdcore.data.tokenizer import encode_document
 from kdcore.errors import ConfigError, TokenizerMismatch, UnreadableDocument
 from kdcore.labels.spans import positions_of, spans_of
-from tests.chat_tokenizer import BEGUN, CHATML, FORGETFUL, MARKED, chat_tokenizer
+from tests.support.chat_tokenizer import BEGUN, CHATML, FORGETFUL, MARKED, chat_tokenizer
 
 PROMPT = {"prompt_field": "p", "completion_field": "c"}
 CHAT = {"messages_field": "messages"}

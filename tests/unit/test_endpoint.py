@@ -13,8 +13,8 @@ from kdcore.errors import LabelError, TeacherError, TeacherUnavailable
 from kdcore.labels.topk import TopKCodec
 from kdcore.teachers.causal_lm import CausalLMTeacher
 from kdcore.teachers.endpoint import EndpointTeacher
-from tests.endpoint_server import KEY, Server, serving
-from tests.tiny_teacher import write_teacher
+from tests.support.endpoint_server import KEY, Server, serving
+from tests.support.tiny_teacher import write_teacher
 
 pytest.importorskip("transformers")
 

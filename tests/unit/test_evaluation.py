@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planning_fixtures import Memory
 
 from jobs.dryrun import _encoded
 from kdcore.config.data import PythonStdlibData
@@ -26,6 +25,7 @@ from kdcore.evaluation.latency import latency
 from kdcore.evaluation.run import _heldout_refs
 from kdcore.labels.spans import spans_of
 from kdcore.planning import Corpus, sketch
+from tests.support.planning import Memory
 
 
 @settings(max_examples=30, deadline=None)

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from labels_fixtures import counts_of, per_label, without_numba
 
 from kdcore.labels import (
     Codec,
@@ -20,6 +19,7 @@ from kdcore.labels import (
     codec_from_spec,
 )
 from kdcore.labels.coder.layout import PLAIN
+from tests.support.labels import counts_of, per_label, without_numba
 
 NAMES = ["topk", "dense16", "dense8", "feature16", "feature8", "threshold", "sampled"]
 FOLDER = Path(__file__).parent.parent / "golden"

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from labels_fixtures import codec_of, logits_of, no_seeds, packed, round_trip
 
 from kdcore.config.labels import DenseConfig, TopKConfig
 from kdcore.errors import LabelError
@@ -25,6 +24,7 @@ from kdcore.labels import (
 )
 from kdcore.labels.fixed import FixedWidth
 from kdcore.labels.learn import fixed_codec
+from tests.support.labels import codec_of, logits_of, no_seeds, packed, round_trip
 
 FIXED = [TopKCodec(3, 17), DenseCodec(17), DenseCodec(17, 8), FeatureCodec((("a", 10), ("b", 7)))]
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from labels_fixtures import logits_of, no_seeds, round_trip
 
 from kdcore.errors import LabelError, StoreError
 from kdcore.labels import FeatureCodec, FeatureLabels, codec_from_spec
+from tests.support.labels import logits_of, no_seeds, round_trip
 
 LAYERS = (("model.layers.1", 5), ("pooled", 3))
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from labels_fixtures import logits_of, round_trip
 
 from kdcore.errors import LabelError
 from kdcore.labels import (
@@ -20,6 +19,7 @@ from kdcore.labels import (
     best_class,
     concat,
 )
+from tests.support.labels import logits_of, round_trip
 
 
 def sparse_of(rows: list[dict[int, float]], classes: int = 9) -> SparseLabels:

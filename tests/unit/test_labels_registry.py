@@ -5,12 +5,12 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from labels_fixtures import codec_of
 from safetensors.numpy import load, save
 
 from kdcore.errors import StoreError
 from kdcore.labels import FeatureCodec, codec_from_spec
 from kdcore.labels.coder import CoderModel
+from tests.support.labels import codec_of
 
 SPECS = [
     {},

@@ -3,13 +3,13 @@ import os
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planning_fixtures import Memory
 
 from kdcore.config.data import DigitsData, TextData
 from kdcore.data.sources import open_source
 from kdcore.errors import DataError, UnreadableDocument
 from kdcore.identity import sample_key_text
 from kdcore.planning import plan_units
+from tests.support.planning import Memory
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planning_fixtures import Memory, by_workers
 
 from kdcore.config.data import ImageFolderData, TextData
 from kdcore.data.keys import sample_key
@@ -19,6 +18,7 @@ from kdcore.errors import CorruptShard, DataError, IdentityMismatch, StoreError,
 from kdcore.identity import digest_input, digest_samples, sample_key_text
 from kdcore.planning import Asked, Corpus, Planning, find_input, make_plan, measure, planned_input, read_unit, sketch
 from kdcore.store import open_for_writing
+from tests.support.planning import Memory, by_workers
 
 TEXT = st.text("ab", min_size=1, max_size=3)
 TEXTS = st.lists(st.one_of(TEXT, TEXT, TEXT, st.none(), st.just("")), min_size=10, max_size=30).flatmap(

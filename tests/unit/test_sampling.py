@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from labels_fixtures import CODECS, KEY, codec_of, counts_of, logits_of, packed
 from scipy.stats import binom
 
 from kdcore.labels import Encoded, SampledCodec, SparseLabels, ThresholdCodec, join, label_seeds
 from kdcore.labels.counts import CountsCodec
 from kdcore.labels.sampling import draw_counts, uniforms
+from tests.support.labels import CODECS, KEY, codec_of, counts_of, logits_of, packed
 
 LABELS = 10_000
 LEVEL = 1e-6

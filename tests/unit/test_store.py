@@ -7,12 +7,12 @@ import pyarrow as pa
 import pyarrow.dataset
 import pytest
 import torch
-from store_fixtures import CLASSES, codec_of, identity_of, labels_of, make_store, row_of, rows_of
 
 from kdcore.errors import IdentityMismatch, IncompleteStore, MissingLabels, StoreError
 from kdcore.identity import sample_key_text
 from kdcore.labels import TopKLabels, concat
 from kdcore.store import batches_from_rows, open_store, store_schema, token_dtype, verify_store
+from tests.support.stores import CLASSES, codec_of, identity_of, labels_of, make_store, row_of, rows_of
 
 ROWS = [row for unit in range(3) for row in rows_of(unit)]
 
@@ -73,9 +73,8 @@ def test_a_missing_sample_is_said(store):
 
 
 def test_keys_that_end_in_zero_bytes_are_kept(tmp_path):
-    from store_fixtures import write_unit
-
     from kdcore.store import open_for_writing, publish_manifest, publish_receipt
+    from tests.support.stores import write_unit
 
     rows = [row_of(0, 1), row_of(0, 2)]
     keys = [b"\1" + bytes(15), b"\1" + bytes(14) + b"\2"]

@@ -4,11 +4,11 @@ import os
 import time
 
 import pytest
-from store_fixtures import make_store
 
 from kdcore.errors import StoreError
 from kdcore.store import cache, open_store, place_remote
 from kdcore.store.storage.place import MappedFile
+from tests.support.stores import make_store
 
 
 @pytest.fixture

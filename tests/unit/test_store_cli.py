@@ -6,11 +6,11 @@ import sys
 from dataclasses import replace
 
 import pytest
-from store_fixtures import identity_of, make_store, rows_of, write_unit
 from typer.testing import CliRunner
 
 from jobs.store import app
 from kdcore.store import open_for_writing, publish_manifest, publish_receipt, verify_store
+from tests.support.stores import identity_of, make_store, rows_of, write_unit
 
 
 @pytest.fixture(scope="module")

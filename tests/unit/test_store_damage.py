@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from store_fixtures import CLASSES, codec_of, identity_of, make_store, rows_of, write_unit
 
 from kdcore.errors import CorruptShard, IdentityMismatch, KDError, StoreError
 from kdcore.identity import digest_bytes, digest_json
@@ -29,6 +28,7 @@ from kdcore.store.manifest import manifest_text
 from kdcore.store.shard import Shard
 from kdcore.store.verify import check_digest
 from kdcore.store.writer import Receipt
+from tests.support.stores import CLASSES, codec_of, identity_of, make_store, rows_of, write_unit
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_fixtures import CLASSES, UNITS, identity_of, make_store, row_of
 
 from kdcore.errors import CorruptShard
 from kdcore.identity import digest_json
@@ -31,7 +30,7 @@ from kdcore.store import (
 from kdcore.store.columns import check_batch, hard_labels, labels_per_row
 from kdcore.store.manifest import manifest_text
 from kdcore.store.part import unpack_part
-from tests.store_fixtures import codec_of
+from tests.support.stores import CLASSES, UNITS, codec_of, identity_of, make_store, row_of
 
 MASK = {"mask": "completion"}
 
@@ -178,9 +177,8 @@ _DTYPES = {"ids": np.uint16, "log_probs": np.float16, "tail_log_prob": np.float1
 
 
 def test_a_coder_that_spares_the_hard_label_takes_that_of_the_position(tmp_path):
-    from labels_fixtures import codec_of as counts_codec
-
     from kdcore.labels import label_seeds
+    from tests.support.labels import codec_of as counts_codec
 
     codec = counts_codec("threshold", 12, CLASSES)
     assert isinstance(codec, ThresholdCodec)

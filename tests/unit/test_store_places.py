@@ -10,7 +10,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from store_fixtures import UNITS, identity_of, labels_of, make_store, rows_of, write_unit
 
 from kdcore.errors import IdentityMismatch, IncompleteStore, LabelError, MissingLabels, StoreError
 from kdcore.store import (
@@ -32,6 +31,7 @@ from kdcore.store.order import share_of
 from kdcore.store.reader import LabelStore
 from kdcore.store.storage.parallel import in_order
 from kdcore.store.storage.remote import RemotePlace
+from tests.support.stores import UNITS, identity_of, labels_of, make_store, rows_of, write_unit
 
 ROWS = [row for unit in range(3) for row in rows_of(unit)]
 

@@ -6,7 +6,6 @@ import os
 import threading
 
 import pytest
-from store_fixtures import UNITS, identity_of, make_store, rows_of, write_unit
 
 from kdcore.errors import CorruptShard, IdentityMismatch, IncompleteStore, LabelError, OutOfSpace, StoreError
 from kdcore.store import (
@@ -23,6 +22,7 @@ from kdcore.store import (
     write_shard,
 )
 from kdcore.store.storage.local import LocalPlace
+from tests.support.stores import UNITS, identity_of, make_store, rows_of, write_unit
 
 
 @pytest.fixture
@@ -341,9 +341,8 @@ def test_other_failures_of_the_disk_are_not_called_full(store, monkeypatch):
 
 
 def test_errors_of_the_rows_pass_through_and_leave_nothing(store):
-    from store_fixtures import codec_of
-
     from kdcore.store import store_schema
+    from tests.support.stores import codec_of
 
     def rows():
         yield from ()

@@ -8,7 +8,7 @@ import pytest
 from kdcore.config.models import TeacherLMConfig
 from kdcore.errors import TeacherError
 from kdcore.teachers.causal_lm import CausalLMTeacher
-from tests.tiny_teacher import write_teacher
+from tests.support.tiny_teacher import write_teacher
 
 pytest.importorskip("transformers")
 

@@ -4,7 +4,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training_fixtures import TOKENIZER, image_recipe, text_recipe, write_corpus, write_labels
 
 from kdcore.config import TrainingConfig
 from kdcore.data.sources import open_source
@@ -15,6 +14,7 @@ from kdcore.store.reader import open_store
 from kdcore.training.batches import StepPlan
 from kdcore.training.image_samples import image_samples
 from kdcore.training.text_samples import text_samples
+from tests.support.training import TOKENIZER, image_recipe, text_recipe, write_corpus, write_labels
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@ import json
 from pathlib import Path
 
 import pytest
-from training_fixtures import image_recipe, text_recipe
 
 from kdcore.config.training import OptimizerConfig, TrainingConfig
 from kdcore.errors import ConfigError
@@ -12,6 +11,7 @@ from kdcore.training.metrics_log import MetricsLog, read_metrics
 from kdcore.training.progress import Progress
 from kdcore.training.ranks import Ranks, local_device
 from kdcore.training.schedule import learning_rate, num_steps
+from tests.support.training import image_recipe, text_recipe
 
 
 def test_the_learning_rate_warms_up_and_decays():

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests import s3_server
 from tests.benchmarks.chaos import material
 from tests.benchmarks.chaos.cluster import HERE, Cluster, Host, ray_environment
 from tests.benchmarks.chaos.processes import adopt_orphans
 from tests.benchmarks.chaos.run import Bench
 from tests.benchmarks.chaos.storage import front
+from tests.support import s3_server
 
 __all__ = ["BUCKET", "can_mount", "open_bench"]
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from chat_tokenizer import CHATML, chat_tokenizer
-from tiny_teacher import WORDS
+
+from tests.support.chat_tokenizer import CHATML, chat_tokenizer
+from tests.support.tiny_teacher import WORDS
 
 CHAT, PROMPT = {"messages_field": "messages"}, {"prompt_field": "question", "completion_field": "answer"}
 

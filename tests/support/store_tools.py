@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import labels_fixtures
 import numpy as np
 import pytest
 import torch
@@ -25,6 +24,7 @@ from kdcore.store import (
     store_schema,
     write_shard,
 )
+from tests.support import labels as labels_fixtures
 
 Store = TypeVar("Store", str, Path)
 CLASSES = 40

@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tiny_teacher
 import yaml
+
+from tests.support import tiny_teacher
 
 TOKEN = "0123456789abcdef0123456789abcdef-of-a-test"
 BIN = Path(sys.executable).parent
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[2]
 
 
 def free_port() -> int:

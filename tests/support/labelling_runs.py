@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tiny_teacher import recipe
 
 from cluster.labelling.replica.replica import Replica
 from cluster.labelling.run import PoolMaker, label_store
 from cluster.labelling.twin import InProcessPool
 from kdcore.config.recipe import Recipe
 from kdcore.store import Location, open_store
+from tests.support.tiny_teacher import recipe
 
 
 @contextmanager

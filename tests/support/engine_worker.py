@@ -8,12 +8,10 @@ from pathlib import Path
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
+from tests.support.training import text_recipe
 
 
 def train(rank: int, world: int, root: str, runs: dict) -> None:
-    from training_fixtures import text_recipe
-
     from kdcore.training.arms import Arm
     from kdcore.training.run import run_arms
 

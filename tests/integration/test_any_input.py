@@ -21,7 +21,8 @@ from kdcore.data.sources import open_source
 from kdcore.errors import DataError, StorageUnavailable
 from kdcore.store import verify_store
 from tests.support.labelling_runs import content, label
-from tests.support.s3_server import SECRET, environment, s3_server, unwell_server
+from tests.support.s3_front import front
+from tests.support.s3_server import SECRET, environment, s3_server
 from tests.support.tiny_teacher import recipe, write_documents, write_teacher
 
 datasets = pytest.importorskip("datasets")
@@ -111,10 +112,9 @@ def port() -> Iterator[int]:
 
 @pytest.fixture
 def bucket(port: int, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    """A bucket with the corpora in it, behind a server that can be made to fail; its handler."""
-    with unwell_server(port) as (handler, unwell_port):
-        handler.failing = staticmethod(lambda: False)
-        for name, value in environment(unwell_port, tmp_path / "cache").items():
+    """A bucket with the corpora in it, behind a server that can be made to fail; what makes it fail."""
+    with front(port) as (front_port, control):
+        for name, value in environment(front_port, tmp_path / "cache").items():
             monkeypatch.setenv(name, value)
         s3fs.S3FileSystem.clear_instance_cache()
         client = s3fs.S3FileSystem()
@@ -124,7 +124,7 @@ def bucket(port: int, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: P
                 file for name in ("docs", "lines", "packed", "parquet", "arrow") for file in (folder / name).iterdir()
             ):
                 client.pipe_file(f"inputs/deep/{file.parent.name}/{file.name}", file.read_bytes())
-        yield handler
+        yield control
         s3fs.S3FileSystem.clear_instance_cache()
 
 
@@ -172,11 +172,11 @@ def remote(pattern: str) -> dict[str, Any]:
 def test_input_and_labels_in_a_bucket_that_fails_now_and_then(
     folder: Path, known: dict[bytes, Any], bucket: Any, pattern: str
 ) -> None:
-    bucket.failing = staticmethod(lambda: bucket.answered % 4 == 1)
+    bucket.failing = lambda: bucket.answered % 4 == 1
     name = "s3-" + "".join(letter for letter in pattern if letter.isalpha())
     url = label(folder, name, data=remote(pattern), labels={"path": f"s3://inputs/{name}", "unit_bytes": 600,
         "codec": {"type": "topk", "k": 4}})  # fmt: skip
-    bucket.failing = staticmethod(lambda: False)
+    bucket.failing = lambda: False
     assert verify_store(url).ok
     assert nameless(url) == known
 
@@ -184,12 +184,12 @@ def test_input_and_labels_in_a_bucket_that_fails_now_and_then(
 def test_a_bucket_that_is_away_or_not_there_is_one_clear_error(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_source(TextData(**remote("deep/parquet/*.parquet")))
     refs = source.list("train")
-    bucket.failing = staticmethod(lambda: True)
+    bucket.failing = lambda: True
     for action in (lambda: source.list("train"), lambda: source.read(refs[0])):
         with pytest.raises(StorageUnavailable, match=r"s3://inputs/deep/parquet.*storage answers") as caught:
             action()
         assert SECRET not in str(caught.value)
-    bucket.failing = staticmethod(lambda: False)
+    bucket.failing = lambda: False
     assert source.read(refs[0])
     for path in ("s3://no-such-bucket/*.jsonl", "s3://inputs/nothing/*.jsonl", "s3://inputs/deep/nothing.jsonl"):
         with pytest.raises(DataError, match=r"data\.path must match.*" + path.replace("*", r"\*")):
@@ -204,14 +204,7 @@ def test_only_what_is_needed_is_fetched(bucket: Any, tmp_path: Path) -> None:
         pa.table({"noise": noise, "text": texts}), tmp_path / "a.parquet", row_group_size=10, compression="none"
     )
     client.put_file(str(tmp_path / "a.parquet"), "inputs/wide/a.parquet")
-    sent: list[int] = []
-    real = bucket._reply
-
-    def counted(handler: Any, status: int, headers: dict[str, str], body: bytes) -> None:
-        sent.append(len(body))
-        real(handler, status, headers, body)
-
-    bucket._reply = counted
+    before = bucket.sent
     source = open_source(TextData(**remote("wide/*.parquet")))
     assert [source.read(ref).text for ref in source.list("train")] == texts  # type: ignore[union-attr]
-    assert 0 < sum(sent) < 1_000_000  # of ten million bytes
+    assert 0 < bucket.sent - before < 1_000_000  # of ten million bytes

@@ -27,7 +27,8 @@ from kdcore.store import (
     verify_store,
     write_shard,
 )
-from tests.support.s3_server import KEY, SECRET, TOKEN, environment, s3_server, unwell_server
+from tests.support.s3_front import front
+from tests.support.s3_server import KEY, SECRET, TOKEN, environment, s3_server
 from tests.support.stores import UNITS, identity_of, labels_of, make_store, rows_of, write_unit
 
 s3fs = pytest.importorskip("s3fs")
@@ -317,9 +318,10 @@ def test_filesystems_of_other_code_keep_their_settings(client):
 
 @pytest.fixture
 def unwell(port, client, monkeypatch, tmp_path):
-    with unwell_server(port) as (handler, unwell_port):
-        _point_to(monkeypatch, unwell_port, tmp_path)
-        yield handler
+    with front(port) as (front_port, control):
+        _point_to(monkeypatch, front_port, tmp_path)
+        control.failing = lambda: True
+        yield control
 
 
 def test_a_storage_that_is_down_is_one_clear_error_soon(url, unwell):
@@ -338,12 +340,9 @@ def test_a_storage_that_is_down_is_one_clear_error_soon(url, unwell):
 
 
 def test_a_storage_that_is_down_for_a_moment_is_asked_again(url, unwell):
-    def every_fourth():
-        return unwell.answered % 4 == 1
-
-    unwell.failing = staticmethod(every_fourth)
+    unwell.failing = lambda: unwell.answered % 4 == 1
     make_store(url)
-    unwell.failing = staticmethod(lambda: False)
+    unwell.failing = lambda: False
     assert verify_store(url).ok
     assert open_store(url, verify="full").num_rows == 12
 

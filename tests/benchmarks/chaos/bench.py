@@ -11,8 +11,8 @@ from tests.benchmarks.chaos import material
 from tests.benchmarks.chaos.cluster import HERE, Cluster, Host, ray_environment
 from tests.benchmarks.chaos.processes import adopt_orphans
 from tests.benchmarks.chaos.run import Bench
-from tests.benchmarks.chaos.storage import front
 from tests.support import s3_server
+from tests.support.s3_front import front
 
 __all__ = ["BUCKET", "can_mount", "open_bench"]
 

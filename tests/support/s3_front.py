@@ -1,11 +1,11 @@
-"""A front before an S3 server that at times answers 500 or 503, cuts an answer in its middle, or loses it."""
+"""A front before an S3 server that answers 500 or 503 when told to, cuts an answer in its middle, or loses it."""
 
 import contextlib
 import http.client
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -17,9 +17,15 @@ _CODES = {500: "InternalError", 503: "SlowDown"}
 
 
 class Front:
-    """What the front does to requests, and what it saw: `written` are the keys of successful puts."""
+    """What the front does to requests, and what it saw.
+
+    While `failing` says so, every request is answered 503. `answered` counts requests, `sent` bytes of answers;
+    `written` are the keys of successful puts.
+    """
 
     def __init__(self, seed: int) -> None:
+        self.failing: Callable[[], bool] = lambda: False
+        self.answered = self.sent = 0
         self.written: list[str] = []
         self.injected: Counter[str] = Counter()
         self._random, self._lock, self._left, self._share = random.Random(seed), threading.Lock(), 0, 0.0
@@ -40,6 +46,9 @@ class Front:
     def fate(self, method: str) -> str:
         """What happens to a request: "500", "503", "cut" and "lost" are faults; "" is none."""
         with self._lock:
+            self.answered += 1
+            if self.failing():
+                return "503"
             if self._left == 0:
                 return ""
             self._left -= 1
@@ -51,7 +60,7 @@ class Front:
 
 
 @contextmanager
-def front(server_port: int, seed: int) -> Iterator[tuple[int, Front]]:
+def front(server_port: int, seed: int = 0) -> Iterator[tuple[int, Front]]:
     """The front's port on loopback and its handle; it ends with the `with` block."""
     control = Front(seed)
 
@@ -97,7 +106,9 @@ def front(server_port: int, seed: int) -> Iterator[tuple[int, Front]]:
                 self.send_header(name, value)
             with contextlib.suppress(ConnectionError):  # whoever asked is gone: killed, or out of patience
                 self.end_headers()
-                self.wfile.write(body)
+                if self.command != "HEAD":
+                    control.sent += len(body)
+                    self.wfile.write(body)
 
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve
 

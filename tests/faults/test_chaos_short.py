@@ -12,9 +12,9 @@ import pytest
 
 from tests.benchmarks.chaos.bench import can_mount, open_bench
 from tests.benchmarks.chaos.chaos import Tally, disturbed_run, undisturbed_labels
-from tests.benchmarks.chaos.processes import below, until
 from tests.benchmarks.chaos.run import Bench
 from tests.support.labelling_runs import in_process
+from tests.support.processes import below, until
 
 pytest.importorskip("ray")
 pytest.importorskip("transformers")

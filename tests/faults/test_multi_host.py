@@ -20,10 +20,10 @@ from tests.benchmarks.chaos.bench import open_bench
 from tests.benchmarks.chaos.chaos import store_of, undisturbed_labels
 from tests.benchmarks.chaos.cluster import Node
 from tests.benchmarks.chaos.network import Network, missing_for_network, open_network
-from tests.benchmarks.chaos.processes import unfinished, until
 from tests.benchmarks.chaos.rows import content_of
 from tests.benchmarks.chaos.run import FINISHED, Bench, Run
 from tests.support.labelling_runs import in_process
+from tests.support.processes import unfinished, until
 
 pytest.importorskip("ray")
 pytest.importorskip("transformers")

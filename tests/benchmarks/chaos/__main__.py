@@ -19,8 +19,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from tests.benchmarks.chaos import faults
 from tests.benchmarks.chaos.bench import can_mount, open_bench
 from tests.benchmarks.chaos.chaos import Tally, disturbed_run, poisoned_run, undisturbed_run
-from tests.benchmarks.chaos.processes import below
 from tests.benchmarks.harness import machine, progress, versions
+from tests.support.processes import below
 
 NAN = "poison_nan"
 # The faults of a run whose store lies in a directory, and of one in a bucket; poison comes last, where it is asked for.

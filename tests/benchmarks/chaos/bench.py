@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tests.benchmarks.chaos import material
 from tests.benchmarks.chaos.cluster import HERE, Cluster, Host, ray_environment
-from tests.benchmarks.chaos.processes import adopt_orphans
 from tests.benchmarks.chaos.run import Bench
 from tests.support import s3_server
+from tests.support.processes import adopt_orphans
 from tests.support.s3_front import front
 
 __all__ = ["BUCKET", "can_mount", "open_bench"]

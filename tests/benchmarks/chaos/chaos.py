@@ -13,10 +13,10 @@ from kdcore.data.splits import probe_rank
 from kdcore.store import collect_garbage, verify_store
 from tests.benchmarks.chaos import faults, material
 from tests.benchmarks.chaos.bench import BUCKET
-from tests.benchmarks.chaos.processes import until
 from tests.benchmarks.chaos.rows import Comparison, Content, compare, content_of
 from tests.benchmarks.chaos.run import FINISHED, UNITS_FAILED, Bench, Kill, Run, Unexpected, send
 from tests.benchmarks.harness import progress
+from tests.support.processes import until
 
 __all__ = ["Tally", "disturbed_run", "poisoned_run", "store_of", "undisturbed_labels", "undisturbed_run"]
 

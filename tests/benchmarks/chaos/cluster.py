@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.benchmarks.chaos.processes import Process, below, until
 from tests.benchmarks.harness import REPO
+from tests.support.processes import Process, below, until
 
 __all__ = ["HERE", "Cluster", "Host", "Node", "ray_environment"]
 

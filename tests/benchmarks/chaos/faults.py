@@ -6,8 +6,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks.chaos.processes import Process, unfinished, until
 from tests.benchmarks.chaos.run import FAILED, FINISHED, UNITS_FAILED, Run, send
+from tests.support.processes import Process, unfinished, until
 
 __all__ = ["KINDS", "LAST", "inject"]
 

@@ -17,9 +17,9 @@ import yaml
 from kdcore.config.urls import is_url
 from tests.benchmarks.chaos import material
 from tests.benchmarks.chaos.cluster import Cluster
-from tests.benchmarks.chaos.processes import Process, unfinished, until
 from tests.benchmarks.chaos.rows import Content
 from tests.benchmarks.harness import REPO
+from tests.support.processes import Process, unfinished, until
 from tests.support.s3_front import Front
 
 __all__ = ["FAILED", "FINISHED", "UNITS_FAILED", "Bench", "Driver", "Kill", "Run", "Unexpected", "send"]

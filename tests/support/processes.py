@@ -1,4 +1,4 @@
-"""Whose child is whose: this process adopts what its children leave behind, so that no orphan goes unseen."""
+"""Processes of a test: whose child is whose. Orphans are adopted, so that none goes unseen."""
 
 import contextlib
 import ctypes

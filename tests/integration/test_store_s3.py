@@ -17,7 +17,6 @@ from kdcore.store import (
     open_for_writing,
     open_place,
     open_store,
-    place_remote,
     publish_manifest,
     publish_probe,
     publish_receipt,
@@ -27,6 +26,7 @@ from kdcore.store import (
     verify_store,
     write_shard,
 )
+from kdcore.store.storage import remote as place_remote
 from tests.support.s3_front import front
 from tests.support.s3_server import KEY, SECRET, TOKEN, environment, s3_server
 from tests.support.stores import UNITS, identity_of, labels_of, make_store, rows_of, write_unit
@@ -113,7 +113,8 @@ def test_files_are_fetched_once_and_a_damaged_copy_is_made_anew(url, client, tmp
 _READER = """
 import sys, time
 from pathlib import Path
-from kdcore.store import open_store, place_remote
+from kdcore.store import open_store
+from kdcore.store.storage import remote as place_remote
 
 url, folder, me = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 real = place_remote.RemotePlace._download

@@ -6,7 +6,9 @@ import time
 import pytest
 
 from kdcore.errors import StoreError
-from kdcore.store import cache, open_store, place_remote
+from kdcore.store import open_store
+from kdcore.store.storage import cache
+from kdcore.store.storage import remote as place_remote
 from kdcore.store.storage.place import MappedFile
 from tests.support.stores import make_store
 

@@ -17,7 +17,6 @@ from kdcore.store import (
     open_for_writing,
     open_place,
     open_store,
-    place,
     publish_manifest,
     publish_probe,
     publish_receipt,
@@ -29,6 +28,7 @@ from kdcore.store import (
 from kdcore.store.keys import KeyTable
 from kdcore.store.order import share_of
 from kdcore.store.reader import LabelStore
+from kdcore.store.storage import place
 from kdcore.store.storage.parallel import in_order
 from kdcore.store.storage.remote import RemotePlace
 from tests.support.stores import UNITS, identity_of, labels_of, make_store, rows_of, write_unit

@@ -52,8 +52,6 @@ class Recipe(Settings):
                 raise ValueError(f"{role}.type is '{model.type}', but data.type '{self.data.type}' needs '{kind}'")
         if isinstance(self.teacher, TeacherEndpointConfig):
             self._within_an_endpoint(self.teacher)
-        if text and self.training is not None and self.training.loss.temperature != 1.0:
-            raise ValueError("training.loss.temperature applies to image labels; text labels are taken at 1")
         if self.ranks > 1:
             self._splittable(self.ranks)
         if self.training is not None and self.teacher is not None:
@@ -98,11 +96,9 @@ class Recipe(Settings):
         """Labels that no loss can take are refused before they are made."""
         if self.codec.type == "feature":
             raise ValueError("labels.codec.type 'feature' stores no distribution, which `training` needs: leave it out")
-        if training.loss.temperature != 1.0 and self.codec.type != "dense":
-            raise ValueError(
-                f"training.loss.temperature {training.loss.temperature:g} needs every class's probability: set "
-                f"labels.codec.type to dense, not {self.codec.type}"
-            )
+        problem = training.loss.misfit(self.codec.type)
+        if problem is not None:
+            raise ValueError(problem)
 
     @property
     def ranks(self) -> int:

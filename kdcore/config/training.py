@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from kdcore.config.base import Settings
+from kdcore.config.loss import LossConfig
 
 
 class OptimizerConfig(Settings):
@@ -40,19 +41,6 @@ class DeepSpeedEngineConfig(Settings):
 
 
 EngineConfig = Annotated[TorchEngineConfig | DeepSpeedEngineConfig, Field(discriminator="type")]
-
-
-class LossConfig(Settings):
-    """(1 - hard_weight) x forward KL to the teacher + hard_weight x cross-entropy to the hard label."""
-
-    type: Literal["kl"] = "kl"
-    hard_weight: float = Field(
-        default=0.0, ge=0, le=1, description="share of the cross-entropy to the hard label; the rest is the teacher's"
-    )
-    temperature: float = Field(
-        default=1.0, gt=0, description="dense labels only; the KL term is multiplied by its square"
-    )
-    chunk_tokens: int = Field(default=1024, ge=1, description="tokens whose logits exist at one time")
 
 
 class CheckpointConfig(Settings):

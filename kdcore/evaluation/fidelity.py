@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kdcore.labels import Codec, DenseLabels, FeatureCodec, FeatureLabels, RowView, SoftLabels, SparseLabels, TopKLabels
 from kdcore.labels.learn import ProbeBatch
-from kdcore.losses.cells import chunk_loss
+from kdcore.losses.response import soft_target_loss
 
 __all__ = ["column_bytes", "dense_weights", "fidelity"]
 
@@ -143,9 +143,8 @@ class _Sums:
 def _gradient(student: Tensor, labels: SoftLabels) -> Tensor:
     """d loss / d logits [N, V] of the loss that a student minimises on these labels."""
     targets = torch.zeros(len(student), dtype=torch.int64)
-    _, gradient = chunk_loss(student.clone(), labels, targets, None, 0.0, grad=True)
-    assert gradient is not None
-    return gradient
+    student = student.clone().requires_grad_()
+    return torch.autograd.grad(soft_target_loss(student, labels, targets)[0], student)[0]
 
 
 def _of_features(codec: Codec, probe: ProbeBatch) -> dict[str, float]:

@@ -1,13 +1,17 @@
-"""The classic response loss on logits that exist anyway: images, small numbers of classes."""
+"""The response loss on logits that exist anyway: images, small numbers of classes."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.autograd.function import once_differentiable
 
-from kdcore.errors import ConfigError
-from kdcore.labels.soft_labels import DenseLabels, SoftLabels
-from kdcore.losses.cells import METRICS, check_fit
-from kdcore.losses.sparse import distillation_loss_from_logits
+from kdcore.labels.soft_labels import SoftLabels
+from kdcore.losses.chunk import chunk_loss
+from kdcore.losses.objective import METRICS, Objective, choose
+from kdcore.losses.support import check_fit, chunks
+
+__all__ = ["soft_target_loss"]
 
 
 def soft_target_loss(
@@ -15,37 +19,45 @@ def soft_target_loss(
     labels: SoftLabels | None,
     targets: Tensor,
     *,
-    temperature: float = 1.0,
-    hard_weight: float = 0.0,
+    objective: Objective | None = None,
+    temperature: float | None = None,
+    hard_weight: float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Sum over B samples of (1 - hard_weight) T^2 KL(teacher_T || student_T) + hard_weight cross-entropy.
+    """Sum over B samples of (1 - hard_weight) T^2 divergence(teacher_T, student_T) + hard_weight cross-entropy.
 
-    `student_logits` [B, C] float, `targets` [B] int64. A temperature other than 1 needs dense labels, since a tail cell
-    cannot be re-tempered: ConfigError otherwise. Without labels the loss is the cross-entropy.
-    Returns the scalar sum and the same detached sums as `distillation_loss_from_hidden`.
+    `student_logits` [B, C] float, `targets` [B] int64. `objective` is forward KL by default; the other two override its
+    own numbers. Without labels the loss is the cross-entropy. Computed in float32, or float64 for float64 logits.
+    Returns the scalar sum and the same detached sums as `distillation_loss_from_hidden`, and raises as it does.
     """
-    check_fit(labels, targets, student_logits.shape[0], student_logits.shape[1])
-    logits = student_logits.float()
-    if labels is None or temperature == 1.0:
-        return distillation_loss_from_logits(logits, labels, targets, hard_weight=hard_weight)
-    if not isinstance(labels, DenseLabels):
-        raise ConfigError(
-            f"training.loss.temperature is {temperature}, which needs every class's probability, but the labels have a "
-            "tail cell; set labels.codec.type: dense, or the temperature to 1"
-        )
-    return _tempered(logits, labels, targets, temperature, hard_weight)
+    objective = choose(objective, hard_weight, temperature)
+    check_fit(labels, targets, *student_logits.shape)
+    if labels is not None:
+        objective.check(labels)
+    loss, metrics = _Loss.apply(student_logits, labels, targets, objective)  # pyright: ignore[reportGeneralTypeIssues]
+    return loss, dict(zip(METRICS, metrics.unbind(), strict=True))
 
 
-def _tempered(
-    logits: Tensor, labels: DenseLabels, targets: Tensor, temperature: float, hard_weight: float
-) -> tuple[Tensor, dict[str, Tensor]]:
-    # Log-probabilities are logits up to a constant per row, which the softmax removes.
-    log_t = functional.log_softmax(labels.log_probs.to(logits.dtype) / temperature, -1)
-    log_p = functional.log_softmax(logits / temperature, -1)[:, : log_t.shape[1]]
-    kl = temperature**2 * functional.kl_div(log_p, log_t, reduction="sum", log_target=True)
-    cross_entropy = functional.cross_entropy(logits, targets, reduction="sum")
-    agreement = (logits.argmax(-1) == labels.log_probs.argmax(-1)).sum()
-    tokens = torch.tensor(float(len(targets)), device=logits.device)
-    loss = (1 - hard_weight) * kl + hard_weight * cross_entropy
-    sums = (kl, cross_entropy, agreement.to(logits.dtype), tokens)
-    return loss, {name: value.detach() for name, value in zip(METRICS, sums, strict=True)}
+class _Loss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, labels: SoftLabels | None, targets: Tensor, objective: Objective
+    ) -> tuple[Tensor, Tensor]:
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        sums, gradient = logits.new_zeros(1 + len(METRICS), dtype=wide), torch.zeros_like(logits)
+        with torch.autocast(logits.device.type, enabled=False):
+            # One chunk, or none where there is no sample.
+            for _, compared in chunks(labels, targets, objective.tail, logits.shape[1], max(1, len(logits))):
+                owned = logits.to(wide, copy=True)
+                sums, found = chunk_loss(owned, compared, targets, None, objective, ctx.needs_input_grad[0])
+                gradient = gradient if found is None else found
+        ctx.save_for_backward(gradient)
+        metrics = sums[1:]
+        ctx.mark_non_differentiable(metrics)
+        return sums[0].clone(), metrics
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # torch's decorator hides the names
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        return ctx.saved_tensors[0] * grad_outputs[0], None, None, None

@@ -1,17 +1,15 @@
-"""Cross-entropy and KL from hidden states and the head, without a [tokens, vocabulary] tensor of the whole batch.
+"""The loss from hidden states and the head, without a [tokens, vocabulary] tensor of the whole batch.
 
-With p the student's and t the teacher's distribution over the K stored classes and one tail cell,
+Logits are made for a chunk of tokens at a time and never outlive it. What is compared are cells: the classes that a
+label names and one for all others (support.py), or every class (dense.py). All divergences (forms/) have one gradient
+in the logits, which cells.py derives from their slopes.
 
-    KL = sum_k t_k (ln t_k - ln p_k) + t_tail (ln t_tail - ln P_tail),     P_tail = 1 - sum_k p_k,
-    d KL / d logit_j = p_j - t_j                        for a stored class,
-                       p_j - t_tail softmax_tail(j)     for a class of the tail.
-
-Labels of a few weighted classes w (codecs `threshold`, `sampled`) have no tail: d / d logit_j = m p_j - w_j with m
-their sum, which is the whole teacher's gradient in the mean.
-
-Gradients are made in the forward pass, a chunk of tokens at a time, so that logits never outlive their chunk.
+Labels of a few weighted classes w (codecs `threshold`, `sampled`) name no tail: with m their sum, the gradient of KL is
+m p_j - w_j, which is the whole teacher's gradient in the mean. Its value is not: it is larger by what the teacher's
+entropy exceeds that of the few weights, which no student changes.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +17,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kdcore.labels.soft_labels import SoftLabels
-from kdcore.losses.cells import METRICS, check_fit, chunk_loss
+from kdcore.losses.chunk import chunk_loss
+from kdcore.losses.head import LogitRules
+from kdcore.losses.objective import METRICS, Objective, choose
+from kdcore.losses.support import check_fit, chunks
+
+__all__ = ["distillation_loss_from_hidden"]
 
 
 def distillation_loss_from_hidden(
@@ -28,25 +31,124 @@ def distillation_loss_from_hidden(
     labels: SoftLabels | None,
     targets: Tensor,
     *,
-    hard_weight: float,
+    objective: Objective | None = None,
+    hard_weight: float | None = None,
     head_bias: Tensor | None = None,
-    chunk_tokens: int = 1024,
+    rules: LogitRules | None = None,
+    num_classes: int | None = None,
     weights: Tensor | None = None,
+    chunk_tokens: int = 1024,
+    recompute: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Sum over N tokens of (1 - hard_weight) KL(teacher || student) + hard_weight cross-entropy(target).
+    """Sum over N tokens of `objective`: (1 - hard_weight) T^2 divergence + hard_weight cross-entropy(target).
 
     `hidden_states` [N, D] float, `head_weight` [V, D], `head_bias` [V] or None, `targets` [N] int64, `weights` [N]
-    float or None (all ones). Without `labels` the loss is the cross-entropy alone. Matrix products run in the
-    autocast type, else in the type of `hidden_states`; the rest in float32 (float64 for float64 inputs).
+    float or None (all ones). `objective` is forward KL by default, and `hard_weight` overrides its own. `rules` are
+    what the model does to its head's outputs. Of the head only the first `num_classes` rows count, the others have no
+    probability (default: all count). Without `labels` the loss is the cross-entropy alone.
 
-    Returns the scalar sum and detached sums `kl`, `cross_entropy`, `agreement` (student's best class is the teacher's)
-    and `tokens`. Raises LabelError when labels and tokens, or labels and vocabulary, do not fit together.
+    Matrix products run in the autocast type, else in the type of `hidden_states`; the rest in float32 (float64 for
+    float64 inputs). Gradients are made in the forward pass, or with `recompute` in the backward pass from logits made
+    again. The head's gradient is summed over chunks in float32 and returned so: a head in a narrower type keeps it
+    where its `grad_dtype` is torch.float32.
+
+    Returns the scalar sum and detached sums by name: METRICS. Raises LabelError when labels and tokens, or labels and
+    vocabulary, do not fit together; ConfigError when the divergence is not defined for such labels.
     """
-    check_fit(labels, targets, hidden_states.shape[0], head_weight.shape[0])
-    loss, metrics = _ChunkedLoss.apply(
-        hidden_states, head_weight, head_bias, labels, targets, weights, float(hard_weight), chunk_tokens
-    )  # pyright: ignore[reportGeneralTypeIssues]
+    objective = choose(objective, hard_weight=hard_weight)
+    outputs = head_weight.shape[0] if num_classes is None else min(num_classes, head_weight.shape[0])
+    check_fit(labels, targets, hidden_states.shape[0], outputs)
+    if labels is not None:
+        objective.check(labels)
+    call = _Call(labels, targets, weights, objective, rules or LogitRules(), outputs, chunk_tokens, recompute)
+    loss, metrics = _ChunkedLoss.apply(hidden_states, head_weight, head_bias, call)  # pyright: ignore[reportGeneralTypeIssues]
     return loss, dict(zip(METRICS, metrics.unbind(), strict=True))
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What a loss is of, but for the tensors that have a gradient."""
+
+    labels: SoftLabels | None
+    targets: Tensor
+    weights: Tensor | None
+    objective: Objective
+    rules: LogitRules
+    num_outputs: int
+    chunk_tokens: int
+    recompute: bool
+
+
+@dataclass
+class _Gradients:
+    """d_hidden [N, D] in the type of `hidden`; d_head and d_bias wide, since they are summed over chunks."""
+
+    hidden: Tensor | None
+    head: Tensor | None
+    bias: Tensor | None
+
+    @classmethod
+    def zeros(
+        cls, hidden: Tensor, head: Tensor, bias: Tensor | None, needs: tuple[bool, ...], wide: torch.dtype
+    ) -> "_Gradients":
+        return cls(
+            torch.zeros_like(hidden) if needs[0] else None,
+            torch.zeros_like(head, dtype=wide) if needs[1] else None,
+            torch.zeros_like(bias, dtype=wide) if bias is not None and needs[2] else None,
+        )
+
+    def add(self, part: slice, d_outputs: Tensor, inputs: Tensor, matrix: Tensor) -> None:
+        """The share of one chunk, whose head has `matrix`: d_outputs [n, rows of matrix] are of the head's outputs."""
+        narrow, rows = d_outputs.to(inputs.dtype), len(matrix)
+        if self.hidden is not None:
+            self.hidden[part] = narrow @ matrix
+        if self.head is not None:
+            self.head[:rows] += _wide_product(narrow.T, inputs, self.head.dtype)
+        if self.bias is not None:
+            self.bias[:rows] += d_outputs.sum(0)
+
+
+def _wide_product(left: Tensor, right: Tensor, wide: torch.dtype) -> Tensor:
+    """left @ right in the wide type, where the device can without rounding to the inputs' type first."""
+    if left.is_cuda and left.dtype != wide:
+        return torch.mm(left, right, out_dtype=wide)
+    return (left @ right).to(wide)
+
+
+def _run(
+    call: _Call,
+    hidden: Tensor,
+    head: Tensor,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+    grads: _Gradients | None,
+    scale: Tensor | None = None,
+) -> Tensor:
+    """Sums [loss, *METRICS]; adds the gradients, of `scale` x loss, to `grads`."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    sums = torch.zeros(1 + len(METRICS), dtype=wide, device=hidden.device)
+    weights = call.weights
+    if scale is not None:
+        weights = scale.to(wide).expand(len(hidden)) if weights is None else weights * scale
+    with torch.autocast(hidden.device.type, enabled=False):
+        inputs, matrix = hidden.to(dtype), head[: call.num_outputs].to(dtype)
+        offset = None if bias is None else bias[: call.num_outputs]
+        for part, compared in chunks(
+            call.labels, call.targets, call.objective.tail, call.num_outputs, call.chunk_tokens
+        ):
+            logits = _wide_product(inputs[part], matrix.T, wide)
+            if offset is not None:
+                logits += offset
+            logits = call.rules.apply(logits)
+            slope = call.rules.slope(logits) if grads is not None else 1.0
+            weight = None if weights is None else weights[part].to(wide)
+            chunk_sums, d_logits = chunk_loss(
+                logits, compared, call.targets[part], weight, call.objective, grads is not None
+            )
+            sums += chunk_sums
+            if grads is not None and d_logits is not None:
+                grads.add(part, d_logits if slope == 1.0 else d_logits.mul_(slope), inputs[part], matrix)
+    return sums
 
 
 def _compute_dtype(hidden: Tensor) -> torch.dtype:
@@ -57,36 +159,18 @@ def _compute_dtype(hidden: Tensor) -> torch.dtype:
 
 class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        head: Tensor,
-        bias: Tensor | None,
-        labels: SoftLabels | None,
-        targets: Tensor,
-        weights: Tensor | None,
-        hard_weight: float,
-        chunk_tokens: int,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, call: _Call) -> tuple[Tensor, Tensor]:
         dtype = _compute_dtype(hidden)
         wide = torch.float64 if dtype == torch.float64 else torch.float32
-        needs = ctx.needs_input_grad[:3]
-        sums = torch.zeros(1 + len(METRICS), dtype=wide, device=hidden.device)
-        with torch.autocast(hidden.device.type, enabled=False):
-            inputs, matrix = hidden.to(dtype), head.to(dtype)
-            grads = _empty_gradients(hidden, head, bias, needs, wide)
-            for start in range(0, hidden.shape[0], chunk_tokens):
-                part = slice(start, min(start + chunk_tokens, hidden.shape[0]))
-                logits = (inputs[part] @ matrix.T).to(wide)
-                if bias is not None:
-                    logits += bias
-                chunk_labels = None if labels is None else labels.index(part)
-                weight = None if weights is None else weights[part].to(wide)
-                chunk_sums, d_logits = chunk_loss(logits, chunk_labels, targets[part], weight, hard_weight, any(needs))
-                sums += chunk_sums
-                if d_logits is not None:
-                    _add_gradients(grads, part, d_logits, inputs[part], matrix)
-        ctx.save_for_backward(*grads)
+        ctx.call, ctx.dtype, ctx.wide, ctx.needs = call, dtype, wide, ctx.needs_input_grad[:3]
+        grads = None
+        if any(ctx.needs) and not call.recompute:
+            grads = _Gradients.zeros(hidden, head, bias, ctx.needs, wide)
+        sums = _run(call, hidden, head, bias, dtype, grads)
+        if grads is None:
+            ctx.save_for_backward(hidden, head, bias)
+        else:
+            ctx.save_for_backward(grads.hidden, grads.head, grads.bias)
         metrics = sums[1:]
         ctx.mark_non_differentiable(metrics)
         return sums[0].clone(), metrics
@@ -97,56 +181,10 @@ class _ChunkedLoss(torch.autograd.Function):
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor | None, ...]:
         d_loss = grad_outputs[0]  # metrics have no gradient
-        scaled = [None if grad is None else grad * d_loss.to(grad.dtype) for grad in ctx.saved_tensors]
-        return (*scaled, None, None, None, None, None)
-
-
-def _empty_gradients(
-    hidden: Tensor, head: Tensor, bias: Tensor | None, needs: tuple[bool, ...], wide: torch.dtype
-) -> list[Tensor | None]:
-    """d_hidden in the type of `hidden`; d_head and d_bias wide, since they are summed over chunks."""
-    return [
-        torch.zeros_like(hidden) if needs[0] else None,
-        torch.zeros(head.shape, dtype=wide, device=head.device) if needs[1] else None,
-        torch.zeros(bias.shape, dtype=wide, device=bias.device) if bias is not None and needs[2] else None,
-    ]
-
-
-def _add_gradients(grads: list[Tensor | None], part: slice, d_logits: Tensor, inputs: Tensor, matrix: Tensor) -> None:
-    d_hidden, d_head, d_bias = grads
-    narrow = d_logits.to(inputs.dtype)
-    if d_hidden is not None:
-        d_hidden[part] = narrow @ matrix
-    if d_head is not None:
-        d_head += narrow.T @ inputs
-    if d_bias is not None:
-        d_bias += d_logits.sum(0)
-
-
-def distillation_loss_from_logits(
-    logits: Tensor, labels: SoftLabels | None, targets: Tensor, *, hard_weight: float
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The same loss where the logits [N, C] exist already (images); same returns and errors."""
-    check_fit(labels, targets, *logits.shape)
-    loss, metrics = _LogitsLoss.apply(logits, labels, targets, float(hard_weight))  # pyright: ignore
-    return loss, dict(zip(METRICS, metrics.unbind(), strict=True))
-
-
-class _LogitsLoss(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, labels: SoftLabels | None, targets: Tensor, hard_weight: float
-    ) -> tuple[Tensor, Tensor]:
-        with torch.autocast(logits.device.type, enabled=False):
-            sums, gradient = chunk_loss(logits.clone(), labels, targets, None, hard_weight, ctx.needs_input_grad[0])
-        ctx.save_for_backward(gradient)
-        metrics = sums[1:]
-        ctx.mark_non_differentiable(metrics)
-        return sums[0].clone(), metrics
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # torch's decorator hides the names
-        ctx: Any, *grad_outputs: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        return ctx.saved_tensors[0] * grad_outputs[0], None, None, None
+        if not ctx.call.recompute:
+            scaled = [None if grad is None else grad * d_loss.to(grad.dtype) for grad in ctx.saved_tensors]
+            return (*scaled, None)
+        hidden, head, bias = ctx.saved_tensors
+        grads = _Gradients.zeros(hidden, head, bias, ctx.needs, ctx.wide)
+        _run(ctx.call, hidden, head, bias, ctx.dtype, grads, d_loss)
+        return grads.hidden, grads.head, grads.bias, None

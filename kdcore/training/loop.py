@@ -9,7 +9,7 @@ import torch
 
 from kdcore.config import TrainingConfig
 from kdcore.errors import TrainingError
-from kdcore.losses.cells import METRICS
+from kdcore.losses.objective import METRICS
 from kdcore.training.batches import Samples, StepPlan
 from kdcore.training.checkpoint import aside_path, begin_checkpoint, finish_checkpoint
 from kdcore.training.engines import Engine
@@ -28,9 +28,8 @@ class _Window:
     started: float = field(default_factory=time.perf_counter)
 
     def values(self, now: float) -> dict[str, float]:
-        loss, kl, cross_entropy, agreement, tokens = self.sums.tolist()
-        seconds = max(now - self.started, 1e-9)
-        means = {"loss": loss, "cross_entropy": cross_entropy, "kl": kl, "agreement": agreement}
+        means = dict(zip(("loss", *METRICS), self.sums.tolist(), strict=True))
+        tokens, seconds = means.pop("tokens"), max(now - self.started, 1e-9)
         return {name: value / tokens for name, value in means.items()} | {"tokens_per_second": tokens / seconds}
 
 

@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.config import TrainingConfig
-from kdcore.errors import ConfigError
+from kdcore.losses.head import logit_rules
+from kdcore.losses.objective import objective_of
 from kdcore.losses.response import soft_target_loss
 from kdcore.losses.sparse import distillation_loss_from_hidden
 from kdcore.training.batches import Batch, ImageBatch, TextBatch
-
-# Settings of transformers models that change logits after the head; the loss works on the head's own output.
-_LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale", "logits_soft_cap")
 
 
 class DistillModel(nn.Module):
@@ -26,8 +24,7 @@ class DistillModel(nn.Module):
         super().__init__()
         self.student = student
         self.config = config
-        self.hard_weight = config.loss.hard_weight if uses_labels else 1.0
-        _refuse_logit_changes(student)
+        self.objective = objective_of(config.loss, config.loss.hard_weight if uses_labels else 1.0)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one micro-batch, summed over its valid tokens or images."""
@@ -37,6 +34,7 @@ class DistillModel(nn.Module):
 
     def _text(self, batch: TextBatch) -> tuple[Tensor, dict[str, Tensor]]:
         student: Any = self.student
+        loss = self.config.loss
         # Padding is on the right and attention causal, so that no mask is needed: padding is never looked at.
         hidden = student.get_decoder()(input_ids=batch.input_ids, use_cache=False).last_hidden_state
         head = student.get_output_embeddings()
@@ -45,31 +43,17 @@ class DistillModel(nn.Module):
             head.weight,
             batch.labels,
             batch.targets,
-            hard_weight=self.hard_weight,
+            objective=self.objective,
             head_bias=head.bias,
-            chunk_tokens=self.config.loss.chunk_tokens,
+            rules=logit_rules(student.config),
+            num_classes=loss.num_classes,
+            chunk_tokens=loss.chunk_tokens,
+            recompute=bool(loss.recompute),
         )
 
     def _image(self, batch: ImageBatch) -> tuple[Tensor, dict[str, Tensor]]:
         logits = self.student(batch.pixels)[: len(batch.targets)]
-        return soft_target_loss(
-            logits,
-            batch.labels,
-            batch.targets,
-            temperature=self.config.loss.temperature,
-            hard_weight=self.hard_weight,
-        )
-
-
-def _refuse_logit_changes(student: nn.Module) -> None:
-    config = getattr(student, "config", None)
-    for name in _LOGIT_CHANGES:
-        value = getattr(config, name, None)
-        if value not in (None, 1, 1.0):
-            raise ConfigError(
-                f"students whose logits are changed after the head are not supported, got {name}={value} in the "
-                "student's configuration; choose another student"
-            )
+        return soft_target_loss(logits, batch.labels, batch.targets, objective=self.objective)
 
 
 def num_parameters(module: nn.Module) -> int:

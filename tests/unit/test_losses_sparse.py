@@ -11,7 +11,8 @@ from kdcore.errors import LabelError
 from kdcore.labels import FeatureLabels, label_seeds
 from kdcore.labels.sampling import draw_counts, uniforms
 from kdcore.labels.soft_labels import DenseLabels, SoftLabels, SparseLabels, TopKLabels
-from kdcore.losses.sparse import distillation_loss_from_hidden, distillation_loss_from_logits
+from kdcore.losses.response import soft_target_loss
+from kdcore.losses.sparse import distillation_loss_from_hidden
 
 
 def topk_of(teacher_logits: Tensor, k: int) -> TopKLabels:
@@ -124,7 +125,7 @@ def test_a_student_that_gives_the_tail_almost_nothing_still_has_the_exact_gradie
     wanted = reference(logits, labels, targets, 0.0, torch.ones(1))
     (wanted_gradient,) = torch.autograd.grad(wanted, logits)
     single = logits.detach().float().requires_grad_()  # in float32, exp(-199) is zero
-    loss, _ = distillation_loss_from_logits(single, labels, targets, hard_weight=0.0)
+    loss, _ = soft_target_loss(single, labels, targets, hard_weight=0.0)
     (gradient,) = torch.autograd.grad(loss, single)
     torch.testing.assert_close(loss.double(), wanted, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gradient.double(), wanted_gradient, rtol=1e-5, atol=1e-6)
@@ -136,7 +137,7 @@ def test_all_classes_stored_is_the_generalised_jsd_of_trl():
     student = torch.randn(6, 11)
     theirs = generalized_jsd_loss(student[None], teacher[None], beta=0, reduction="sum")
     for labels in (topk_of(teacher, 11), DenseLabels(teacher.log_softmax(-1))):
-        ours, _ = distillation_loss_from_logits(student, labels, targets, hard_weight=0.0)
+        ours, _ = soft_target_loss(student, labels, targets, hard_weight=0.0)
         torch.testing.assert_close(ours, theirs)
 
 
@@ -151,7 +152,7 @@ def test_a_padded_student_vocabulary_counts_its_padding_as_classes_without_mass(
 def test_agreement_counts_equal_best_classes():
     logits = torch.tensor([[3.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
     teacher = torch.tensor([[2.0, 1.0, 0.0], [2.0, 1.0, 0.0]])
-    _, metrics = distillation_loss_from_logits(logits, topk_of(teacher, 2), torch.tensor([0, 0]), hard_weight=0.0)
+    _, metrics = soft_target_loss(logits, topk_of(teacher, 2), torch.tensor([0, 0]), hard_weight=0.0)
     assert metrics["agreement"].item() == 1
 
 
@@ -227,13 +228,9 @@ def test_the_mean_gradient_of_sparse_labels_is_the_whole_teachers():
     labels.weights[labels.label_of_entry() % 3 == 0] /= 1.5
     student = torch.zeros(count, 9, requires_grad=True)
     targets = torch.zeros(count, dtype=torch.int64)
-    (sparse,) = torch.autograd.grad(
-        distillation_loss_from_logits(student, labels, targets, hard_weight=0.0)[0], student
-    )
+    (sparse,) = torch.autograd.grad(soft_target_loss(student, labels, targets, hard_weight=0.0)[0], student)
     dense = DenseLabels(teacher.log_softmax(-1))
-    (whole,) = torch.autograd.grad(
-        distillation_loss_from_logits(student[:1], dense, targets[:1], hard_weight=0.0)[0], student
-    )
+    (whole,) = torch.autograd.grad(soft_target_loss(student[:1], dense, targets[:1], hard_weight=0.0)[0], student)
     p = teacher[0].softmax(0)
     error = (p * (1 - p) / draws / count).sqrt()
     assert ((sparse.mean(0) - whole[0]).abs() < 5 * error + 1e-6).all()
@@ -242,11 +239,11 @@ def test_the_mean_gradient_of_sparse_labels_is_the_whole_teachers():
 def test_agreement_of_sparse_labels_is_with_their_heaviest_class():
     labels = SparseLabels(torch.tensor([2, 0, 1]), torch.tensor([0.25, 0.75, 1.0]), torch.tensor([0, 2, 3]), 3)
     logits = torch.tensor([[3.0, 0.0, 1.0], [3.0, 0.0, 1.0]])
-    _, metrics = distillation_loss_from_logits(logits, labels, torch.tensor([0, 0]), hard_weight=0.0)
+    _, metrics = soft_target_loss(logits, labels, torch.tensor([0, 0]), hard_weight=0.0)
     assert metrics["agreement"] == 1
 
 
 def test_features_are_no_distributions():
     features = FeatureLabels(torch.zeros(2, 3), (("layer", 3),))
     with pytest.raises(LabelError, match="features"):
-        distillation_loss_from_logits(torch.zeros(2, 3), features, torch.tensor([0, 0]), hard_weight=0.0)
+        soft_target_loss(torch.zeros(2, 3), features, torch.tensor([0, 0]), hard_weight=0.0)

@@ -21,7 +21,7 @@ _WINDOW_SECONDS = 120.0
 class ProgressReport:
     """A context manager that counts up to `total` of a `unit`, or up to nobody knows what; `done` were there before.
 
-    `advance` counts; `show` says what to ask for what else is worth saying, in short pieces. Rate and time left are
+    `advance` counts, `skip` what others did; `show` says what to ask for what else is worth saying, in short pieces. Rate and time left are
     those of the last two minutes, and count only what was done here.
     """
 
@@ -36,7 +36,7 @@ class ProgressReport:
         interval_seconds: float = _LINE_SECONDS,
     ) -> None:
         self._title, self._total, self._unit = title, total, unit
-        self._done = done
+        self._done, self._here = done, 0.0
         self._stream = sys.stderr if stream is None else stream
         self._clock, self._interval = clock, interval_seconds
         self._facts: Callable[[], Sequence[str]] = tuple
@@ -49,7 +49,7 @@ class ProgressReport:
 
     def _start(self) -> None:
         self._began = self._spoke = self._clock()
-        self._steps = deque([(self._began, self._done)])
+        self._steps = deque([(self._began, self._here)])
 
     def __enter__(self) -> "ProgressReport":
         self._start()
@@ -71,10 +71,16 @@ class ProgressReport:
     def advance(self, amount: float = 1) -> None:
         """Count `amount` more as done."""
         self._done += amount
+        self._here += amount
         now = self._clock()
-        self._steps.append((now, self._done))
+        self._steps.append((now, self._here))
         while len(self._steps) > 2 and now - self._steps[1][0] > _WINDOW_SECONDS:
             self._steps.popleft()
+        self.tick()
+
+    def skip(self, amount: float) -> None:
+        """Count `amount` more as done, but not here."""
+        self._done += amount
         self.tick()
 
     def show(self, facts: Callable[[], Sequence[str]]) -> None:
@@ -89,7 +95,7 @@ class ProgressReport:
     def rate(self) -> float:
         """How much a second."""
         since, before = self._steps[0]
-        return (self._done - before) / max(self._clock() - since, 1e-9)
+        return (self._here - before) / max(self._clock() - since, 1e-9)
 
     def line(self) -> str:
         """The state in one line."""

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from cluster.labelling.policy import moves
 from cluster.labelling.policy.decide import decide
 from cluster.labelling.policy.state import Rules, State
+from cluster.labelling.sharing import is_of, note_found, take_apart
 from kdcore.errors import ClusterError, ResourceError
 from kdcore.planning.plan import WorkUnit
 from kdcore.store.writer import Receipt
@@ -31,7 +32,7 @@ class Labeller(Protocol):
     """What a pool needs of a replica."""
 
     def label(self, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> Receipt:
-        """Label a unit, in batches of 1 / batch_divisor of their size, and write its shard."""
+        """Label a unit, in batches of 1 / batch_divisor of their size, and write its shard; or find its receipt."""
         ...
 
     def identity(self) -> dict[str, Any]:
@@ -72,14 +73,17 @@ def run_units(
     pool: Pool,
     rules: Rules,
     publish: Callable[[Receipt], object],
-    admit: Callable[[Mapping[str, Any]], None] = lambda identity: None,
+    admit: Callable[[Mapping[str, Any]], bool | None] = lambda identity: None,
     record: Callable[[Mapping[str, Any]], None] = lambda event: None,
     look: Callable[[State], None] = lambda state: None,
+    found: Callable[[Receipt], object] = lambda receipt: None,
 ) -> None:
     """Label `units`; each receipt is published (journalled) before its replica gets its next unit.
 
     Every replica's identity is shown to `admit`, which raises when it is not the store's, before it gets any work;
-    so one replica is loaded even when there is nothing left to label. Raises the KDError of a replica as it was,
+    so one replica is loaded even when there is nothing left to label. When `admit` says that this job is not the one
+    that began the store, the units are taken in an order of this job's own. A unit that another job labelled meanwhile
+    is shown to `found`. Raises the KDError of a replica as it was,
     UnitFailed in the end when units failed for good, ClusterError when no replica can start, ResourceError when the
     cluster lost its room for all of them. What is not routine is shown to `record`, as what becomes one line of JSON;
     `look` sees the state after every event, and now and then without any.
@@ -96,9 +100,14 @@ def run_units(
         if isinstance(outcome.event, moves.UnitDone):
             run = state.running.get(outcome.event.replica)
             if run is None or not run.lost:
-                publish(_receipt_of(outcome, run and run.unit, outcome.event.replica))
-        elif isinstance(outcome.event, moves.ReplicaReady) and outcome.identity is not None:
-            admit(outcome.identity)
+                receipt = _receipt_of(outcome, run and run.unit, outcome.event.replica)
+                if is_of(receipt, job):
+                    publish(receipt)
+                else:
+                    found(receipt)
+                    note_found(state, receipt.unit)
+        elif isinstance(outcome.event, moves.ReplicaReady) and outcome.identity is not None and admit(outcome.identity):
+            take_apart(state, job)
         decisions = decide(state, outcome.event, time.monotonic())
         for decision in decisions:
             _record_decision(decision, record)

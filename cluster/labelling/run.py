@@ -26,9 +26,9 @@ from kdcore.identity import compare_identity
 from kdcore.planning.plan import Input, Plan, WorkUnit
 from kdcore.store import (
     Receipt,
+    begin_or_continue,
     is_finished,
     load_manifest,
-    open_for_writing,
     publish_manifest,
     publish_receipt,
     read_journal,
@@ -130,12 +130,15 @@ class _Job:
 
         def publish(receipt: Receipt) -> None:
             winner = self._patiently(lambda: publish_receipt(self.path, receipt))
-            watch.unit_done(winner, ours=winner == receipt)
+            count(winner, ours=winner == receipt)
+
+        def count(receipt: Receipt, ours: bool = False) -> None:
+            watch.unit_done(receipt, ours)
             assert self.statistics is not None
-            self.statistics.add(winner)
+            self.statistics.add(receipt)
 
         with self.make_pool(self.recipe, rules.lowest) as pool:
-            run_units(todo, pool, rules, publish, self._admit, watch.record, watch.look)
+            run_units(todo, pool, rules, publish, self._admit, watch.record, watch.look, found=count)
 
     def _patiently(self, action: Callable[[], Result]) -> Result:
         labels = self.recipe.labels
@@ -153,11 +156,15 @@ class _Job:
             starved_seconds=cluster.starved_seconds,
         ).at_most(units)
 
-    def _admit(self, answer: Mapping[str, Any]) -> None:
-        """Begin or continue the store with the first replica's identity; all others must have the same."""
+    def _admit(self, answer: Mapping[str, Any]) -> bool:
+        """Begin or continue the store with the first replica's identity; all others must have the same.
+
+        Whether it is continued, so that the job which began it may still be at it.
+        """
         wanted = self._whole_identity(answer)
+        continued = False
         if self.identity is None:
-            self._patiently(lambda: open_for_writing(self.path, wanted))
+            continued = not self._patiently(lambda: begin_or_continue(self.path, wanted))
             self.identity = wanted
             content = self._patiently(lambda: read_probe(self.path))
             assert content is not None  # a replica publishes its probe before it answers
@@ -167,6 +174,7 @@ class _Job:
                 self._check_room(answer[OUTLOOK])
         else:
             compare_identity(self.identity, wanted, what="another replica of this job")
+        return continued
 
     def _check_room(self, outlook: Mapping[str, Any]) -> None:
         assert self.identity is not None

@@ -15,7 +15,7 @@ _LONGEST_FAILURE = 160
 
 @dataclass
 class Tally:
-    """Counts of this job alone; `before` of its `units` were labelled by an earlier one."""
+    """Counts of this job alone; `before` of its `units` were labelled by others."""
 
     units: int = 0
     before: int = 0

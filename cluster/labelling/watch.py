@@ -45,9 +45,10 @@ class Watch:
         if ours:
             self._metrics.unit_done(receipt)
             self._tally.add(receipt, size)
+            self._progress.advance(size)
         else:
             self._tally.before += 1
-        self._progress.advance(size)
+            self._progress.skip(size)
 
     def record(self, event: Mapping[str, Any]) -> None:
         """Log what was not routine, and count retries and units that were given up."""

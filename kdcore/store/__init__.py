@@ -1,6 +1,6 @@
 """Label stores: layout, writer, journal, reader, verifier, over directories and buckets. FORMAT.md has the bytes."""
 
-from kdcore.store.beginning import open_for_writing, prepare_store, publish_probe
+from kdcore.store.beginning import begin_or_continue, open_for_writing, prepare_store, publish_probe
 from kdcore.store.derive.compact import compact_store
 from kdcore.store.derive.derive import Derived
 from kdcore.store.derive.merge import merge_stores
@@ -10,7 +10,7 @@ from kdcore.store.export.export import ExportReport, export_store
 from kdcore.store.export.ranked import Ranked, ranked
 from kdcore.store.export.tables import ExportSettings
 from kdcore.store.garbage import collect_garbage
-from kdcore.store.journal import publish_receipt, read_journal, read_receipts
+from kdcore.store.journal import find_receipt, publish_receipt, read_journal, read_receipts
 from kdcore.store.manifest import Manifest, is_finished, load_manifest
 from kdcore.store.probe import read_probe
 from kdcore.store.publish import publish_manifest
@@ -34,9 +34,11 @@ __all__ = [
     "ShardRow",
     "VerifyReport",
     "batches_from_rows",
+    "begin_or_continue",
     "collect_garbage",
     "compact_store",
     "export_store",
+    "find_receipt",
     "image_schema",
     "import_distillkit",
     "is_finished",

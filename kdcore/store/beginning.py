@@ -12,7 +12,15 @@ from kdcore.store.layout import DATA, IDENTITY, JOURNAL, PLAN, PROBE, is_plan_fi
 from kdcore.store.probe import probe_text, read_probe
 from kdcore.store.storage.places import Location, Place, open_place
 
-__all__ = ["identity_text", "is_begun", "open_for_writing", "prepare_store", "publish_probe", "read_identity"]
+__all__ = [
+    "begin_or_continue",
+    "identity_text",
+    "is_begun",
+    "open_for_writing",
+    "prepare_store",
+    "publish_probe",
+    "read_identity",
+]
 
 
 def is_begun(place: Place) -> bool:
@@ -73,10 +81,17 @@ def _try_conditional_puts(place: Place) -> None:
 
 def open_for_writing(store: Location, identity: Mapping[str, Any]) -> Place:
     """Create the store or continue it; IdentityMismatch when it is of another identity, StoreError if not a store."""
+    begin_or_continue(store, identity)
+    return open_place(store)
+
+
+def begin_or_continue(store: Location, identity: Mapping[str, Any]) -> bool:
+    """As `open_for_writing`; whether the store was begun here. Of several jobs that begin it at once, one hears so."""
     place = prepare_store(store)
-    if not place.put_if_absent(IDENTITY, identity_text(identity)):
-        compare_identity(read_identity(place), identity, what=f"the label store {place}")
-    return place
+    if place.put_if_absent(IDENTITY, identity_text(identity)):
+        return True
+    compare_identity(read_identity(place), identity, what=f"the label store {place}")
+    return False
 
 
 def publish_probe(store: Location, content: bytes) -> bytes:

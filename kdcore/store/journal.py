@@ -16,6 +16,7 @@ from kdcore.store.writer import Receipt
 
 __all__ = [
     "Journal",
+    "find_receipt",
     "from_json",
     "publish_receipt",
     "read_journal",
@@ -48,14 +49,26 @@ def publish_receipt(store: Location, receipt: Receipt) -> Receipt:
     content = (json.dumps(asdict(receipt), indent=2, sort_keys=True) + "\n").encode()
     if place.put_if_absent(name, content):
         return receipt
-    try:
-        winner = _load(place, name)
-    except CorruptShard:
+    winner = find_receipt(place, receipt.unit, receipt.unit_digest)
+    if winner is None:
         place.put(name, content)
         return receipt
-    if winner.unit_digest != receipt.unit_digest:
-        raise _cut_differently(place, receipt.unit)
     return winner
+
+
+def find_receipt(store: Location, unit: str, unit_digest: str) -> Receipt | None:
+    """The valid receipt of a unit, None without one; StoreError when it is of a unit that was cut differently.
+
+    Costs one failed read where there is none.
+    """
+    place = open_place(store)
+    try:
+        found = _load(place, f"{JOURNAL}/{check_unit(unit)}.json")
+    except CorruptShard:
+        return None
+    if found.unit_digest != unit_digest:
+        raise _cut_differently(place, unit)
+    return found
 
 
 def read_receipts(store: Location, units: Mapping[str, str] | None = None) -> Journal:

@@ -14,6 +14,7 @@ import pytest
 from kdcore.errors import CorruptShard, IdentityMismatch, IncompleteStore, KDError, StorageUnavailable, StoreError
 from kdcore.store import (
     collect_garbage,
+    find_receipt,
     open_for_writing,
     open_place,
     open_store,
@@ -181,6 +182,7 @@ def test_a_job_that_died_is_continued(url, client):
     open_for_writing(url, identity_of())
     journal = read_receipts(url, UNITS)
     assert dict(journal) == {"unit-000001": receipt}
+    assert [find_receipt(url, unit, digest) for unit, digest in UNITS.items()] == [None, receipt, None]
     assert "missing" in journal.notes[0]
     manifest = _finish(url)
     assert receipt in manifest.shards

@@ -10,13 +10,14 @@ import pytest
 
 from cluster.labelling.controller import run_units
 from cluster.labelling.events import EventLog
-from cluster.labelling.policy.state import Rules
+from cluster.labelling.policy.state import Rules, State
 from cluster.labelling.twin import InProcessPool
 from kdcore.errors import ClusterError, IdentityMismatch, LabelError, OutOfSpace, TeacherError, UnitFailed
 from kdcore.planning.plan import WorkUnit
 from kdcore.store import Receipt
 
 UNITS = [WorkUnit(f"unit-{number:06d}", (), 10, f"digest{number}") for number in range(6)]
+MANY = [WorkUnit(f"unit-{number:06d}", (), 1_000 + number, f"digest{number}") for number in range(30)]
 
 
 class Fake:
@@ -69,6 +70,36 @@ def test_deaths_are_made_good_and_attempts_have_names_of_their_own() -> None:
 def test_two_jobs_never_name_a_shard_alike() -> None:
     first, second = run(InProcessPool(fakes())), run(InProcessPool(fakes()))
     assert not {receipt.shard for receipt in first} & {receipt.shard for receipt in second}
+
+
+def test_what_another_job_labelled_is_done_and_says_nothing_of_the_speed() -> None:
+    theirs = Receipt(UNITS[1].id, f"data/{UNITS[1].id}-theirjob-0-00000000.arrow", 1, 1, 1, "d", UNITS[1].digest)
+    states: list[State] = []
+    found: list[Receipt] = []
+
+    class Late(Fake):
+        def label(self, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> Receipt:
+            return theirs if unit == UNITS[1] else super().label(unit, attempt, batch_divisor)
+
+    published = run(InProcessPool(lambda: Late({})), look=states.append, found=found.append)
+    assert found == [theirs]
+    assert sorted(receipt.unit for receipt in published) == [unit.id for unit in UNITS if unit != UNITS[1]]
+    assert states[-1].finished == len(UNITS)
+    assert len(states[-1].rates._recent) == len(published)
+
+
+def test_a_job_that_continues_a_store_takes_units_in_an_order_of_its_own() -> None:
+    def order(admitted: bool) -> list[str]:
+        fake = Fake({})
+        run_units(MANY, InProcessPool(lambda: fake), rules(1), lambda receipt: None, lambda identity: admitted)
+        return [unit for unit, _ in fake.divisors]
+
+    largest_first = [unit.id for unit in sorted(MANY, key=lambda unit: -unit.num_bytes)]
+    assert order(admitted=False) == largest_first
+    first, second = order(admitted=True), order(admitted=True)
+    assert sorted(first) == sorted(second) == sorted(largest_first)
+    assert first != second
+    assert first != largest_first
 
 
 def test_a_unit_that_always_kills_is_named_and_the_others_stay_published() -> None:

@@ -68,6 +68,16 @@ def test_the_rate_is_that_of_the_last_minutes() -> None:
     assert report.rate() < 20
 
 
+def test_what_others_did_is_done_but_no_part_of_the_rate() -> None:
+    clock, log = Clock(), io.StringIO()
+    with ProgressReport("labels", 1000, "B", stream=log, clock=clock) as report:
+        clock.now = 10
+        report.advance(100)
+        report.skip(500)
+        assert report.rate() == 10.0
+    assert log.getvalue() == "labels: 60 %, 600 B of 1 kB, 10 B/s, 40 s left\n"
+
+
 def test_a_terminal_gets_a_bar_and_the_facts_beneath() -> None:
     terminal = Terminal()
     with ProgressReport("labels", 100, "B", stream=terminal) as report:

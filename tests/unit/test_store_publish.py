@@ -9,7 +9,9 @@ import pytest
 
 from kdcore.errors import CorruptShard, IdentityMismatch, IncompleteStore, LabelError, OutOfSpace, StoreError
 from kdcore.store import (
+    begin_or_continue,
     collect_garbage,
+    find_receipt,
     open_for_writing,
     open_place,
     open_store,
@@ -161,8 +163,12 @@ def test_the_first_receipt_of_a_unit_wins(store):
     first, second = write_unit(store, 0), write_unit(store, 0)
     assert first.shard != second.shard
     assert first.digest == second.digest
+    assert find_receipt(store, first.unit, first.unit_digest) is None
     assert publish_receipt(store, first) == first
     assert publish_receipt(store, second) == first
+    found = find_receipt(store, first.unit, first.unit_digest)
+    assert found is not None
+    assert vars(found) == vars(first)
     manifest = _finish(store)
     assert manifest.shards[0] == first
     opened = open_store(store, verify="full")
@@ -204,6 +210,7 @@ def test_a_receipt_that_proves_nothing_is_dropped_and_replaced(store, damage):
     found = read_receipts(store)
     assert found == {}
     assert "unit-000000" in found.notes[0]
+    assert find_receipt(store, "unit-000000", receipt.unit_digest) is None
     again = write_unit(store, 0)
     assert publish_receipt(store, again) == again
     assert _finish(store).shards[0] == again
@@ -227,12 +234,21 @@ def test_a_killed_job_leaves_an_unfinished_store_that_continues(store):
     assert sorted(opened.keys()) == sorted(row.key for unit in range(3) for row in rows_of(unit))
 
 
+def test_one_of_several_jobs_begins_a_store(tmp_path):
+    assert begin_or_continue(tmp_path / "s", identity_of())
+    assert not begin_or_continue(tmp_path / "s", identity_of())
+    with pytest.raises(IdentityMismatch):
+        begin_or_continue(tmp_path / "s", identity_of(numerics={"context": 256}))
+
+
 def test_units_that_were_cut_differently_are_refused(store):
     publish_receipt(store, write_unit(store, 0))
     with pytest.raises(StoreError, match=r"labels\.unit_bytes"):
         read_receipts(store, {**UNITS, "unit-000000": "other"})
     with pytest.raises(StoreError, match="cut differently"):
         read_receipts(store, {"unit-000009": "digest-0"})
+    with pytest.raises(StoreError, match="cut differently"):
+        find_receipt(store, "unit-000000", "other")
     other = write_unit(store, 0)
     with pytest.raises(StoreError, match="cut differently"):
         publish_receipt(store, type(other)(**{**vars(other), "unit_digest": "other"}))

@@ -25,6 +25,7 @@ from kdcore.labels import Codec
 from kdcore.labels.learn import ProbeBatch
 from kdcore.planning import Asked, planned_input, read_unit
 from kdcore.planning.plan import WorkUnit
+from kdcore.store import find_receipt
 from kdcore.store.schema import batches_from_rows, store_schema
 from kdcore.store.writer import Receipt, write_shard
 from kdcore.teachers.split import LeadingTeacher
@@ -112,9 +113,13 @@ class Replica:
     def label(self, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> Receipt:
         """Label a unit and write its shard; the receipt is not published yet. `batch_divisor` makes batches smaller.
 
+        A unit that has a valid receipt meanwhile, which only another job can have published, is answered with that one.
         Raises LabelError naming unit and sample when the teacher's outputs are not finite, UnreadableDocument or
         DataError when a sample cannot be read or has changed since it was planned, OutOfSpace when the disk is full.
         """
+        there = find_receipt(self._store_path, unit.id, unit.digest)
+        if there is not None:
+            return there
         if self._clock is not None:
             self._clock.take()
         samples = [(planned, self._read(unit, *planned[:2])) for planned in read_unit(self._store_path, unit)]

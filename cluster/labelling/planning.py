@@ -49,12 +49,17 @@ def _plan(recipe: Recipe) -> Plan:
 
 
 def input_of_finished(recipe: Recipe, on_note: OnNote) -> Input:
-    """The input of a recipe whose store is finished: as noted there, else read again."""
+    """The input of a recipe whose store is finished: as noted there, else read again.
+
+    The replicas of a split teacher read their probe from the note, so that it is made again for them.
+    """
     asked = Asked.of(recipe)
     extents = measure(asked.corpus)
     found = find_input(recipe.store_path, asked, extents.key)
     if found is not None:
         return found
+    if recipe.ranks > 1:
+        return plan_work(recipe, on_note).input
     with ExitStack() as stack:
         place = str(recipe.store_path)
         if _is_small(extents):  # a finished store is left as it is where that can be

@@ -20,7 +20,8 @@ from cluster.labelling.watch import Watch
 from cluster.paths import absolute_paths, with_fitted_teacher
 from cluster.progress import ProgressReport
 from kdcore.config import Recipe
-from kdcore.config.models import TeacherLMConfig
+from kdcore.config.data import RowData
+from kdcore.config.models import TeacherImageConfig
 from kdcore.errors import ConfigError
 from kdcore.identity import compare_identity
 from kdcore.planning.plan import Input, Plan, WorkUnit
@@ -123,8 +124,7 @@ class _Job:
 
     def _label(self, todo: Sequence[WorkUnit], sizes: Mapping[str, int], progress: ProgressReport) -> None:
         rules = self._rules(len(todo))
-        what = "tokens" if isinstance(self.recipe.teacher, TeacherLMConfig) else "images"
-        tally = Tally(len(sizes), len(sizes) - len(todo), what)
+        tally = Tally(len(sizes), len(sizes) - len(todo), _counted(self.recipe))
         log = events_file(self.recipe.run_dir)
         watch = Watch(self.recipe.name, log, sizes, tally, progress, self.on_note)
 
@@ -216,3 +216,10 @@ class _Job:
             f"labels: {manifest.num_rows:,} samples, {manifest.num_labels:,} labels, {manifest.num_bytes:,} bytes "
             f"in {self.path}"
         )
+
+
+def _counted(recipe: Recipe) -> str:
+    """What a label is to a person: a token, where each has one."""
+    if isinstance(recipe.teacher, TeacherImageConfig):
+        return "images"
+    return "labels" if isinstance(recipe.data, RowData) and recipe.data.labelled != "all" else "tokens"

@@ -68,8 +68,8 @@ class Tally:
 def mfu(ideal_seconds: float, forward_seconds: float) -> float | None:
     """The share of its devices' peak that a teacher reached in its forward passes; None where nobody measured.
 
-    Labels alone count as useful: padding, context read twice, attention itself and whatever happens between the
-    passes (reading, coding, writing) are not in the first sum, and the last is in neither.
+    Tokens that are read count as useful, once each, labelled or not: padding, context read twice, attention itself and
+    whatever happens between the passes (reading, coding, writing) are not in the first sum, and the last is in neither.
     """
     return ideal_seconds / forward_seconds if ideal_seconds and forward_seconds else None
 

@@ -78,7 +78,22 @@ class TeacherLMConfig(CausalLMConfig, _Windowed):
     )
 
 
-class TeacherImageConfig(ImageClassifierConfig):
+class _Whole(Settings):
+    """A teacher that is never split."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_split(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "tensor_parallel" in given:
+            raise ValueError(
+                f"tensor_parallel splits a teacher of type causal_lm that one device cannot hold over several processes, "
+                f"got {given['tensor_parallel']!r} for one of another type: leave it out, and set cluster.replicas for "
+                "more copies at once"
+            )
+        return given
+
+
+class TeacherImageConfig(_Whole, ImageClassifierConfig):
     """An image classifier that labels; with `fit` it is first trained on the recipe's own hard labels."""
 
     dtype: DType = "float32"
@@ -86,7 +101,7 @@ class TeacherImageConfig(ImageClassifierConfig):
     fit: TrainingConfig | None = Field(default=None, description="train the teacher on the spot with these settings")
 
 
-class TeacherEndpointConfig(_Windowed):
+class TeacherEndpointConfig(_Whole, _Windowed):
     """A causal LM behind an HTTP endpoint that answers with the most probable tokens; for the codec `topk` alone.
 
     A request is a window and one token more, and the server adds one: `context` must be 2 below its limit, at least.

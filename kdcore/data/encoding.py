@@ -62,6 +62,14 @@ class EncodedText:
                 whole = last - first == len(rows)  # a view of the logits, not a copy
                 yield LabelledWindow(window, slice(start, stop), slice(first, last) if whole else rows)
 
+    def num_read(self, context: int, overlap: int) -> int:
+        """How many tokens the windows read, those in two of them once."""
+        found = end = 0
+        for window, _, _ in self.windows(context, overlap):
+            found += window.stop - max(window.start, end)
+            end = window.stop
+        return found
+
     def beginning(self, num_labels: int) -> EncodedText:
         """The document up to its first `num_labels` labels."""
         positions = self.positions[:num_labels]

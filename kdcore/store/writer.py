@@ -29,7 +29,7 @@ class Receipt:
     The rest is for whoever finishes the store, so that nobody opens the shard again for it; a manifest leaves it out.
     `part` is the shard's part of the index; of the `measured` labels, `agreed` have their target as best class, and
     `negative_log_likelihood` is the sum over their targets. `forward_seconds` is how long the teacher was in its
-    forward passes, `ideal_seconds` what the labels would take at the peak of its device; 0 where nobody measured.
+    forward passes, `ideal_seconds` what the tokens that it read would take at its device's peak; 0: nobody measured.
     """
 
     unit: str

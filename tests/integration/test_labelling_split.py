@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -65,7 +66,13 @@ def test_two_ranks_label_like_one(folder: Path) -> None:
         for mine, theirs in zip(parts[1:], wanted[key][1:], strict=True):
             np.testing.assert_allclose(mine.astype(float), theirs.astype(float), atol=TOLERANCE)
     # A finished store is left as it is, after another group has said whose labels it wants.
-    check_store(Recipe.model_validate(recipe(folder, "two", teacher=split(folder), cluster=CLUSTER, labels=dense)))
+    finished = Recipe.model_validate(recipe(folder, "two", teacher=split(folder), cluster=CLUSTER, labels=dense))
+    check_store(finished)
+    # So it is without its plan, which the group reads its probe from.
+    shutil.rmtree(Path(ours) / "plan")
+    notes: list[str] = []
+    assert label_store(finished, notes.append) == ours
+    assert "nothing to do" in notes[-1]
 
 
 def strike(journal: Path, others: set[int], hit: list[int]) -> None:

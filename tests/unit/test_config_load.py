@@ -103,7 +103,9 @@ def test_what_a_split_teacher_cannot_be(tmp_path: Path) -> None:
     feature = error_of(tmp_path, alone, "labels.codec={type: feature, layers: [norm]}")
     assert "'feature' needs teacher.tensor_parallel 1, got 2" in feature
     image = "{name: x, data: {type: digits}, teacher: {type: image_classifier, tensor_parallel: 2}}"
-    assert "'teacher.tensor_parallel'" in error_of(tmp_path, image)
+    assert "tensor_parallel splits a teacher of type causal_lm" in (told := error_of(tmp_path, image))
+    assert "got 2" in told
+    assert "cluster.replicas" in told
 
 
 def test_a_missing_group_is_named(tmp_path: Path) -> None:

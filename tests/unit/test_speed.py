@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cluster.labelling.replica.speed import ForwardClock, label_flops, peak_flops
+from cluster.labelling.replica.speed import ForwardClock, pass_flops, peak_flops
 from kdcore.store import Receipt
 
 SIZES = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 20}
@@ -15,12 +15,12 @@ SIZES = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num
 def test_a_token_takes_two_operations_a_multiplied_parameter(tied: bool) -> None:
     model = LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=tied))
     attention, mlp, norms, head = 4 * 8 * 8, 3 * 8 * 12, 3 * 8, 20 * 8
-    assert label_flops(model) == 2 * (attention + mlp + norms + head)
+    assert pass_flops(model) == 2 * (attention + mlp + norms + head)
 
 
 def test_operations_of_an_image_are_counted() -> None:
     model = nn.Conv2d(3, 5, kernel_size=3, padding=1, bias=False)
-    assert label_flops(model, torch.zeros(1, 3, 4, 4)) == 2 * (3 * 5 * 9) * 16
+    assert pass_flops(model, torch.zeros(1, 3, 4, 4)) == 2 * (3 * 5 * 9) * 16
 
 
 def test_only_forward_passes_are_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,11 +33,11 @@ def test_only_forward_passes_are_on_the_clock(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr("cluster.labelling.replica.speed.time.perf_counter", lambda: now[0])
     model = Slow(1, 1)
-    clock = ForwardClock(model, label_seconds=0.01)
+    clock = ForwardClock(model, ideal_seconds=0.01)
     for _ in range(3):
         model(torch.zeros(1))
         now[0] += 100.0
-    receipt = clock.noted(Receipt("unit-1", "data/1.arrow", 1, 40, 9, "d", "u"))
+    receipt = clock.noted(Receipt("unit-1", "data/1.arrow", 1, 7, 9, "d", "u"), read=40)
     assert receipt.forward_seconds == 6.0
     assert receipt.ideal_seconds == pytest.approx(0.4)
     assert clock.take() == 0.0

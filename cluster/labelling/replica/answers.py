@@ -1,7 +1,7 @@
 """A teacher's answers as rows of a store: the samples of a unit in, labelled rows out, for texts and for images."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -41,6 +41,8 @@ __all__ = [
 
 Samples = Sequence[tuple[PlannedSample, TextDocument | ImageSample]]
 """What there is to label: as planned, and as read."""
+
+OnRead = Callable[[int], object]
 
 
 _Batch = TypeVar("_Batch", covariant=True)
@@ -82,10 +84,16 @@ class TextRows(ABC, Generic[_Teacher, _Config]):
         """What of the identity says how documents become tokens and labels; empty for whole plain texts."""
         return self.encoder.identity()
 
-    def rows(self, unit: str, samples: Samples, codec: Codec, batch_divisor: int = 1) -> Iterator[ShardRow]:
-        """Labelled rows, in the order of the samples. LabelError names unit and document for outputs not finite."""
+    def rows(
+        self, unit: str, samples: Samples, codec: Codec, batch_divisor: int = 1, on_read: OnRead = lambda amount: None
+    ) -> Iterator[ShardRow]:
+        """Labelled rows, in the order of the samples. LabelError names unit and document for outputs not finite.
+
+        `on_read` hears of the tokens that the teacher reads for them, padding and tokens read twice left out.
+        """
         documents = [self._document(ref.name, key, times, sample) for (ref, key, times), sample in samples]
         self._fill(unit, documents, codec, batch_divisor)
+        on_read(sum(document.text.num_read(self.config.context, self.config.overlap) for document in documents))
         parts = [document.joined(codec, self._width(codec)) for document in documents]
         packed = codec.pack([part[0] for part in parts], [document.text.targets for document in documents])
         for document, columns, (_, log_probs) in zip(documents, packed, parts, strict=True):
@@ -205,8 +213,14 @@ class ImageAnswers:
         """One label, no tokens."""
         return 1, 0
 
-    def rows(self, unit: str, samples: Samples, codec: Codec, batch_divisor: int = 1) -> Iterator[ShardRow]:
-        """Labelled rows, in the order of the samples. LabelError names unit and image for outputs not finite."""
+    def rows(
+        self, unit: str, samples: Samples, codec: Codec, batch_divisor: int = 1, on_read: OnRead = lambda amount: None
+    ) -> Iterator[ShardRow]:
+        """Labelled rows, in the order of the samples. LabelError names unit and image for outputs not finite.
+
+        `on_read` hears of the images.
+        """
+        on_read(len(samples))
         size = max(1, self.config.batch_size // batch_divisor)
         for start in range(0, len(samples), size):
             part = samples[start : start + size]

@@ -12,7 +12,7 @@ from cluster.labelling.probe import Learn, learn_on, settle_codec
 from cluster.labelling.replica.answers import ImageAnswers, Probed, TextAnswers, first_image
 from cluster.labelling.replica.endpoint_answers import EndpointAnswers, EndpointBatch
 from cluster.labelling.replica.loading import load_answers
-from cluster.labelling.replica.speed import ForwardClock, label_flops, peak_flops
+from cluster.labelling.replica.speed import ForwardClock, pass_flops, peak_flops
 from cluster.labelling.statistics import Statistics
 from kdcore.config import Recipe
 from kdcore.data.document import ImageSample, SampleRef, TextDocument
@@ -124,8 +124,9 @@ class Replica:
             self._clock.take()
         samples = [(planned, self._read(unit, *planned[:2])) for planned in read_unit(self._store_path, unit)]
         kind, vocabulary = self._teacher.teacher.kind, self._teacher.teacher.num_classes
+        read: list[int] = []
         with torch.inference_mode():
-            rows = self._teacher.rows(unit.id, samples, self._codec, batch_divisor)
+            rows = self._teacher.rows(unit.id, samples, self._codec, batch_divisor, read.append)
             schema = store_schema(kind, self._codec, vocabulary, self._teacher.masked)
             statistics = Statistics(kind, self._codec, vocabulary)
             batches = statistics.watch(batches_from_rows(schema, rows))
@@ -133,7 +134,7 @@ class Replica:
                 self._store_path, unit.id, attempt, schema, batches, unit_digest=unit.digest, codec=self._codec
             )
             receipt = statistics.noted(receipt)
-            return receipt if self._clock is None else self._clock.noted(receipt)
+            return receipt if self._clock is None else self._clock.noted(receipt, sum(read))
 
     @property
     def torn(self) -> bool:
@@ -167,7 +168,7 @@ def _forward_clock(answers: "TextAnswers | ImageAnswers", source: Source, refs: 
         image = image.to(weights)
     else:
         ranks = answers.config.tensor_parallel
-    return ForwardClock(model, label_flops(model, image) / (ranks * peak_flops(weights.device, weights.dtype)))
+    return ForwardClock(model, pass_flops(model, image) / (ranks * peak_flops(weights.device, weights.dtype)))
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kdcore.store.writer import Receipt
 
-__all__ = ["ForwardClock", "label_flops", "peak_flops"]
+__all__ = ["ForwardClock", "pass_flops", "peak_flops"]
 
 # Dense FLOP/s in 16 bits of the makers' data sheets, by what CUDA calls the device; the first that fits counts.
 _PEAKS_16 = (
@@ -24,11 +24,11 @@ _REPEATS = 3
 class ForwardClock:
     """Adds up the seconds that `model` spends in its forward passes, on a GPU as the GPU saw them.
 
-    `label_seconds` is what one label would take at the peak of the device.
+    `ideal_seconds` is what one token (or image) would take at the peak of the device.
     """
 
-    def __init__(self, model: nn.Module, label_seconds: float) -> None:
-        self._label_seconds = label_seconds
+    def __init__(self, model: nn.Module, ideal_seconds: float) -> None:
+        self._ideal_seconds = ideal_seconds
         self._cuda = next(model.parameters()).is_cuda
         self._spans: list[tuple[Any, Any]] = []
         self._began: Any = None
@@ -56,14 +56,14 @@ class ForwardClock:
         torch.cuda.synchronize()
         return sum(begin.elapsed_time(end) for begin, end in spans) / 1e3
 
-    def noted(self, receipt: Receipt) -> Receipt:
-        """The receipt with the seconds of its unit in it."""
-        return replace(receipt, forward_seconds=self.take(), ideal_seconds=self._label_seconds * receipt.labels)
+    def noted(self, receipt: Receipt, read: int) -> Receipt:
+        """The receipt with the seconds of its unit in it, for which so many tokens (or images) were read."""
+        return replace(receipt, forward_seconds=self.take(), ideal_seconds=self._ideal_seconds * read)
 
 
 @torch.inference_mode()
-def label_flops(model: nn.Module, image: torch.Tensor | None = None) -> float:
-    """Floating-point operations of one label: 2 a parameter for a token, counted on one `image` [1, C, H, W] otherwise.
+def pass_flops(model: nn.Module, image: torch.Tensor | None = None) -> float:
+    """Floating-point operations of a token, 2 a parameter; of an `image` [1, C, H, W], as counted in a pass over it.
 
     An input embedding of its own is looked up and not multiplied: it does not count. Neither does attention itself.
     """

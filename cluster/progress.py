@@ -21,8 +21,8 @@ _WINDOW_SECONDS = 120.0
 class ProgressReport:
     """A context manager that counts up to `total` of a `unit`, or up to nobody knows what; `done` were there before.
 
-    `advance` counts, `skip` what others did; `show` says what to ask for what else is worth saying, in short pieces. Rate and time left are
-    those of the last two minutes, and count only what was done here.
+    `advance` counts, `skip` what others did; `show` says what to ask for what else is worth saying, in short pieces.
+    Rate and time left are those of the last two minutes, and count only what was done here.
     """
 
     def __init__(

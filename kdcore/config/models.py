@@ -86,9 +86,8 @@ class _Whole(Settings):
     def _not_split(cls, given: Any) -> Any:
         if isinstance(given, dict) and "tensor_parallel" in given:
             raise ValueError(
-                f"tensor_parallel splits a teacher of type causal_lm that one device cannot hold over several processes, "
-                f"got {given['tensor_parallel']!r} for one of another type: leave it out, and set cluster.replicas for "
-                "more copies at once"
+                "tensor_parallel splits a teacher of type causal_lm that one device cannot hold over processes; got "
+                f"{given['tensor_parallel']!r} for another type: leave it out, and set cluster.replicas for more copies"
             )
         return given
 

@@ -19,6 +19,7 @@ from kdcore.store import (
     export_store,
     merge_stores,
     open_store,
+    read_receipts,
     verify_store,
 )
 from kdcore.teachers.causal_lm import CausalLMTeacher
@@ -232,3 +233,18 @@ def test_a_dry_run_counts_labels_not_tokens(folder):
         settings = recipe(folder, f"dry-{mask}", data=data(folder, "chat", mask=mask))
         found[mask] = estimate(Recipe.model_validate(settings))
     assert 0 < found["assistant"].labels < found["all"].labels
+
+
+@pytest.mark.parametrize("mask", ["completion", "all"])
+def test_the_teachers_use_counts_the_tokens_that_it_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, mask: str
+) -> None:
+    for name in ("pass_flops", "peak_flops"):
+        monkeypatch.setattr(f"cluster.labelling.replica.replica.{name}", lambda *arguments: 1.0)
+    teacher = {**recipe(folder, "x")["teacher"], "context": 128}
+    path = label(folder, f"read-{mask}", teacher=teacher, data=data(folder, "qa", mask=mask))
+    store = open_store(path)
+    labels = store.num_labels_per_row()
+    read = sum(len(store.tokens(row)) - 1 for row in range(store.num_rows) if labels[row])
+    assert sum(receipt.ideal_seconds for receipt in read_receipts(path).values()) == read
+    assert (read == store.num_labels) == (mask == "all")

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labelling_hooks import wait_for
-from labelling_runs import content, in_process, label
-from tiny_teacher import recipe, write_documents, write_teacher
 
-from cluster.labelling import answers
 from cluster.labelling.planning import plan_work
-from cluster.labelling.replica import Replica
+from cluster.labelling.replica import answers
+from cluster.labelling.replica.replica import Replica
 from cluster.labelling.run import label_store
 from kdcore.config.recipe import Recipe
 from kdcore.store import open_store, publish_receipt, read_receipts, verify_store
+from tests.support.labelling_hooks import wait_for
+from tests.support.labelling_runs import content, in_process, label
+from tests.support.tiny_teacher import recipe, write_documents, write_teacher
 
 pytest.importorskip("transformers")
 

@@ -222,3 +222,16 @@ def test_the_beginning_of_a_document_has_its_first_labels(tokenizer):
         start = found.beginning(count)
         assert start.positions.tolist() == found.positions[:count].tolist()
         assert len(start.tokens) == (found.positions[:count][-1] + 2 if count else 1)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 24, 25, 90])
+def test_of_a_whole_text_every_token_that_is_answered_is_read_once(length: int) -> None:
+    assert EncodedText(np.arange(length)).num_read(24, 8) == max(0, length - 1)
+
+
+def test_of_a_masked_text_the_windows_with_labels_are_read_with_their_context() -> None:
+    tokens = np.arange(100)
+    assert EncodedText(tokens, spans_of(np.arange(0))).num_read(24, 8) == 0
+    assert EncodedText(tokens, spans_of(np.arange(20, 23))).num_read(24, 8) == 24  # a prompt of 21 tokens and 3 labels
+    assert EncodedText(tokens, spans_of(np.arange(22, 26))).num_read(24, 8) == 24 + 16  # two windows, 8 tokens in both
+    assert EncodedText(tokens, spans_of(np.array([3, 98]))).num_read(24, 8) == 24 + 11 + 8

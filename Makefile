@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.kdcore-setup
 PYTEST := $(BIN)/python -m pytest
 # Files of tests that run side by side: the tests of clusters mostly wait. JOBS=0 is one after another, in one process.
 JOBS   ?= 2
-BESIDE := -n $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not alone'
+BESIDE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 TIERS  := lint test-unit test-integration test-recipes test-faults
 CODE   := kdcore cluster jobs tests
 
@@ -57,13 +57,13 @@ test-unit: $(STAMP)  ## seconds a file, no clusters
 	$(PYTEST) tests/unit $(BESIDE)
 
 test-integration: $(STAMP)  ## rooms together: engines, labelling, stores
-	$(PYTEST) tests/integration
+	$(PYTEST) tests/integration $(BESIDE)
 
 test-recipes: $(STAMP)  ## every recipe of configs/, cut down to two steps
-	$(PYTEST) tests/recipes
+	$(PYTEST) tests/recipes -n $(JOBS) --dist load
 
 test-faults: $(STAMP)  ## kills and full disks, then the same result
-	$(PYTEST) tests/faults
+	$(PYTEST) tests/faults $(BESIDE)
 
 lint: $(STAMP)  ## style, format, types, walls between rooms
 	$(BIN)/ruff check $(CODE)

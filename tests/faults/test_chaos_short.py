@@ -19,6 +19,8 @@ from tests.support.processes import below, until
 pytest.importorskip("ray")
 pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.long
+
 DOCUMENTS = 110
 SCHEDULE = ["actor_kill", "raylet_kill", "pause", "actor_kill", "driver_kill", "poison"]
 

@@ -22,6 +22,8 @@ from tests.support.tiny_teacher import recipe, write_documents, write_teacher
 pytest.importorskip("ray")
 pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.long
+
 REPO = Path(__file__).parents[2]
 LABELS = {"unit_bytes": 600, "codec": {"type": "threshold", "budget_bytes": 6}}
 DRIVER = """
@@ -83,8 +85,7 @@ def kill_during_the_probe(driver: subprocess.Popen[str], store: Path) -> None:
 def test_killed_replicas_and_drivers_lose_and_double_nothing(tmp_path: Path) -> None:
     write_documents(tmp_path / "docs", 300)
     write_teacher(tmp_path / "teacher")
-    undisturbed, calm = start(tmp_path, "calm")
-    finish(undisturbed)
+    calm = Path(label(tmp_path, "calm", labels=LABELS))
 
     driver, store = start(tmp_path, "killed")
     kill_during_the_probe(driver, store)

@@ -28,6 +28,8 @@ from tests.support.tiny_teacher import write_documents, write_teacher
 pytest.importorskip("ray")
 pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.long
+
 REPO = Path(__file__).parents[2]
 LABELS = {"unit_bytes": 300, "codec": {"type": "threshold", "budget_bytes": 6}}
 # A lost node is noticed in seconds instead of half a minute.

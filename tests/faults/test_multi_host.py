@@ -28,6 +28,8 @@ from tests.support.processes import unfinished, until
 pytest.importorskip("ray")
 pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.long
+
 DOCUMENTS = 100
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.support.http_proxy import proxied
 from tests.support.remote_cluster import Site, closed_cluster
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 KILL, INTERRUPT = signal.SIGKILL, signal.SIGINT
 

@@ -30,6 +30,8 @@ s3fs = pytest.importorskip("s3fs")
 pytest.importorskip("moto")
 pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -87,21 +89,20 @@ def test_the_same_texts_have_the_same_labels(folder: Path, known: dict[bytes, An
     assert nameless(label(folder, kind, data=data_of(folder, kind))) == known
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["parquet", "streaming"])
-def test_kd_precompute(folder: Path, known: dict[bytes, Any], kind: str) -> None:
-    """The command itself, with actors that open the corpus by themselves."""
+def test_kd_precompute(folder: Path, known: dict[bytes, Any]) -> None:
+    """The command itself, with actors that open the corpus by themselves; one cluster for both kinds."""
     pytest.importorskip("ray")
+    from cluster.connect import cluster_session
     from jobs.main import app
 
-    settings = recipe(
-        folder, f"kd-{kind}", data=data_of(folder, kind), cluster={"replicas": 1, "cpus_per_replica": 0.5}
-    )
-    path = folder / f"{kind}.yaml"
-    path.write_text(json.dumps(settings))
-    done = CliRunner().invoke(app, ["precompute", str(path)])
-    assert done.exit_code == 0, done.output
-    assert nameless(f"{folder}/runs/kd-{kind}/labels") == known
+    settings = recipe(folder, "x", cluster={"replicas": 1, "cpus_per_replica": 0.5})
+    with cluster_session(Recipe.model_validate(settings).cluster):
+        for kind in ("parquet", "streaming"):
+            path = folder / f"{kind}.yaml"
+            path.write_text(json.dumps({**settings, "name": f"kd-{kind}", "data": data_of(folder, kind)}))
+            done = CliRunner().invoke(app, ["precompute", str(path)])
+            assert done.exit_code == 0, done.output
+            assert nameless(f"{folder}/runs/kd-{kind}/labels") == known
 
 
 @pytest.fixture(scope="module")

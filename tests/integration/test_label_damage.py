@@ -15,6 +15,8 @@ from tests.support.stores import make_store
 
 pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.long
+
 REPO = Path(__file__).resolve().parents[2]
 WITHOUT_DIGESTS = """
 import sys

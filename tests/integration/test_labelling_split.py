@@ -26,6 +26,8 @@ from tests.support.tiny_teacher import recipe, write_documents, write_teacher
 pytest.importorskip("transformers")
 pytest.importorskip("ray")
 
+pytestmark = pytest.mark.long
+
 TOLERANCE = 2e-3  # of log-probabilities kept in float16, about 1 to 8 in size
 CLUSTER = {"replicas": 1, "cpus_per_replica": 0.25, "rank_timeout_seconds": 20}
 

@@ -11,7 +11,7 @@ from tests.support.http_proxy import proxied
 from tests.support.remote_cluster import TOKEN, Site, closed_cluster
 from tests.support.tiny_teacher import write_documents
 
-pytestmark = pytest.mark.timeout(900)  # whole jobs, each of several processes that import torch
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]  # whole jobs, each of several processes that import torch
 
 MANY = {"labels": {"unit_bytes": 1, "codec": {"type": "topk", "k": 4}}}
 STUDENT = {

@@ -9,6 +9,8 @@ PYTEST := $(BIN)/python -m pytest
 # Files of tests that run side by side: the tests of clusters mostly wait. JOBS=0 is one after another, in one process.
 JOBS   ?= 2
 BESIDE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# Ray makes a token with the first cluster of a user; two first ones at once would make two.
+RAY_TOKEN := $(HOME)/.ray/auth_token
 TIERS  := lint test-unit test-integration test-recipes test-faults
 CODE   := kdcore cluster jobs tests
 
@@ -56,14 +58,17 @@ test: $(STAMP)  ## everything that CI runs; at its end, the seconds that each pa
 test-unit: $(STAMP)  ## seconds a file, no clusters
 	$(PYTEST) tests/unit $(BESIDE)
 
-test-integration: $(STAMP)  ## rooms together: engines, labelling, stores
+test-integration: $(STAMP) | $(RAY_TOKEN)  ## rooms together: engines, labelling, stores
 	$(PYTEST) tests/integration $(BESIDE)
 
-test-recipes: $(STAMP)  ## every recipe of configs/, cut down to two steps
+test-recipes: $(STAMP) | $(RAY_TOKEN)  ## every recipe of configs/, cut down to two steps
 	$(PYTEST) tests/recipes -n $(JOBS) --dist load
 
-test-faults: $(STAMP)  ## kills and full disks, then the same result
+test-faults: $(STAMP) | $(RAY_TOKEN)  ## kills and full disks, then the same result
 	$(PYTEST) tests/faults $(BESIDE)
+
+$(RAY_TOKEN): | $(STAMP)
+	umask 077 && $(BIN)/ray get-auth-token --generate > /dev/null
 
 lint: $(STAMP)  ## style, format, types, walls between rooms
 	$(BIN)/ruff check $(CODE)

@@ -26,7 +26,7 @@ from tests.support.tiny_teacher import recipe, write_documents, write_teacher
 pytest.importorskip("transformers")
 pytest.importorskip("ray")
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]  # several groups of processes that import torch
 
 TOLERANCE = 2e-3  # of log-probabilities kept in float16, about 1 to 8 in size
 CLUSTER = {"replicas": 1, "cpus_per_replica": 0.25, "rank_timeout_seconds": 20}

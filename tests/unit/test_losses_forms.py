@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from losses_fixtures import DEFINITIONS, PARAMETERS
 from torch import Tensor
 
 from kdcore.config.loss import LossConfig
 from kdcore.losses.forms import FORMS, form_of
+from tests.support.losses import DEFINITIONS, PARAMETERS
 
 CASES = [(name, parameters) for name, several in PARAMETERS.items() for parameters in several]
 

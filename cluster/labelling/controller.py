@@ -145,7 +145,7 @@ def _record_decision(decision: moves.Decision, record: Callable[[Mapping[str, An
         case moves.Fail(error):
             told = {"reason": f"{type(error).__name__}: {error}"}
         case moves.Assign() if decision.backup:
-            told = {**asdict(decision), "reason": "another replica is late with it"}
+            told = {**asdict(decision), "reason": "another replica is late with it, or was lost"}
         case _:
             told = asdict(decision)
     record({"event": type(decision).__name__, **told})

@@ -3,6 +3,7 @@
 Costs are Pareto (capped), and one replica of a hundred is ten times slow without anyone having said so.
 """
 
+import gc
 import heapq
 import itertools
 import random
@@ -51,7 +52,9 @@ class Simulation:
         self.speed = [BYTES_PER_SECOND / (SLOWNESS if self.rng.random() < SLOW else 1) for _ in range(replicas)]
         self.alive: list[int] = [0] * replicas  # which process stands behind the number; the dead do not answer
         self.serial = itertools.count()
-        self.clock, self.decisions, self.seconds, self.backups, self.deaths = 0.0, 0, 0.0, 0, 0
+        self.rules = Rules(1_000, lowest=replicas, highest=replicas)
+        self.clock, self.backups, self.copied_bytes, self.deaths = 0.0, 0, 0, 0
+        self.log: list[tuple[Event, float]] = []  # what the policy was told, and when
         self.queue: list[tuple[float, int, int, int, str]] = []
 
     def bound(self) -> float:
@@ -63,7 +66,8 @@ class Simulation:
 
     def run(self) -> float:
         """Simulated seconds until all is done."""
-        state = self._begin()
+        state = self._state()
+        self._begin()
         while True:
             wake = state.wake_at()
             if wake is not None and wake < self.queue[0][0]:
@@ -74,12 +78,26 @@ class Simulation:
             if event is not None and self._decide(state, event):
                 return self.clock
 
-    def _begin(self) -> State:
-        replicas = len(self.speed)
-        for replica in range(replicas):
+    def policy_seconds(self) -> float:
+        """Processor time of the policy alone: it is told the same once more, without the simulator."""
+        state = self._state()
+        gc.collect()
+        gc.freeze()  # what the simulator holds is not the policy's to look through
+        began = time.process_time()
+        for event, now in self.log:
+            decide(state, event, now)
+            state.wake_at()
+        spent = time.process_time() - began
+        gc.unfreeze()
+        return spent
+
+    def _state(self) -> State:
+        return State.of(list(self.sizes), self.rules, self.sizes)
+
+    def _begin(self) -> None:
+        for replica in range(len(self.speed)):
             self._push(0.0, replica, "ready")
         self._push(self.rng.expovariate(self.failures), -1, "death")
-        return State.of(list(self.sizes), Rules(1_000, lowest=replicas, highest=replicas), self.sizes)
 
     def _next(self) -> Event | None:
         self.clock, _, replica, process, kind = heapq.heappop(self.queue)
@@ -94,17 +112,15 @@ class Simulation:
         return ReplicaReady(replica) if kind == "ready" else UnitDone(replica)
 
     def _decide(self, state: State, event: Event) -> bool:
-        began = time.process_time()
-        decisions = decide(state, event, self.clock)
-        self.seconds += time.process_time() - began
-        self.decisions += 1
-        ends = [self._perform(decision) for decision in decisions]
+        self.log.append((event, self.clock))
+        ends = [self._perform(decision) for decision in decide(state, event, self.clock)]
         return any(ends)
 
     def _perform(self, decision: Decision) -> bool:
         match decision:
             case Assign(replica, unit):
                 self.backups += decision.backup
+                self.copied_bytes += self.sizes[unit] if decision.backup else 0
                 self._push(self.clock + self.sizes[unit] / self.speed[replica], replica, "done")
             case Replace(replica):
                 self.alive[replica] += 1
@@ -131,6 +147,7 @@ class Churn(Simulation):
 
     def __init__(self, replicas: int, units: int, seed: int) -> None:
         super().__init__(replicas, units, 0.0, seed)
+        self.rules = Rules(1_000, lowest=replicas // 4, highest=replicas)
         self.free: list[tuple[int, int]] = []  # node, place; the last first
         self.waiting: deque[tuple[int, int]] = deque()  # replica, and which start of it
         self.places: dict[int, tuple[int, int]] = {}
@@ -156,7 +173,7 @@ class Churn(Simulation):
         self.capacity = clock + left / rate
         return max(self.capacity, self.floor)
 
-    def _begin(self) -> State:
+    def _begin(self) -> None:
         count = len(self.speed) // PLACES
         for _ in range(count // 2):
             self._add_node()
@@ -164,12 +181,9 @@ class Churn(Simulation):
             self._push(COMING * (number + 1) / count, -1, "node")
         for _ in range(count):
             self._push(self.rng.expovariate(1 / LIFE), -1, "leave")
-        lowest = len(self.speed) // 4
-        for replica in range(lowest):
+        for replica in range(self.rules.lowest):
             self._ask(replica)
         self.events.append((0, Tick()))
-        rules = Rules(1_000, lowest=lowest, highest=len(self.speed))
-        return State.of(list(self.sizes), rules, self.sizes)
 
     def _next(self) -> Event | None:
         if self.events:

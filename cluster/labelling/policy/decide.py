@@ -51,30 +51,25 @@ _NAMED = 20
 
 def decide(state: State, event: Event, now: float = 0.0) -> list[Decision]:
     """Update `state` with `event`, which happened at `now` seconds, and say what to do now."""
-    found = _react(state, event, now)
-    for step in (_after_limits, _woken, _give_out):
-        if _has_end(found):
-            return found
-        found += step(state, now)
-    if _has_end(found):
-        return found
-    return [*found, *settle(state, now), *resize(state), *tell_shortage(state, now)]
-
-
-def _has_end(found: list[Decision]) -> bool:
-    return bool(found) and any(isinstance(decision, (Fail, Finish)) for decision in found)
+    found = more = _react(state, event, now)
+    for step in (_after_limits, _woken, _give_out, settle, resize, tell_shortage):
+        if more and any(isinstance(decision, (Fail, Finish)) for decision in more):
+            break
+        more = step(state, now)
+        found += more
+    return found
 
 
 def _react(state: State, event: Event, now: float) -> list[Decision]:
     match event:
+        case UnitDone(replica):
+            return _after_done(state, replica, now)
         case ReplicaPlaced(replica):
             _after_placed(state, replica, now)
         case ReplicaLoaded(replica):
             _after_loaded(state, replica)
         case ReplicaReady(replica):
             _after_ready(state, replica)
-        case UnitDone(replica):
-            return _after_done(state, replica, now)
         case UnitError(replica, error):
             return _after_error(state, replica, error, now)
         case ReplicaDied(replica, reason, announced):
@@ -131,13 +126,16 @@ def _woken(state: State, now: float) -> list[Decision]:
 def _give_out(state: State, now: float) -> list[Decision]:
     """Work for idle replicas; the end when there is none left anywhere. An idle replica stays: units may come back."""
     found: list[Decision] = []
-    while state.idle and state.remaining and (late := state.take_late(now)) is not None:
-        replica, divisor = state.take_idle(), state.divisors.get(late, 1)
-        found.append(Assign(replica, late, state.begin(replica, late, now), divisor, backup=True))
-    while state.idle and state.has_pending():
-        replica, unit = state.take_idle(), state.take()
-        divisor = state.divisors.get(unit, 1)
-        found.append(Assign(replica, unit, state.begin(replica, unit, now), divisor))
+    while state.idle and state.remaining:
+        unit = state.next_copy(now)
+        backup = unit is not None
+        if unit is None:
+            if not state.has_pending():
+                break
+            unit = state.take()
+        replica = state.take_idle()
+        attempt = state.begin(replica, unit, now)
+        found.append(Assign(replica, unit, attempt, state.divisors.get(unit, 1), backup))
     if not state.remaining:
         if state.quarantined:
             return [*found, Fail(_quarantine_error(state))]
@@ -198,6 +196,7 @@ def _after_death(state: State, replica: int, reason: str, now: float, announced:
     again = restart(state, replica, reason)
     if run is None or run.lost:
         return [again]
+    state.orphans.add(run.unit)
     if _is_memory(reason):
         _halve(state, run.unit)
     return [again, *_retry(state, run.unit, replica, reason, _MEMORY, now)]
@@ -206,6 +205,7 @@ def _after_death(state: State, replica: int, reason: str, now: float, announced:
 def _after_limits(state: State, now: float) -> list[Decision]:
     """A process that was paused never answers: another one takes its place. One that was to leave in time is let go."""
     found: list[Decision] = []
+    state.note_late(now)
     while (replica := state.take_stuck(now)) is not None:
         seconds = now - state.running[replica].started
         told = f"no answer for {seconds:.0f} s, far beyond the other units or labels.stuck_seconds"

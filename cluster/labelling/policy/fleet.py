@@ -1,6 +1,7 @@
 """What the labelling policy remembers of the replicas that do not take units yet, or no more; each step O(log n)."""
 
 import heapq
+import math
 
 __all__ = ["Fleet", "Shortage"]
 
@@ -16,8 +17,8 @@ class Shortage:
         self._empty_since: float | None = None
         self._told = False
 
-    def see(self, placed: int, wanted: int, now: float) -> None:
-        """So many replicas have found room."""
+    def see(self, placed: int, wanted: int, now: float) -> bool:
+        """Note that so many replicas have found room; whether that is too few."""
         if placed >= wanted:
             self._short_since, self._told = None, False
         elif self._short_since is None:
@@ -26,6 +27,7 @@ class Shortage:
             self._empty_since = None
         elif self._empty_since is None:
             self._empty_since = now
+        return self._short_since is not None or self._empty_since is not None
 
     def starved(self, now: float) -> float | None:
         """For how many seconds there has been none, if that is too long."""
@@ -39,12 +41,12 @@ class Shortage:
         self._told = self._told or due
         return due
 
-    def wake_at(self) -> float | None:
-        """When one of the two answers changes, if nothing else does."""
-        times = [] if self._empty_since is None else [self._empty_since + self._starved_seconds]
-        if self._short_since is not None and not self._told:
-            times.append(self._short_since + _SHORT_SECONDS)
-        return min(times, default=None)
+    def wake_at(self) -> float:
+        """When one of the two answers changes, if nothing else does; infinite if they do not."""
+        starved = math.inf if self._empty_since is None else self._empty_since + self._starved_seconds
+        if self._short_since is None or self._told:
+            return starved
+        return min(starved, self._short_since + _SHORT_SECONDS)
 
 
 class Fleet:
@@ -132,10 +134,10 @@ class Fleet:
             return replica
         return None
 
-    def next_limit(self) -> float | None:
-        """When the next limit passes."""
+    def next_limit(self) -> float:
+        """When the next limit passes; infinite if there is none."""
         self._drop_stale()
-        return self._timers[0][0] if self._timers else None
+        return self._timers[0][0] if self._timers else math.inf
 
     def _drop_stale(self) -> None:
         while self._timers and self._until.get(self._timers[0][1]) != self._timers[0][0]:

@@ -31,35 +31,35 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class ReplicaPlaced:
     """The cluster had room for a replica: its processes are there and begin to load its teacher."""
 
     replica: int
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class ReplicaLoaded:
     """A replica has loaded its teacher, and does not know the store's codec yet."""
 
     replica: int
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class ReplicaReady:
     """A replica knows the store's codec, and takes units."""
 
     replica: int
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class UnitDone:
     """A replica has written the shard of its unit."""
 
     replica: int
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class UnitError:
     """A replica is alive, but its unit (or its start) raised.
 
@@ -71,7 +71,7 @@ class UnitError:
     error: Exception
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class ReplicaDied:
     """A replica is gone: killed, out of memory, or its node was lost. `announced`: its node was taken away by plan."""
 
@@ -80,7 +80,7 @@ class ReplicaDied:
     announced: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Notice:
     """A replica will be taken away in so many seconds (None: nobody said when), as its process or its node heard."""
 
@@ -89,7 +89,7 @@ class Notice:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Tick:
     """Nothing but time has passed."""
 
@@ -99,7 +99,7 @@ Event = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Assign:
     """Give `unit` to `replica`; `attempt` counts from 0. A `backup` runs beside another replica that is late."""
 
@@ -110,14 +110,14 @@ class Assign:
     backup: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Settle:
     """Let `replica`, which has loaded, settle the store's codec: the first one makes the probe, all others read it."""
 
     replica: int
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Replace:
     """Start another replica in the place of `replica`, which is ended if it still runs."""
 
@@ -125,14 +125,14 @@ class Replace:
     reason: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Grow:
     """Ask the cluster for one more replica, number `replica`."""
 
     replica: int
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Shrink:
     """End `replica` if it still runs, and give its room back."""
 
@@ -140,7 +140,7 @@ class Shrink:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Drain:
     """`replica` will be taken away: it finishes `unit`, takes no other, and leaves. For the record."""
 
@@ -149,7 +149,7 @@ class Drain:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Short:
     """For a while now, the cluster has had room for fewer replicas than `wanted`. For the record."""
 
@@ -157,14 +157,14 @@ class Short:
     wanted: int
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Starved:
     """Stop: for `seconds`, the cluster has had no room for a single replica."""
 
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Retry:
     """`unit` failed, or lost its replica, and comes back after `seconds`. For the record."""
 
@@ -174,7 +174,7 @@ class Retry:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Quarantine:
     """`unit` is given up in this run, the rest goes on. For the record."""
 
@@ -183,7 +183,7 @@ class Quarantine:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class GiveUp:
     """`replica` did not start in all its attempts; the others go on. For the record."""
 
@@ -191,14 +191,14 @@ class GiveUp:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Fail:
     """Stop and raise `error`."""
 
     error: KDError
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Finish:
     """Every unit is done."""
 

@@ -44,10 +44,10 @@ def loading_limit(state: State, replica: int, now: float) -> None:
     state.fleet.limit(replica, now + state.rules.load_seconds)
 
 
-def resize(state: State) -> list[Decision]:
+def resize(state: State, now: float) -> list[Decision]:
     """More replicas while there are units for them; none that still wait for room when there are not."""
     fleet, found = state.fleet, list[Decision]()
-    if not fleet.asked and fleet.used >= fleet.highest:
+    if fleet.used >= fleet.highest and (not fleet.asked or len(state.fresh) >= fleet.highest):
         return found
     spare = state.unclaimed() - fleet.coming - len(state.idle) if fleet.used else 1
     hopeless = bool(fleet.given_up) and not fleet.settled
@@ -66,7 +66,8 @@ def tell_shortage(state: State, now: float) -> list[Decision]:
     fleet = state.fleet
     placed = len(fleet.loading) + len(fleet.loaded) + len(state.idle) + len(state.running)
     wanted = min(fleet.lowest, state.remaining)
-    state.shortage.see(placed, wanted, now)
+    if not state.shortage.see(placed, wanted, now):
+        return []
     seconds = state.shortage.starved(now)
     if seconds is not None:
         return [Starved(seconds)]
@@ -130,7 +131,7 @@ def after_notice(state: State, notice: Notice, now: float) -> list[Decision]:
 
 
 def _fits(state: State, replica: int, seconds: float | None, now: float) -> bool:
-    run, rate = state.running[replica], state.rates.median()
+    run, rate = state.running[replica], state.rates.median
     return seconds is None or rate is None or run.started + rate * state.sizes[run.unit] - now <= seconds
 
 
@@ -141,6 +142,7 @@ def depart(state: State, replica: int, reason: str) -> list[Decision]:
     state.fleet.release(replica)
     found: list[Decision] = [Shrink(replica, reason)]
     if run is not None and not run.lost:
+        state.orphans.add(run.unit)
         if not state.holders[run.unit]:
             state.put_back(run.unit)
         found.append(Retry(run.unit, replica, 0.0, reason))

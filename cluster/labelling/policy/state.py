@@ -1,6 +1,7 @@
 """What the labelling policy remembers of units and replicas; each step costs O(log n)."""
 
 import heapq
+import math
 import zlib
 from bisect import bisect_left, insort
 from collections import OrderedDict, deque
@@ -14,7 +15,7 @@ __all__ = ["LONGEST_WAIT", "Rates", "Rules", "Run", "State"]
 LONGEST_WAIT = 60.0
 _SAMPLE, _ENOUGH = 101, 3
 _OVERDUE, _MARGIN, _STUCK, _STUCK_SECONDS = 1.5, 1.25, 20.0, 600.0
-_COPIES, _CHEAP = 3, 0.01
+_COPIES, _SPARES = 3, 0.01
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,13 @@ class Run:
 
 
 class Rates:
-    """The median seconds a byte of the last finished units: a slow replica or a long start does not move it far."""
+    """The median seconds a byte of the last finished units: a slow replica or a long start does not move it far.
+
+    `median` is None until a few units are finished.
+    """
 
     def __init__(self) -> None:
+        self.median: float | None = None
         self._recent: deque[float] = deque()
         self._sorted: list[float] = []
 
@@ -57,10 +62,8 @@ class Rates:
         insort(self._sorted, rate)
         if len(self._recent) > _SAMPLE:
             del self._sorted[bisect_left(self._sorted, self._recent.popleft())]
-
-    def median(self) -> float | None:
-        """None until a few units are finished."""
-        return self._sorted[len(self._sorted) // 2] if len(self._sorted) >= _ENOUGH else None
+        if len(self._sorted) >= _ENOUGH:
+            self.median = self._sorted[len(self._sorted) // 2]
 
 
 @dataclass
@@ -83,12 +86,13 @@ class State:
     tries: dict[str, int] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
     divisors: dict[str, int] = field(default_factory=dict)
+    orphans: set[str] = field(default_factory=set)  # units that lost a replica
     quarantined: dict[str, str] = field(default_factory=dict)
     rates: Rates = field(default_factory=Rates)
     pending_bytes: int = 0
-    doubled_bytes: int = 0  # of units with several replicas, for each beyond the first
+    spare_bytes: int = 0  # what copies may still cost that only guard against a loss; every copy is taken off
     overdue: list[tuple[float, int, int]] = field(default_factory=list)
-    late: list[tuple[int, int, int]] = field(default_factory=list)
+    exposed: list[tuple[int, int, int]] = field(default_factory=list)
     stuck: list[tuple[float, int, int]] = field(default_factory=list)
 
     @classmethod
@@ -101,6 +105,7 @@ class State:
         fleet, shortage = Fleet(rules.lowest, rules.highest), Shortage(rules.starved_seconds)
         state = cls(rules, fleet, shortage, known, fresh, len(units))
         state.pending_bytes = sum(known[unit] for unit in units)
+        state.spare_bytes = int(_SPARES * state.pending_bytes)
         return state
 
     def unclaimed(self) -> int:
@@ -135,14 +140,15 @@ class State:
         """Note that `replica` labels `unit`; the number of this attempt, from 0."""
         self.assigned += 1
         self.running[replica] = Run(unit, now, self.assigned)
-        holders = self.holders.setdefault(unit, [])
-        self.doubled_bytes += self.sizes[unit] if holders else 0
+        size, rate, holders = self.sizes[unit], self.rates.median, self.holders.setdefault(unit, [])
+        if holders:
+            self.spare_bytes -= size
+        elif unit in self.orphans:
+            heapq.heappush(self.exposed, (-size, replica, self.assigned))
         holders.append(replica)
-        heapq.heappush(self.stuck, (self._stuck_at(unit, now), replica, self.assigned))
-        if len(self.stuck) > 2 * len(self.running) + 1_000:  # entries of units that ended; amortised O(1)
-            self.stuck = [entry for entry in self.stuck if self._is_current(entry, lost_too=True)]
-            heapq.heapify(self.stuck)
-        heapq.heappush(self.overdue, (self._overdue_at(unit, now) or now, replica, self.assigned))
+        heapq.heappush(self.overdue, (now + _OVERDUE * (rate or 0.0) * size, replica, self.assigned))
+        if rate is None:
+            heapq.heappush(self.stuck, (now + self.rules.stuck_seconds, replica, self.assigned))
         number = self.tries.get(unit, 0)
         self.tries[unit] = number + 1
         return number
@@ -153,74 +159,78 @@ class State:
         if run is not None and not run.lost:
             holders = self.holders[run.unit]
             holders.remove(replica)
-            self.doubled_bytes -= self.sizes[run.unit] if holders else 0
-            for other in holders:  # it was late once, and has one copy less: it may need another
-                heapq.heappush(self.late, (-self.sizes[run.unit], other, self.running[other].serial))
+            for other in holders:  # it has one copy less: it may need another
+                heapq.heappush(self.exposed, (-self.sizes[run.unit], other, self.running[other].serial))
         return run
 
     def settle(self, unit: str) -> None:
         """A unit is done or given up: forget it, and ignore who else labels it."""
         self.remaining -= 1
-        holders = self.holders.pop(unit, [])
-        self.doubled_bytes -= self.sizes[unit] * max(0, len(holders) - 1)
-        for replica in holders:
+        for replica in self.holders.pop(unit, ()):
             self.running[replica].lost = True
+        self.orphans.discard(unit)
         for memory in (self.tries, self.failures, self.divisors):
             memory.pop(unit, None)
 
-    def take_late(self, now: float) -> str | None:
-        """A unit that has been late and should have one more replica, so as not to end the job; largest first."""
-        rate = self.rates.median()
-        if rate is None:
+    def next_copy(self, now: float) -> str | None:
+        """A unit that one more replica should label beside those that do, or it might end the job; the largest first.
+
+        Looked at are units that are late or lost a replica.
+        """
+        rate = self.rates.median
+        if rate is None or not self.exposed:
             return None
-        self._find_late(now)
         end = now + self.pending_bytes * rate / (len(self.running) + len(self.idle))
-        while self.late:
-            _, replica, _ = entry = self.late[0]
-            if self._is_current(entry) and len(self.holders[self.running[replica].unit]) < _COPIES:
-                unit = self.running[replica].unit
-                last = self.holders[unit][-1]
-                run = self.running[last]
-                is_late = (overdue := run.started + _OVERDUE * rate * self.sizes[unit]) <= now
-                alone = is_late and not self.has_pending()
-                if alone or self._sure_at(unit, rate, now if is_late else run.started, is_late) > end:
-                    return unit  # its entry stays: it may need yet another
-                if is_late:
-                    return None
-                heapq.heappush(self.overdue, (overdue, last, run.serial))
-            heapq.heappop(self.late)
+        while self.exposed:
+            _, replica, serial = self.exposed[0]
+            run = self.running.get(replica)
+            if run is not None and run.serial == serial and not run.lost:
+                seconds = rate * self.sizes[run.unit]
+                needed = self._needs_copy(run.unit, seconds, now, end)
+                if needed is not None:  # its entry stays: it may need yet another; the others are smaller
+                    return run.unit if needed else None
+                if (overdue := run.started + _OVERDUE * seconds) > now:
+                    heapq.heappush(self.overdue, (overdue, replica, serial))
+            heapq.heappop(self.exposed)
         return None
 
-    def _find_late(self, now: float) -> None:
+    def _needs_copy(self, unit: str, seconds: float, now: float, end: float) -> bool | None:
+        """Whether now, for a unit of so many seconds and a job that would end at `end`.
+
+        None: not before it loses a replica, or is late again. That a copy is lost at its end, and
+        made anew, is reckoned with while `spare_bytes` last.
+        """
+        holders, cheap = self.holders[unit], self.sizes[unit] <= self.spare_bytes
+        if len(holders) >= _COPIES:
+            return None
+        overdue = now - _OVERDUE * seconds
+        last = self.running[holders[-1]].started
+        if last <= overdue:
+            return not self.has_pending() or now + (2 if cheap else 1) * _MARGIN * seconds > end
+        alone = len(holders) == 1 or self.running[holders[-2]].started <= overdue
+        return True if alone and cheap and last + (1 + _MARGIN) * seconds > end else None
+
+    def note_late(self, now: float) -> None:
         """Note whose time has passed since the last call."""
-        while self.overdue and (self.overdue[0][0] <= now or not self._is_current(self.overdue[0])):
+        rate = self.rates.median
+        while rate is not None and self.overdue and self.overdue[0][0] <= now:
             _, replica, serial = entry = heapq.heappop(self.overdue)
             if self._is_current(entry):
                 run = self.running[replica]
-                current = self._overdue_at(run.unit, run.started) or now
-                if current <= now:
-                    heapq.heappush(self.late, (-self.sizes[run.unit], replica, serial))
-                else:  # the rate has changed meanwhile
-                    heapq.heappush(self.overdue, (current, replica, serial))
-
-    def _sure_at(self, unit: str, rate: float, begun: float, is_late: bool) -> float:
-        """When `unit` is done by a copy that was begun, or would be, at `begun`: even if that one is lost at its end.
-
-        With a loss is reckoned only where copies cost little of what is pending; a copy that is not late does without.
-        """
-        seconds = rate * self.sizes[unit]
-        cheap = self.doubled_bytes + self.sizes[unit] <= _CHEAP * self.pending_bytes
-        if is_late:
-            return begun + (2 if cheap else 1) * _MARGIN * seconds
-        return begun + (1 + _MARGIN) * seconds if cheap else begun
+                overdue = run.started + _OVERDUE * rate * self.sizes[run.unit]
+                if overdue > now:  # the rate has changed meanwhile
+                    heapq.heappush(self.overdue, (overdue, replica, serial))
+                    continue
+                heapq.heappush(self.stuck, (self._stuck_at(run), replica, serial))
+                if not run.lost:
+                    heapq.heappush(self.exposed, (-self.sizes[run.unit], replica, serial))
 
     def take_stuck(self, now: float) -> int | None:
         """A replica that has been at its unit far too long."""
         while self.stuck and self.stuck[0][0] <= now:
             _, replica, serial = entry = heapq.heappop(self.stuck)
-            if self._is_current(entry, lost_too=True):
-                run = self.running[replica]
-                current = self._stuck_at(run.unit, run.started)
+            if self._is_current(entry):
+                current = self._stuck_at(self.running[replica])
                 if current <= now:
                     return replica
                 heapq.heappush(self.stuck, (current, replica, serial))
@@ -228,24 +238,21 @@ class State:
 
     def wake_at(self) -> float | None:
         """When the policy wants a Tick if nothing happens before."""
-        while self.stuck and not self._is_current(self.stuck[0], lost_too=True):
-            heapq.heappop(self.stuck)
-        times = [heap[0][0] for heap in (self.waiting, self.stuck) if heap]
-        if self.idle and not self.has_pending() and self.overdue and self.rates.median() is not None:
-            times.append(self.overdue[0][0])
-        times += [when for when in (self.fleet.next_limit(), self.shortage.wake_at()) if when is not None]
-        return min(times, default=None)
+        for heap in (self.overdue, self.stuck):
+            while heap and not self._is_current(heap[0]):
+                heapq.heappop(heap)
+        soonest = min(self.fleet.next_limit(), self.shortage.wake_at())
+        for heap in (self.waiting, self.stuck, self.overdue if self.rates.median is not None else ()):
+            if heap:
+                soonest = min(soonest, heap[0][0])
+        return soonest if soonest < math.inf else None
 
-    def _is_current(self, entry: tuple[float, int, int], lost_too: bool = False) -> bool:
+    def _is_current(self, entry: tuple[float, int, int]) -> bool:
         run = self.running.get(entry[1])
-        return run is not None and run.serial == entry[2] and (lost_too or not run.lost)
+        return run is not None and run.serial == entry[2]
 
-    def _overdue_at(self, unit: str, started: float) -> float | None:
-        rate = self.rates.median()
-        return None if rate is None else started + _OVERDUE * rate * self.sizes[unit]
-
-    def _stuck_at(self, unit: str, started: float) -> float:
-        rate, longest = self.rates.median(), self.rules.stuck_seconds
+    def _stuck_at(self, run: Run) -> float:
+        rate, longest = self.rates.median, self.rules.stuck_seconds
         if rate is None:
-            return started + longest
-        return started + max(min(_STUCK_SECONDS, longest), _STUCK * rate * self.sizes[unit])
+            return run.started + longest
+        return run.started + max(min(_STUCK_SECONDS, longest), _STUCK * rate * self.sizes[run.unit])

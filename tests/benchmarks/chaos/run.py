@@ -151,10 +151,14 @@ class Run:
         return {key.rpartition("/")[2].removesuffix(".json") for key in written if key.startswith(inner)}
 
     def pending(self) -> list[str]:
-        """Units that are not done, about in the order in which they are given out: large ones first."""
-        return sorted(
-            self.wanted.keys() - self.receipts(), key=lambda unit: -sum(map(os.path.getsize, self.files(unit)))
-        )
+        """Units that are not done, nor seen to be under way; large ones first."""
+        found = self.wanted.keys() - self.receipts() - self._under_way()
+        return sorted(found, key=lambda unit: -sum(map(os.path.getsize, self.files(unit))))
+
+    def _under_way(self) -> set[str]:
+        """Units whose shards are being written, or were when a kill came; nobody sees that in a bucket."""
+        partial = [] if self.remote else (Path(self.store) / "data").glob(".unit-*.partial")
+        return {"-".join(file.name.removeprefix(".").split("-")[:2]) for file in partial}
 
     def files(self, unit: str) -> list[Path]:
         """The documents of a unit."""

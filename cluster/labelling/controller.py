@@ -9,9 +9,9 @@ from typing import Any, Protocol
 from cluster.labelling.policy import moves
 from cluster.labelling.policy.decide import decide
 from cluster.labelling.policy.state import Rules, State
-from cluster.labelling.sharing import is_of, note_found, take_apart
 from kdcore.errors import ClusterError, ResourceError
 from kdcore.planning.plan import WorkUnit
+from kdcore.store.layout import DATA
 from kdcore.store.writer import Receipt
 
 __all__ = ["Labeller", "Outcome", "Pool", "run_units"]
@@ -97,18 +97,13 @@ def run_units(
     outcome = Outcome(moves.Tick())
     while True:
         _record_event(outcome.event, state, record)
-        if isinstance(outcome.event, moves.UnitDone):
-            run = state.running.get(outcome.event.replica)
-            if run is None or not run.lost:
-                receipt = _receipt_of(outcome, run and run.unit, outcome.event.replica)
-                if is_of(receipt, job):
-                    publish(receipt)
-                else:
-                    found(receipt)
-                    note_found(state, receipt.unit)
-        elif isinstance(outcome.event, moves.ReplicaReady) and outcome.identity is not None and admit(outcome.identity):
-            take_apart(state, job)
-        decisions = decide(state, outcome.event, time.monotonic())
+        event = outcome.event
+        if isinstance(event, moves.UnitDone):
+            event = _take_receipt(outcome, event.replica, state, job, publish, found)
+        decisions: list[moves.Decision] = []
+        if isinstance(event, moves.ReplicaReady) and outcome.identity is not None and admit(outcome.identity):
+            decisions = decide(state, moves.Shared(job), time.monotonic())
+        decisions += decide(state, event, time.monotonic())
         for decision in decisions:
             _record_decision(decision, record)
         look(state)
@@ -117,6 +112,33 @@ def run_units(
         wake = state.wake_at()
         seconds = _LOOK_SECONDS if wake is None else min(_LOOK_SECONDS, max(0.0, wake - time.monotonic()))
         outcome = pool.wait(seconds) or Outcome(moves.Tick())
+
+
+def _take_receipt(
+    outcome: Outcome,
+    replica: int,
+    state: State,
+    job: str,
+    publish: Callable[[Receipt], object],
+    found: Callable[[Receipt], object],
+) -> moves.UnitDone:
+    """Journal the receipt of a finished unit, unless it is another job's or the answer came too late; what happened."""
+    run = state.running.get(replica)
+    if run is not None and run.lost:
+        return moves.UnitDone(replica)
+    receipt = outcome.receipt
+    if receipt is None or receipt.unit != (run and run.unit):
+        raise ClusterError(
+            f"replica {replica} answered for {receipt and receipt.unit} while it was given {run and run.unit}"
+        )
+    ours = is_of(receipt, job)
+    (publish if ours else found)(receipt)
+    return moves.UnitDone(replica, found=not ours)
+
+
+def is_of(receipt: Receipt, job: str) -> bool:
+    """Whether an attempt of this job wrote the shard, as its name says."""
+    return receipt.shard.startswith(f"{DATA}/{receipt.unit}-{job}-")
 
 
 def _record_event(event: moves.Event, state: State, record: Callable[[Mapping[str, Any]], None]) -> None:
@@ -149,13 +171,6 @@ def _record_decision(decision: moves.Decision, record: Callable[[Mapping[str, An
         case _:
             told = asdict(decision)
     record({"event": type(decision).__name__, **told})
-
-
-def _receipt_of(outcome: Outcome, unit: str | None, replica: int) -> Receipt:
-    receipt = outcome.receipt
-    if receipt is None or receipt.unit != unit:
-        raise ClusterError(f"replica {replica} answered for {receipt and receipt.unit} while it was given {unit}")
-    return receipt
 
 
 def _perform(decisions: list[moves.Decision], pool: Pool, units: Mapping[str, WorkUnit], job: str) -> bool:

@@ -5,8 +5,10 @@ import random
 
 import pytest
 
+from cluster.labelling.controller import is_of
+from cluster.labelling.policy.decide import decide
+from cluster.labelling.policy.moves import Finish, ReplicaReady, Shared, UnitDone
 from cluster.labelling.policy.state import State
-from cluster.labelling.sharing import is_of, take_apart
 from kdcore.store import Receipt
 
 SIZES = {f"unit-{number:06d}": size for number, size in enumerate(random.Random(0).choices(range(600, 1000), k=600))}
@@ -16,7 +18,7 @@ def order(job: str | None, sizes: dict[str, int] = SIZES) -> list[str]:
     """As a job takes them; None began the store."""
     state = State.of(list(sizes), sizes=sizes)
     if job is not None:
-        take_apart(state, job)
+        assert decide(state, Shared(job)) == []
     return [state.take() for _ in sizes]
 
 
@@ -59,3 +61,15 @@ def test_a_shard_says_whose_it_is() -> None:
     assert is_of(receipt, "abcd0123")
     assert not is_of(receipt, "abcd012")
     assert not is_of(receipt, "0123abcd")
+
+
+def test_what_was_found_is_done_and_tells_no_speed() -> None:
+    state = State.of(["a", "b", "c", "d", "e"])
+    decide(state, ReplicaReady(0))
+    for second in range(1, 4):
+        decide(state, UnitDone(0), 100.0 * second)
+    median = state.rates.median
+    decide(state, UnitDone(0, found=True), 300.0)
+    assert (state.finished, state.remaining) == (4, 1)
+    assert state.rates.median == median == 100.0
+    assert decide(state, UnitDone(0), 301.0) == [Finish()]

@@ -19,6 +19,7 @@ from cluster.labelling.policy.moves import (
     ReplicaPlaced,
     ReplicaReady,
     Retry,
+    Shared,
     Tick,
     UnitDone,
     UnitError,
@@ -62,8 +63,10 @@ def decide(state: State, event: Event, now: float = 0.0) -> list[Decision]:
 
 def _react(state: State, event: Event, now: float) -> list[Decision]:
     match event:
-        case UnitDone(replica):
-            return _after_done(state, replica, now)
+        case UnitDone(replica, found):
+            return _after_done(state, replica, found, now)
+        case Shared(seed):
+            state.shuffle(seed)
         case ReplicaPlaced(replica):
             _after_placed(state, replica, now)
         case ReplicaLoaded(replica):
@@ -144,10 +147,11 @@ def _give_out(state: State, now: float) -> list[Decision]:
     return found
 
 
-def _after_done(state: State, replica: int, now: float) -> list[Decision]:
+def _after_done(state: State, replica: int, found: bool, now: float) -> list[Decision]:
     run = state.end(replica)
     if run is not None and not run.lost:
-        state.rates.add((now - run.started) / max(1, state.sizes[run.unit]))
+        if not found:  # how long an answer takes that was there says nothing of how long units take
+            state.rates.add((now - run.started) / max(1, state.sizes[run.unit]))
         state.finished += 1
         state.settle(run.unit)
     return _free(state, replica)

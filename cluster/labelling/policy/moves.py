@@ -22,6 +22,7 @@ __all__ = [
     "ReplicaReady",
     "Retry",
     "Settle",
+    "Shared",
     "Short",
     "Shrink",
     "Starved",
@@ -54,9 +55,17 @@ class ReplicaReady:
 
 @dataclass(slots=True)
 class UnitDone:
-    """A replica has written the shard of its unit."""
+    """A replica has written the shard of its unit; or it `found` the one that another job wrote meanwhile."""
 
     replica: int
+    found: bool = False
+
+
+@dataclass(slots=True)
+class Shared:
+    """Another job began the store and may be at it: this one takes its units in an order of its own, told by `seed`."""
+
+    seed: str
 
 
 @dataclass(slots=True)
@@ -95,7 +104,7 @@ class Tick:
 
 
 Event = (
-    ReplicaPlaced | ReplicaLoaded | ReplicaReady | UnitDone | UnitError | ReplicaDied | Notice | Tick
+    ReplicaPlaced | ReplicaLoaded | ReplicaReady | UnitDone | Shared | UnitError | ReplicaDied | Notice | Tick
 )  # fmt: skip
 
 

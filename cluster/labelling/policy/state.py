@@ -2,6 +2,7 @@
 
 import heapq
 import math
+import random
 import zlib
 from bisect import bisect_left, insort
 from collections import OrderedDict, deque
@@ -107,6 +108,18 @@ class State:
         state.pending_bytes = sum(known[unit] for unit in units)
         state.spare_bytes = int(_SPARES * state.pending_bytes)
         return state
+
+    def shuffle(self, seed: str) -> None:
+        """Let what is not yet given out be taken in an order of `seed`: large units still first, within a factor of 2.
+
+        At random, not from a place of its own: two jobs that go round in one order run side by side as soon as one has
+        caught up. With R replicas elsewhere, the next of M units left is under way there with probability R / M at
+        most, so that about R log(M / R) are labelled twice in all.
+        """
+        places = list(range(len(self.fresh)))
+        random.Random(seed).shuffle(places)
+        place = dict(zip(self.fresh, places, strict=True))
+        self.fresh.sort(key=lambda unit: (self.sizes[unit].bit_length(), place[unit]))
 
     def unclaimed(self) -> int:
         """How many units no replica holds."""

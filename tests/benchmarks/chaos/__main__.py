@@ -6,7 +6,6 @@ Every run is compared with an undisturbed one: all rows, all columns, the bytes 
 """
 
 import argparse
-import json
 import os
 import random
 import sys
@@ -19,10 +18,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from tests.benchmarks.chaos import faults
 from tests.benchmarks.chaos.bench import can_mount, open_bench
 from tests.benchmarks.chaos.chaos import Tally, disturbed_run, poisoned_run, undisturbed_run
-from tests.benchmarks.harness import machine, progress, versions
+from tests.benchmarks.harness import emit, progress
 from tests.support.processes import below
 
 NAN = "poison_nan"
+HEADLINE = ("faults", "rows_wrong", "units_recomputed")
 # The faults of a run whose store lies in a directory, and of one in a bucket; poison comes last, where it is asked for.
 LOCAL_RUN = {
     "actor_kill": 4, "actor_term": 2, "raylet_kill": 2, "node_term": 1, "driver_kill": 1, "driver_term": 1, "pause": 2,
@@ -77,12 +77,11 @@ def main() -> None:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="kdc-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         tally = measure(arguments.keep or Path(folder), arguments.documents, arguments.faults, arguments.seed, asked)
-    line = {
-        "benchmark": "chaos", **tally.summary(), "seconds": round(time.perf_counter() - began), "seed": arguments.seed,
-        "machine": machine(), "versions": versions(),
-        "command": " ".join(["python", "-m", "tests.benchmarks.chaos", *sys.argv[1:]]),
-    }  # fmt: skip
-    print(json.dumps(line, allow_nan=False), flush=True)
+    summary = tally.summary()
+    headline = {name: summary.pop(name) for name in HEADLINE}
+    seconds = round(time.perf_counter() - began)
+    command = ["python", "-m", "tests.benchmarks.chaos", *sys.argv[1:]]
+    emit("chaos", headline, command, **summary, seconds=seconds, seed=arguments.seed)
     raise SystemExit(1 if tally.failed else 0)
 
 

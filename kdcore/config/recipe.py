@@ -9,7 +9,7 @@ from kdcore.config.base import IsPath, Settings
 from kdcore.config.cluster import ClusterConfig
 from kdcore.config.data import DataConfig, kind_of
 from kdcore.config.labels import CodecConfig, DenseConfig, LabelsConfig, ThresholdConfig, TopKConfig
-from kdcore.config.models import ModelConfig, TeacherConfig, TeacherEndpointConfig, TeacherLMConfig
+from kdcore.config.models import ModelConfig, TeacherConfig, TeacherEndpointConfig, TeacherImageConfig, TeacherLMConfig
 from kdcore.config.paths import path_settings
 from kdcore.config.training import TrainingConfig
 from kdcore.config.urls import check_url, is_url
@@ -52,6 +52,8 @@ class Recipe(Settings):
                 raise ValueError(f"{role}.type is '{model.type}', but data.type '{self.data.type}' needs '{kind}'")
         if isinstance(self.teacher, TeacherEndpointConfig):
             self._within_an_endpoint(self.teacher)
+        if not text:
+            self._of_images()
         if self.ranks > 1:
             self._splittable(self.ranks)
         if self.training is not None and self.teacher is not None:
@@ -82,6 +84,13 @@ class Recipe(Settings):
                 f"labels.codec.k must be within teacher.top_logprobs of an endpoint: {codec.k} is more than "
                 f"{teacher.top_logprobs}"
             )
+
+    def _of_images(self) -> None:
+        fit = self.teacher.fit if isinstance(self.teacher, TeacherImageConfig) else None
+        for name, training in (("training", self.training), ("teacher.fit", fit)):
+            for size in ("tokens_per_step", "micro_batch_tokens"):
+                if training is not None and getattr(training, size) is not None:
+                    raise ValueError(f"{name}.{size} counts tokens, which images have none of: set batch_size")
 
     def _splittable(self, ranks: int) -> None:
         if self.codec.type == "feature":

@@ -43,6 +43,9 @@ class DeepSpeedEngineConfig(Settings):
 EngineConfig = Annotated[TorchEngineConfig | DeepSpeedEngineConfig, Field(discriminator="type")]
 
 
+LongDocuments = Literal["refuse", "cut", "drop"]
+
+
 class CheckpointConfig(Settings):
     """When to save and how much to keep."""
 
@@ -55,11 +58,27 @@ class TrainingConfig(Settings):
 
     steps: int | None = Field(default=None, ge=1, description="optimizer steps; give this or `epochs`")
     epochs: float | None = Field(default=None, gt=0, description="passes over the samples; give this or `steps`")
-    batch_size: int = Field(default=16, ge=1, description="sequences (or images) per optimizer step, over all ranks")
+    batch_size: int | None = Field(
+        default=None, ge=1, description="sequences (or images) per optimizer step, over all ranks; default: 16"
+    )
+    tokens_per_step: int | None = Field(
+        default=None, ge=1, description="instead of batch_size: tokens per step, up to one sequence more or less (text)"
+    )
     micro_batch_size: int | None = Field(
         default=None, ge=1, description="per rank and forward; default: the whole step"
     )
-    sequence_length: int = Field(default=256, ge=2, description="tokens per sequence (text)")
+    micro_batch_tokens: int | None = Field(
+        default=None, ge=1, description="instead of micro_batch_size: tokens per rank and forward, with padding (text)"
+    )
+    sequence_length: int = Field(
+        default=256, ge=2, description="tokens per sequence, and per row of packed sequences, at most (text)"
+    )
+    long_documents: LongDocuments = Field(
+        default="refuse", description="what happens to documents longer than sequence_length (text)"
+    )
+    packing: bool | Literal["auto"] = Field(
+        default="auto", description="several sequences a row (text); auto: where the student keeps them apart"
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="of forward and backward passes; parameters stay float32"
     )
@@ -75,6 +94,26 @@ class TrainingConfig(Settings):
         default=True, description="also train each student without the teacher, same steps and order"
     )
     log_every_steps: int = Field(default=10, ge=1, description="optimizer steps between two lines of metrics")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _size_of_a_step(cls, values: Any) -> Any:
+        """16 sequences where neither size is given, so that a resolved recipe names exactly one and can be read back."""
+        if isinstance(values, dict) and values.get("batch_size") is None and values.get("tokens_per_step") is None:
+            return {**values, "batch_size": 16}
+        return values
+
+    @model_validator(mode="after")
+    def _sizes(self) -> "TrainingConfig":
+        if self.batch_size is not None and self.tokens_per_step is not None:
+            raise ValueError("give exactly one of `batch_size` and `tokens_per_step`; null unsets the other")
+        if self.micro_batch_size is not None and self.micro_batch_tokens is not None:
+            raise ValueError("give at most one of `micro_batch_size` and `micro_batch_tokens`; null unsets the other")
+        for name in ("tokens_per_step", "micro_batch_tokens"):
+            size = getattr(self, name)
+            if size is not None and size < self.sequence_length:
+                raise ValueError(f"{name} must have room for a sequence ({self.sequence_length} tokens), got {size}")
+        return self
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainingConfig":

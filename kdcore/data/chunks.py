@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kdcore.errors import ConfigError
+from kdcore.config.training import LongDocuments
+from kdcore.errors import ConfigError, DataError
 
-__all__ = ["Chunk", "Chunks", "Masked", "make_chunks"]
+__all__ = ["Chunk", "Chunks", "Masked", "make_chunks", "settle_long"]
 
 
 class Chunk(NamedTuple):
@@ -48,6 +49,31 @@ class Masked(NamedTuple):
 
     num_labels: np.ndarray
     positions: Callable[[int], np.ndarray]
+
+
+def settle_long(
+    num_tokens: np.ndarray, occurrences: np.ndarray, sequence_length: int, rule: LongDocuments
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """How often each row is trained on, int64 [R], and what to say of those that make more than one chunk.
+
+    Raises DataError when there are such rows and the rule is to refuse them.
+    """
+    occurrences = np.asarray(occurrences, dtype=np.int64)
+    long = (np.asarray(num_tokens) - 1 > sequence_length) & (occurrences > 0)
+    if not long.any():
+        return occurrences, ()
+    found = (
+        f"{int(occurrences[long].sum()):,} of {int(occurrences.sum()):,} documents are longer than "
+        f"training.sequence_length ({sequence_length}), the longest has {int(np.max(num_tokens)):,} tokens"
+    )
+    if rule == "refuse":
+        raise DataError(
+            f"a document is cut only where the recipe says so, but {found}: raise it, or set training.long_documents "
+            "to 'cut' (every token is trained on, a later piece without what came before it) or to 'drop'"
+        )
+    if rule == "drop":
+        return np.where(long, 0, occurrences), (f"{found}: dropped",)
+    return occurrences, (f"{found}: cut, and a later piece does not see what came before it",)
 
 
 def make_chunks(

@@ -31,6 +31,33 @@ def sample_index(seed: int, step: int, batch_size: int, num: int) -> np.ndarray:
     return result
 
 
+class TokenStream:
+    """The samples of all epochs, one after the other in their order, as a stream that is cut by tokens."""
+
+    def __init__(self, lengths: np.ndarray, seed: int) -> None:
+        """`lengths` int [N]: the tokens of each sample, at least one."""
+        self._lengths, self._seed = lengths, seed
+        self.epoch_tokens = int(lengths.sum())
+        # Two, since a cut may lie across the border of two epochs.
+        self._starts = lru_cache(maxsize=2)(self._make_starts)
+
+    def samples(self, first: int, stop: int) -> np.ndarray:
+        """The samples int64 [n] whose first token is one of first..stop-1 of the stream.
+
+        Adjacent cuts share no sample and lose none; a cut that is as long as the longest sample is never empty.
+        """
+        parts = []
+        for epoch in range(first // self.epoch_tokens, -(-stop // self.epoch_tokens)):
+            begin = epoch * self.epoch_tokens
+            low, high = np.searchsorted(self._starts(epoch), (first - begin, stop - begin))
+            parts.append(epoch_order(len(self._lengths), self._seed, epoch)[low:high])
+        return np.concatenate(parts)
+
+    def _make_starts(self, epoch: int) -> np.ndarray:
+        lengths = self._lengths[epoch_order(len(self._lengths), self._seed, epoch)]
+        return np.cumsum(lengths, dtype=np.int64) - lengths
+
+
 @lru_cache(maxsize=4)
 def _epoch_order(num: int, seed: int, epoch: int) -> np.ndarray:
     start = mix_next(mix_next(np.array([seed], dtype=np.uint64)) ^ np.uint64(epoch & _MASK))

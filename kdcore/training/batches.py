@@ -1,34 +1,59 @@
-"""Micro-batches as a pure function of (step, rank, micro-batch index), for any number of ranks."""
+"""What a student is given at one time, and what it is taken from."""
 
-import math
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kdcore.config import TrainingConfig
-from kdcore.data.order import sample_index
 from kdcore.labels.soft_labels import SoftLabels
+from kdcore.training.packing import Layout
 
 
 @dataclass(frozen=True)
 class TextBatch:
-    """`input_ids` int64 [B, L] padded on the right; its N valid tokens are at `positions` [N] of the flat B x L.
+    """`input_ids` int64 [B, L], sequences and padding; its N valid tokens are at `positions` [N] of the flat B x L.
 
     `targets` int64 [N] are the next tokens; `labels` holds N soft labels, or None. N may be 0: a rank without work.
+    `position_ids` int64 [B, L] restart with each sequence of a packed batch; None: one sequence a row, padded on the
+    right. `borders` int32 [S + 1] are where the S sequences of a batch of one row begin, and its end; else None.
     """
 
     input_ids: Tensor
     positions: Tensor
     targets: Tensor
     labels: SoftLabels | None
+    position_ids: Tensor | None = None
+    borders: Tensor | None = None
+    longest: int = 0
 
     def to(self, device: torch.device) -> "TextBatch":
         """The same batch on `device`."""
-        labels = None if self.labels is None else self.labels.to(device)
-        return TextBatch(self.input_ids.to(device), self.positions.to(device), self.targets.to(device), labels)
+        moved = {name: None if value is None else value.to(device) for name, value in self._movable().items()}
+        return replace(self, **moved)
+
+    @property
+    def num_slots(self) -> int:
+        """Tokens that go through the student, padding included."""
+        return self.input_ids.numel()
+
+    def inputs(self) -> dict[str, Any]:
+        """What the decoder of a transformers model is called with.
+
+        No attention mask: attention is causal and padding is on the right, so that it is never looked at; and it is
+        where there is no mask that transformers finds from `position_ids` that a row holds several sequences.
+        """
+        inputs: dict[str, Any] = {"input_ids": self.input_ids}
+        if self.position_ids is not None:
+            inputs["position_ids"] = self.position_ids
+        if self.borders is not None:
+            inputs |= {"cu_seq_lens_q": self.borders, "cu_seq_lens_k": self.borders}
+            inputs |= {"max_length_q": self.longest, "max_length_k": self.longest}
+        return inputs
+
+    def _movable(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "longest"}
 
 
 @dataclass(frozen=True)
@@ -44,12 +69,23 @@ class ImageBatch:
         labels = None if self.labels is None else self.labels.to(device)
         return ImageBatch(self.pixels.to(device), self.targets.to(device), labels)
 
+    @property
+    def num_slots(self) -> int:
+        """Images that go through the student."""
+        return len(self.pixels)
+
 
 Batch = TextBatch | ImageBatch
 
 
 class Samples(Protocol):
     """What is trained on: sequences or images, by number."""
+
+    lengths: np.ndarray
+    """Tokens that each puts through the student, int64 [N > 0]; ones for images."""
+
+    notes: tuple[str, ...]
+    """What a person should know of them before the first step."""
 
     def __len__(self) -> int:
         """How many there are in an epoch."""
@@ -59,36 +95,6 @@ class Samples(Protocol):
         """Valid tokens (text) or images among `indices`."""
         ...
 
-    def batch(self, indices: np.ndarray) -> Batch:
+    def batch(self, indices: np.ndarray, layout: Layout = "padded") -> Batch:
         """The samples `indices` as one micro-batch; an empty one for no index."""
         ...
-
-
-@dataclass(frozen=True)
-class StepPlan:
-    """How the samples of an optimizer step are dealt to ranks and micro-batches."""
-
-    batch_size: int
-    world: int
-    micro_batch_size: int
-    seed: int
-
-    @classmethod
-    def of(cls, config: TrainingConfig, world: int, seed: int) -> "StepPlan":
-        """Micro-batches as configured, or one per step and rank."""
-        share = math.ceil(config.batch_size / world)
-        return cls(config.batch_size, world, min(config.micro_batch_size or share, share), seed)
-
-    @property
-    def micro_batches(self) -> int:
-        """Micro-batches of every rank in every step; the last may be smaller, or empty."""
-        return math.ceil(math.ceil(self.batch_size / self.world) / self.micro_batch_size)
-
-    def step_indices(self, step: int, num_samples: int) -> np.ndarray:
-        """The samples int64 [batch_size] of an optimizer step: the same for every number of ranks."""
-        return sample_index(self.seed, step, self.batch_size, num_samples)
-
-    def micro_indices(self, step: int, rank: int, micro: int, num_samples: int) -> np.ndarray:
-        """The part of a step's samples that one rank sees in one micro-batch."""
-        mine = self.step_indices(step, num_samples)[rank :: self.world]
-        return mine[micro * self.micro_batch_size : (micro + 1) * self.micro_batch_size]

@@ -13,6 +13,7 @@ from kdcore.labels.soft_labels import SoftLabels
 from kdcore.planning import plan_units
 from kdcore.planning.plan import PlannedSample
 from kdcore.training.batches import ImageBatch
+from kdcore.training.packing import Layout
 
 if TYPE_CHECKING:
     from kdcore.store.reader import LabelStore
@@ -27,6 +28,8 @@ class ImageSamples:
         self._source, self._labels = source, labels
         self._samples = samples
         self._index = np.repeat(np.arange(len(samples)), [times for _, _, times in samples])
+        self.lengths = np.ones(len(self._index), dtype=np.int64)
+        self.notes: tuple[str, ...] = ()
         self._cache: dict[int, ImageSample] = {}
         self._room = _CACHE_BYTES
         self.num_classes = int(source.num_classes or 0)
@@ -39,8 +42,8 @@ class ImageSamples:
         """Images among `indices`: all."""
         return len(indices)
 
-    def batch(self, indices: np.ndarray) -> ImageBatch:
-        """Images as a batch; without indices one image and no target."""
+    def batch(self, indices: np.ndarray, layout: Layout = "padded") -> ImageBatch:
+        """Images as a batch, whatever the layout; without indices one image and no target."""
         numbers = self._index[indices] if len(indices) else self._index[:1]
         images = [self._image(int(number)) for number in numbers]
         pixels = torch.from_numpy(np.stack([image.pixels for image in images]))

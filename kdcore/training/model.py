@@ -35,8 +35,7 @@ class DistillModel(nn.Module):
     def _text(self, batch: TextBatch) -> tuple[Tensor, dict[str, Tensor]]:
         student: Any = self.student
         loss = self.config.loss
-        # Padding is on the right and attention causal, so that no mask is needed: padding is never looked at.
-        hidden = student.get_decoder()(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+        hidden = student.get_decoder()(**batch.inputs(), use_cache=False).last_hidden_state
         head = student.get_output_embeddings()
         return distillation_loss_from_hidden(
             hidden.flatten(0, 1)[batch.positions],

@@ -5,11 +5,18 @@ import math
 from kdcore.config.training import OptimizerConfig, TrainingConfig
 
 
-def num_steps(config: TrainingConfig, num_samples: int) -> int:
-    """Optimizer steps of the whole run: `steps`, or as many as `epochs` over `num_samples` take, at least one."""
+def num_steps(config: TrainingConfig, num_samples: int, num_tokens: int = 0) -> int:
+    """Optimizer steps of the whole run: `steps`, or as many as `epochs` take, at least one.
+
+    An epoch is `num_samples` samples, or `num_tokens` tokens where the steps are cut by tokens.
+    """
     if config.steps is not None:
         return config.steps
-    return max(1, math.ceil((config.epochs or 0) * num_samples / config.batch_size))
+    if config.tokens_per_step is not None:
+        epochs_size, step_size = (config.epochs or 0) * num_tokens, config.tokens_per_step
+    else:
+        epochs_size, step_size = (config.epochs or 0) * num_samples, config.batch_size or 1
+    return max(1, math.ceil(epochs_size / step_size))
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:

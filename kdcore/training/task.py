@@ -36,7 +36,7 @@ def make_task(recipe: Recipe, arm: Arm) -> Task:
     if isinstance(model, CausalLMConfig):
         teacher = None if isinstance(recipe.teacher, ImageClassifierConfig) else recipe.teacher
         tokenizer = load_tokenizer(*tokenizer_path(model, teacher))
-        samples = text_samples(recipe, tokenizer, arm.uses_labels, config.sequence_length)
+        samples = text_samples(recipe, tokenizer, arm.uses_labels, config.sequence_length, config.long_documents)
         exported = _with_template(tokenizer, recipe)
         return Task(samples, partial(build_text_student, model, tokenizer), {"tokenizer": exported})
     source = open_source(recipe.data)

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from kdcore.config import Recipe
-from kdcore.data.chunks import Chunk, Masked, make_chunks
+from kdcore.config.training import LongDocuments
+from kdcore.data.chunks import Chunk, Masked, make_chunks, settle_long
 from kdcore.data.document import TextDocument
 from kdcore.data.encoding import EncodedText, TextEncoder
 from kdcore.data.sources import open_source
@@ -16,6 +17,7 @@ from kdcore.labels.soft_labels import SoftLabels
 from kdcore.labels.spans import count_positions, positions_of
 from kdcore.planning import plan_units
 from kdcore.training.batches import TextBatch
+from kdcore.training.packing import Layout, Places, arrange
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -111,17 +113,23 @@ class StoreRows:
 
 
 class TextSamples:
-    """Sequences of at most `sequence_length` tokens, cut from rows; ragged where a row ends."""
+    """Sequences of at most `sequence_length` tokens: documents, or pieces of longer ones where those are cut."""
 
-    def __init__(self, rows: Rows, sequence_length: int, uses_labels: bool) -> None:
-        self._rows, self._uses_labels = rows, uses_labels
+    def __init__(self, rows: Rows, sequence_length: int, uses_labels: bool, long_documents: LongDocuments) -> None:
+        self._rows, self._uses_labels, self._sequence_length = rows, uses_labels, sequence_length
         self._masked = rows.masked()
-        self._chunks = make_chunks(rows.num_tokens(), rows.occurrences(), sequence_length, self._masked)
+        times = rows.occurrences()
+        if self._masked is not None:
+            times = np.where(self._masked.num_labels > 0, times, 0)
+        times, self.notes = settle_long(rows.num_tokens(), times, sequence_length, long_documents)
+        self._chunks = make_chunks(rows.num_tokens(), times, sequence_length, self._masked)
         if len(self._chunks) == 0:
             raise DataError(
                 "training needs at least one document with a token to learn (two tokens, and of a completion or an "
-                "assistant's turn where data.mask says so); the train split has none: see `data`"
+                "assistant's turn where data.mask says so); the train split has none: see `data` and "
+                "training.long_documents"
             )
+        self.lengths = self._chunks.stops - self._chunks.starts
 
     def __len__(self) -> int:
         return len(self._chunks)
@@ -130,35 +138,50 @@ class TextSamples:
         """Labelled tokens (targets) of the sequences."""
         return int((self._chunks.lasts[indices] - self._chunks.firsts[indices]).sum())
 
-    def batch(self, indices: np.ndarray) -> TextBatch:
-        """Sequences as a padded batch; without indices one padding token and no target."""
+    def batch(self, indices: np.ndarray, layout: Layout = "padded") -> TextBatch:
+        """Sequences as a batch; without indices one padding token and no target.
+
+        The next tokens of a sequence's tokens are its own, also that of its last one: none is a token of another
+        sequence, and none is left out.
+        """
         if len(indices) == 0:
-            indices, kept = np.zeros(1, dtype=np.int64), 0
-        else:
-            kept = len(indices)
-        chunks = [self._chunks[int(index)] for index in indices]
-        width = max(chunk.stop - chunk.start for chunk in chunks)
-        inputs = np.zeros((len(chunks), width), dtype=np.int64)
+            return self._nothing(layout)
+        places = arrange(self.lengths[indices], layout, self._sequence_length)
+        indices = indices[places.order]
+        begins = places.rows * places.shape[1] + places.columns
+        inputs = np.zeros(places.num_slots, dtype=np.int64)
         positions, targets = [], []
-        for place, chunk in enumerate(chunks):
+        for index, begin in zip(indices.tolist(), begins.tolist(), strict=True):
+            chunk = self._chunks[index]
             tokens = np.asarray(self._rows.tokens(chunk.row)[chunk.start : chunk.stop + 1], dtype=np.int64)
-            inputs[place, : len(tokens) - 1] = tokens[:-1]
+            inputs[begin : begin + len(tokens) - 1] = tokens[:-1]
             labelled = self._labelled(chunk)
-            positions.append(place * width + labelled)
+            positions.append(begin + labelled)
             targets.append(tokens[1:][labelled])
-        labels = None
-        if self._uses_labels:
-            rows, firsts, lasts = (
-                part[indices] for part in (self._chunks.rows, self._chunks.firsts, self._chunks.lasts)
-            )
-            labels = self._rows.labels_of(rows, firsts, lasts)
-        if not kept:  # a rank without work still takes part in the step, with one sequence that counts for nothing
-            none = torch.zeros(0, dtype=torch.int64)
-            return TextBatch(
-                torch.from_numpy(inputs), none, none, None if labels is None else labels.index(slice(0, 0))
-            )
-        where, hard = (torch.from_numpy(np.concatenate(parts)) for parts in (positions, targets))
-        return TextBatch(torch.from_numpy(inputs), where, hard, labels)
+        return TextBatch(
+            torch.from_numpy(inputs).view(places.shape),
+            torch.from_numpy(np.concatenate(positions)),
+            torch.from_numpy(np.concatenate(targets)),
+            self._labels_of(indices),
+            None if layout == "padded" else torch.from_numpy(places.position_ids()),
+            _borders(begins, places) if layout == "flat" else None,
+            int(self.lengths[indices].max()),
+        )
+
+    def _nothing(self, layout: Layout) -> TextBatch:
+        """What a rank without work still takes part in a step with."""
+        labels = self._labels_of(np.zeros(1, dtype=np.int64))
+        labels = None if labels is None else labels.index(slice(0, 0))
+        one, none = torch.zeros(1, 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+        borders = torch.tensor([0, 1], dtype=torch.int32) if layout == "flat" else None
+        return TextBatch(one, none, none, labels, None if layout == "padded" else one, borders, 1)
+
+    def _labels_of(self, indices: np.ndarray) -> SoftLabels | None:
+        """The soft labels of sequences, one after the other."""
+        if not self._uses_labels:
+            return None
+        chunks = self._chunks
+        return self._rows.labels_of(chunks.rows[indices], chunks.firsts[indices], chunks.lasts[indices])
 
     def _labelled(self, chunk: Chunk) -> np.ndarray:
         """Which of a chunk's inputs have a label, counted from its start."""
@@ -167,15 +190,24 @@ class TextSamples:
         return self._masked.positions(chunk.row)[chunk.first : chunk.last] - chunk.start
 
 
+def _borders(begins: np.ndarray, places: Places) -> torch.Tensor:
+    return torch.from_numpy(np.append(begins, places.num_slots).astype(np.int32))
+
+
 def text_samples(
-    recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", uses_labels: bool, sequence_length: int
+    recipe: Recipe,
+    tokenizer: "PreTrainedTokenizerBase",
+    uses_labels: bool,
+    sequence_length: int,
+    long_documents: LongDocuments = "refuse",
 ) -> TextSamples:
     """Sequences from the recipe's store where it has a teacher (with or without its labels), else from the source.
 
-    Raises TokenizerMismatch when the store was made with another tokenizer than the student's.
+    Raises TokenizerMismatch when the store was made with another tokenizer than the student's, and DataError for a
+    document longer than `sequence_length`, unless `long_documents` says what to do with it.
     """
     if recipe.teacher is None:
-        return TextSamples(SourceRows(recipe, tokenizer), sequence_length, uses_labels=False)
+        return TextSamples(SourceRows(recipe, tokenizer), sequence_length, False, long_documents)
     from kdcore.store.reader import open_store
 
     store = open_store(recipe.store_path)
@@ -185,4 +217,4 @@ def text_samples(
             f"student and teacher must share a tokenizer: the labels in {recipe.store_path} were made with "
             f"{stored}, the student has {ours}; set student.tokenizer to the teacher's"
         )
-    return TextSamples(StoreRows(store), sequence_length, uses_labels)
+    return TextSamples(StoreRows(store), sequence_length, uses_labels, long_documents)

@@ -94,7 +94,7 @@ def test_a_store_in_a_bucket_is_that_of_a_directory(folder: Path, client: Any) -
     batches = []
     for place in (labels("whole"), {"path": local, "codec": CODEC}):
         checked = Recipe.model_validate(recipe(folder, "whole", labels=place))
-        samples = text_samples(checked, tokenizer, uses_labels=True, sequence_length=16)
+        samples = text_samples(checked, tokenizer, True, 16, long_documents="cut")
         assert samples.tokens(np.arange(len(samples))) > 400
         batches.append(samples.batch(np.arange(len(samples))))
     remote, near = batches

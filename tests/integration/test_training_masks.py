@@ -70,7 +70,7 @@ def recipe_of(root: Path, mask: str, teacher: bool = True, **changes) -> Recipe:
 
 def samples_of(root: Path, mask: str, teacher: bool = True, length: int = 48):
     tokenizer = load_tokenizer(str(root / "teacher"))
-    return text_samples(recipe_of(root, mask, teacher), tokenizer, uses_labels=teacher, sequence_length=length)
+    return text_samples(recipe_of(root, mask, teacher), tokenizer, teacher, length, long_documents="cut")
 
 
 def test_an_epoch_has_each_label_at_its_token(root):
@@ -148,7 +148,7 @@ def test_a_corpus_without_a_token_to_learn_is_refused(root, tmp_path):
     path.write_text(json.dumps({"messages": [{"role": "user", "content": "hello"}]}))
     recipe = recipe_of(root, "assistant", teacher=False, path=str(path))
     with pytest.raises(DataError, match=r"data\.mask"):
-        text_samples(recipe, load_tokenizer(str(root / "teacher")), False, 16)
+        text_samples(recipe, load_tokenizer(str(root / "teacher")), False, 16, "cut")
 
 
 def test_the_exported_tokenizer_has_the_template_of_the_recipe(root, tmp_path):

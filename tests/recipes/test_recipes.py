@@ -25,7 +25,7 @@ def tiny_training(prefix: str, recipe: dict) -> list[str]:
         return []
     overrides = {"epochs": "null", "steps": 2, "batch_size": 4, "log_every_steps": 1, "checkpoint.every_steps": 1}
     if "sequence_length" in training or recipe["data"]["type"] in ("text", "python_stdlib"):
-        overrides["sequence_length"] = 32
+        overrides |= {"sequence_length": 32, "long_documents": "cut"}
     if "micro_batch_size" in training:
         overrides["micro_batch_size"] = 1
     if "optimizer" in training and "warmup_steps" in training["optimizer"]:

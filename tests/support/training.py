@@ -55,6 +55,7 @@ def text_recipe(root: Path, name: str, teacher: bool = False, **training: Any) -
         "steps": 6,
         "batch_size": 6,
         "sequence_length": 32,
+        "long_documents": "cut",
         "optimizer": {"learning_rate": 1e-2},
         "log_every_steps": 1,
         "checkpoint": {"every_steps": 2},

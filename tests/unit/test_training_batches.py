@@ -5,13 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from kdcore.config import TrainingConfig
 from kdcore.data.sources import open_source
 from kdcore.data.tokenizer import load_tokenizer
 from kdcore.errors import MissingLabels, TokenizerMismatch
 from kdcore.labels.soft_labels import DenseLabels, SparseLabels
 from kdcore.store.reader import open_store
-from kdcore.training.batches import StepPlan
 from kdcore.training.image_samples import image_samples
 from kdcore.training.text_samples import text_samples
 from tests.support.training import TOKENIZER, image_recipe, text_recipe, write_corpus, write_labels
@@ -25,18 +23,6 @@ def root(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 5])
-@pytest.mark.parametrize("micro", [None, 1, 2, 4])
-def test_every_world_and_micro_batch_size_deals_out_the_same_step(world, micro):
-    config = TrainingConfig(steps=1, batch_size=7, micro_batch_size=micro)
-    plan = StepPlan.of(config, world, seed=3)
-    for step in range(4):
-        dealt = [
-            plan.micro_indices(step, rank, number, 19) for rank in range(world) for number in range(plan.micro_batches)
-        ]
-        assert sorted(np.concatenate(dealt)) == sorted(StepPlan.of(config, 1, seed=3).step_indices(step, 19))
-
-
 def entries_of(labels) -> list[tuple[tuple[int, float], ...]]:
     """Classes and weights of each label, sorted."""
     assert isinstance(labels, SparseLabels)
@@ -47,7 +33,7 @@ def entries_of(labels) -> list[tuple[tuple[int, float], ...]]:
 
 def test_an_epoch_has_every_label_of_every_occurrence_once_with_its_own_tokens(root):
     recipe = text_recipe(root, "epoch", teacher=True)
-    samples = text_samples(recipe, load_tokenizer(TOKENIZER), uses_labels=True, sequence_length=32)
+    samples = text_samples(recipe, load_tokenizer(TOKENIZER), uses_labels=True, sequence_length=32, long_documents="cut")
     store = open_store(recipe.store_path)
     assert store.occurrences().tolist().count(2) == 1  # the corpus holds one document twice
     wanted = []
@@ -67,9 +53,9 @@ def test_an_epoch_has_every_label_of_every_occurrence_once_with_its_own_tokens(r
 def test_a_baseline_sees_the_students_tokens_and_no_labels(root):
     recipe = text_recipe(root, "twins", teacher=True)
     tokenizer = load_tokenizer(TOKENIZER)
-    student = text_samples(recipe, tokenizer, True, 32).batch(np.arange(5))
-    baseline = text_samples(recipe, tokenizer, False, 32).batch(np.arange(5))
-    from_source = text_samples(text_recipe(root, "alone"), tokenizer, False, 32).batch(np.arange(5))
+    student = text_samples(recipe, tokenizer, True, 32, "cut").batch(np.arange(5))
+    baseline = text_samples(recipe, tokenizer, False, 32, "cut").batch(np.arange(5))
+    from_source = text_samples(text_recipe(root, "alone"), tokenizer, False, 32, "cut").batch(np.arange(5))
     assert student.labels is not None
     for other in (baseline, from_source):
         assert other.labels is None
@@ -79,7 +65,7 @@ def test_a_baseline_sees_the_students_tokens_and_no_labels(root):
 
 def test_a_rank_without_work_gets_a_batch_without_targets(root):
     recipe = text_recipe(root, "empty", teacher=True)
-    batch = text_samples(recipe, load_tokenizer(TOKENIZER), True, 32).batch(np.zeros(0, dtype=np.int64))
+    batch = text_samples(recipe, load_tokenizer(TOKENIZER), True, 32, "cut").batch(np.zeros(0, dtype=np.int64))
     assert batch.input_ids.shape[0] == 1
     assert batch.labels is not None
     assert len(batch.targets) == len(batch.positions) == batch.labels.num_labels == 0
@@ -89,7 +75,7 @@ def test_a_store_of_another_tokenizer_is_refused(root):
     tokenizer = load_tokenizer(TOKENIZER)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|other|>"]})
     with pytest.raises(TokenizerMismatch, match=r"student\.tokenizer"):
-        text_samples(text_recipe(root, "other", teacher=True), tokenizer, True, 32)
+        text_samples(text_recipe(root, "other", teacher=True), tokenizer, True, 32, "cut")
 
 
 def test_images_find_their_labels_by_key(tmp_path):

@@ -10,7 +10,7 @@ import torch
 from kdcore.config import TrainingConfig
 from kdcore.errors import TrainingError
 from kdcore.losses.objective import METRICS
-from kdcore.training.batches import Samples, StepPlan
+from kdcore.training.batches import Samples
 from kdcore.training.checkpoint import aside_path, begin_checkpoint, finish_checkpoint
 from kdcore.training.engines import Engine
 from kdcore.training.metrics_log import MetricsLog
@@ -18,19 +18,25 @@ from kdcore.training.model import seed_step
 from kdcore.training.progress import OnProgress, Progress
 from kdcore.training.ranks import Ranks
 from kdcore.training.schedule import learning_rate
+from kdcore.training.step_plan import StepPlan
+
+# What is summed over a step: the loss and its own metrics, tokens that go through the student, and those with padding.
+_SUMS = ("loss", *METRICS, "inputs", "slots")
 
 
 @dataclass
 class _Window:
     """Sums since the last logged line."""
 
-    sums: torch.Tensor = field(default_factory=lambda: torch.zeros(1 + len(METRICS), dtype=torch.float64))
+    sums: torch.Tensor = field(default_factory=lambda: torch.zeros(len(_SUMS), dtype=torch.float64))
     started: float = field(default_factory=time.perf_counter)
 
     def values(self, now: float) -> dict[str, float]:
-        means = dict(zip(("loss", *METRICS), self.sums.tolist(), strict=True))
+        means = dict(zip(_SUMS, self.sums.tolist(), strict=True))
         tokens, seconds = means.pop("tokens"), max(now - self.started, 1e-9)
-        return {name: value / tokens for name, value in means.items()} | {"tokens_per_second": tokens / seconds}
+        padding = 1 - means.pop("inputs") / means.pop("slots")
+        values = {name: value / tokens for name, value in means.items()}
+        return values | {"tokens_per_second": tokens / seconds, "padding": padding}
 
 
 class Loop:
@@ -82,16 +88,19 @@ class Loop:
         self._ranks.barrier()
 
     def _step(self, step: int, rate: float) -> torch.Tensor:
-        """One optimizer step; returns the sums over all ranks, float64 [loss, *METRICS] on the CPU."""
-        ranks, plan, count = self._ranks, self._plan, len(self._samples)
+        """One optimizer step; returns the sums over all ranks, float64 [*_SUMS] on the CPU."""
+        ranks, plan = self._ranks, self._plan
         # The one global normaliser: valid tokens (or images) of the whole step, known to every rank from the plan.
-        scale = 1.0 / self._samples.tokens(plan.step_indices(step, count))
+        scale = 1.0 / self._samples.tokens(plan.step_indices(step))
         seed_step(plan.seed, step, ranks.rank)
-        total = torch.zeros(1 + len(METRICS), dtype=torch.float64, device=ranks.device)
-        for micro in range(plan.micro_batches):
-            batch = self._samples.batch(plan.micro_indices(step, ranks.rank, micro, count)).to(ranks.device)
-            loss, metrics = self._engine.accumulate(batch, scale, last=micro == plan.micro_batches - 1)
-            total += torch.stack([loss, *(metrics[name].to(loss.dtype) for name in METRICS)])
+        total = torch.zeros(len(_SUMS), dtype=torch.float64, device=ranks.device)
+        parts = plan.micro_batches(step, ranks.rank)
+        for number, indices in enumerate(parts):
+            batch = self._samples.batch(indices, plan.layout).to(ranks.device)
+            loss, metrics = self._engine.accumulate(batch, scale, last=number == len(parts) - 1)
+            total[:-2] += torch.stack([loss, *(metrics[name].to(loss.dtype) for name in METRICS)])
+            total[-2] += int(plan.lengths[indices].sum())
+            total[-1] += batch.num_slots
         sums = ranks.sum(total).cpu()
         self._check(sums, step)
         self._engine.update(rate)
@@ -104,7 +113,7 @@ class Loop:
                 "before this step are fine. Likely the learning rate is too high: lower "
                 f"training.optimizer.learning_rate ({self._config.optimizer.learning_rate}) or add warmup_steps"
             )
-        self.tokens_seen += int(sums[-1])
+        self.tokens_seen += int(sums[_SUMS.index("tokens")])
 
     def _report(self, values: dict[str, float], steps: int, seconds_per_step: float, log: MetricsLog | None) -> None:
         if log is None:

@@ -14,7 +14,7 @@ from kdcore.config import Recipe
 from kdcore.errors import TrainingError
 from kdcore.students.export import export_student
 from kdcore.training.arms import Arm
-from kdcore.training.batches import StepPlan
+from kdcore.training.attention import choose_layout
 from kdcore.training.checkpoint import checkpoint_path, latest_checkpoint
 from kdcore.training.engines import Engine, make_engine
 from kdcore.training.loop import Loop
@@ -22,7 +22,7 @@ from kdcore.training.metrics_log import MetricsLog, read_metrics
 from kdcore.training.model import DistillModel, num_parameters
 from kdcore.training.progress import OnProgress, Progress, print_progress
 from kdcore.training.ranks import Ranks, process_ranks
-from kdcore.training.schedule import num_steps
+from kdcore.training.step_plan import StepPlan
 from kdcore.training.task import Task, make_task
 
 Result = dict[str, Any]
@@ -74,15 +74,30 @@ def _train_unless_finished(recipe: Recipe, arm: Arm, ranks: Ranks, report: OnPro
     config = arm.training_config(recipe)
     torch.manual_seed(arm.seed)
     task = make_task(recipe, arm)
-    plan = StepPlan.of(config, ranks.world, arm.seed)
     model = DistillModel(task.build(), config, arm.uses_labels)
+    layout, kept_apart = choose_layout(model.student, config, ranks.device)
+    plan = StepPlan(config, ranks.world, arm.seed, task.samples.lengths, layout)
     count = num_parameters(model)
-    engine = make_engine(model, config, ranks, plan.micro_batches)
+    engine = make_engine(model, config, ranks, 2 if plan.accumulates else 1)
     try:
-        run = _Run(recipe, arm, ranks, task, engine, num_steps(config, len(task.samples)), report, count)
+        run = _Run(recipe, arm, ranks, task, engine, plan.steps, report, count)
+        if ranks.first:
+            for note in (*task.samples.notes, *_padding(plan, kept_apart)):
+                report(Progress(arm.name, 0, run.steps, note=note))
         _train(run, plan)
     finally:
         engine.close()
+
+
+def _padding(plan: StepPlan, kept_apart: str) -> list[str]:
+    """How micro-batches are laid out, and what share of the first step is padding; nothing of images."""
+    if not kept_apart:
+        return []
+    parts = plan.micro_batches(0, 0)
+    tokens = sum(int(plan.lengths[part].sum()) for part in parts)
+    ours, padded = (1 - tokens / plan.slots(parts, layout) for layout in (plan.layout, "padded"))
+    packed = "one sequence a row" if plan.layout == "padded" else f"packed sequences (one a row: {padded:.1%})"
+    return [f"{ours:.1%} padding in the first step with {packed}: {kept_apart}"]
 
 
 def _train(run: _Run, plan: StepPlan) -> None:

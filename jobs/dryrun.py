@@ -200,12 +200,15 @@ def _train_text(recipe: Recipe, tokenizer: Any, tokens: int) -> float:
     model = build_causal_lm(student, tokenizer)
     ids = torch.zeros(4, training.sequence_length, dtype=torch.int64)
     per_sequence = _seconds(lambda: model(input_ids=ids, labels=ids).loss.backward()) / len(ids)
-    sequences = _steps(training, tokens / training.sequence_length) * training.batch_size
+    sequences = _trained(training, tokens / training.sequence_length)
     return sequences * per_sequence * _arms(training) / _cpu_share(recipe.cluster.workers)
 
 
-def _steps(training: TrainingConfig, samples: float) -> float:
-    return training.steps if training.steps is not None else (training.epochs or 0) * samples / training.batch_size
+def _trained(training: TrainingConfig, samples: float) -> float:
+    """Images, or sequences of the full length, that one arm learns from, of an epoch of `samples`."""
+    if training.steps is None:
+        return (training.epochs or 0) * samples
+    return training.steps * (training.batch_size or (training.tokens_per_step or 0) / training.sequence_length)
 
 
 def _arms(training: TrainingConfig) -> int:
@@ -238,9 +241,9 @@ def _estimate_images(recipe: Recipe) -> Estimate:
     if isinstance(recipe.teacher, TeacherImageConfig):
         label = per_image(recipe.teacher, False) * num / _cpu_share(recipe.cluster.replicas.max)
         if recipe.teacher.fit is not None:
-            train += per_image(recipe.teacher, True) * _images(recipe.teacher.fit, num)
+            train += per_image(recipe.teacher, True) * _trained(recipe.teacher.fit, num)
     if recipe.training is not None and isinstance(recipe.student, ImageClassifierConfig):
-        images = _images(recipe.training, num) * _arms(recipe.training)
+        images = _trained(recipe.training, num) * _arms(recipe.training)
         train += per_image(recipe.student, True) * images
     codec = fixed_codec(recipe.codec, classes)
     per_label = codec.bytes_per_label() if codec is not None else _image_label_bytes(recipe, source, corpus)
@@ -256,7 +259,3 @@ def _image_label_bytes(recipe: Recipe, source: "Source", corpus: "Sketch") -> fl
     if isinstance(teacher, TeacherImageConfig) and teacher.fit is not None:
         return 2.0 * (source.num_classes or 0)
     return _learnt_codec(recipe, source, corpus, load_answers(recipe, source)).bytes_per_label()
-
-
-def _images(training: TrainingConfig, samples: int) -> float:
-    return _steps(training, samples) * training.batch_size

@@ -98,7 +98,7 @@ class TrainingConfig(Settings):
     @model_validator(mode="before")
     @classmethod
     def _size_of_a_step(cls, values: Any) -> Any:
-        """16 sequences where neither size is given, so that a resolved recipe names exactly one and can be read back."""
+        """16 sequences where no size is given, so that a resolved recipe names exactly one and can be read back."""
         if isinstance(values, dict) and values.get("batch_size") is None and values.get("tokens_per_step") is None:
             return {**values, "batch_size": 16}
         return values

@@ -63,17 +63,18 @@ def settle_long(
     if not long.any():
         return occurrences, ()
     found = (
-        f"{int(occurrences[long].sum()):,} of {int(occurrences.sum()):,} documents are longer than "
-        f"training.sequence_length ({sequence_length}), the longest has {int(np.max(num_tokens)):,} tokens"
+        f"documents longer than training.sequence_length ({sequence_length}): {int(occurrences[long].sum()):,} of "
+        f"{int(occurrences.sum()):,}, the longest has {int(np.max(num_tokens)):,} tokens"
     )
     if rule == "refuse":
         raise DataError(
-            f"a document is cut only where the recipe says so, but {found}: raise it, or set training.long_documents "
-            "to 'cut' (every token is trained on, a later piece without what came before it) or to 'drop'"
+            f"no document is cut unless the recipe says so, but there are {found}; raise training.sequence_length, or "
+            "set training.long_documents to 'cut' (every token is trained on, a later piece without what came before "
+            "it) or to 'drop'"
         )
     if rule == "drop":
-        return np.where(long, 0, occurrences), (f"{found}: dropped",)
-    return occurrences, (f"{found}: cut, and a later piece does not see what came before it",)
+        return np.where(long, 0, occurrences), (f"{found}; they are dropped",)
+    return occurrences, (f"{found}; they are cut, and a later piece does not see what came before it",)
 
 
 def make_chunks(

@@ -5,6 +5,8 @@ attention block by block; some ignore them (recurrent layers, positions of their
 forward pass over a few tokens decides: a sequence must come out the same beside another one as alone.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -34,21 +36,30 @@ def choose_layout(student: nn.Module, config: TrainingConfig, device: torch.devi
         return "padded", ""
     if config.packing is False:
         return "padded", "training.packing is off"
-    mixed = _mixes(student, "rows", None)
-    if mixed:
-        if config.packing is True:
-            raise ConfigError(
-                f"training.packing needs a student that keeps the sequences of a row apart, but {type(student).__name__} "
-                f"does not: {mixed}; set training.packing to false or auto, or choose another student"
-            )
-        return "padded", f"{type(student).__name__} does not keep packed sequences apart: {mixed}"
+    layout, why = _packed(student, config, device)
+    if layout == "padded" and config.packing is True:
+        raise ConfigError(
+            f"training.packing needs a student that keeps the sequences of a row apart, but {why}; set "
+            "training.packing to false or auto, or choose another student"
+        )
+    return layout, why
+
+
+def _packed(student: Any, config: TrainingConfig, device: torch.device) -> tuple[Layout, str]:
+    name, implementation = type(student).__name__, student.config._attn_implementation
+    if "flash" in implementation:
+        return "padded", f"{name} was told to use {implementation}, which is not tried for packed sequences"
+    alone, why = _alone(student), "block-diagonal attention"
     if device.type == "cuda" and config.precision == "bfloat16":
-        refused = _use_borders(student.to(device))
-        return ("rows", f"block-diagonal attention, since {refused}") if refused else ("flat", "attention by borders")
-    return "rows", "block-diagonal attention"
+        refused = _use_borders(student.to(device), alone)
+        if not refused:
+            return "flat", "attention by borders"
+        why += f", since {refused}"
+    mixed = _mixes(student, alone, "rows")
+    return ("padded", f"in {name} packed sequences are not kept apart: {mixed}") if mixed else ("rows", why)
 
 
-def _use_borders(student: Any) -> str:
+def _use_borders(student: Any, alone: Tensor) -> str:
     """Sets the student's attention to that of kdcore.training.varlen; else leaves it and says why it does not fit."""
     from kdcore.training.varlen import NAME, register
 
@@ -56,9 +67,10 @@ def _use_borders(student: Any) -> str:
     register()
     try:
         student.set_attn_implementation(NAME)
-        _try_backward(student)
-        refused = _mixes(student, "flat", torch.bfloat16)
-    except (ConfigError, RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        with torch.autocast(next(student.parameters()).device.type, torch.bfloat16):
+            _try_backward(student)
+            refused = _mixes(student, alone, "flat")
+    except (ConfigError, ImportError, RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         refused = str(error).splitlines()[0]
     if refused:
         student.set_attn_implementation(before)
@@ -67,36 +79,54 @@ def _use_borders(student: Any) -> str:
 
 def _try_backward(student: Any) -> None:
     """A step of training on borders, so that what it cannot do (dropout, gradients) is known before the first."""
-    ids = _tokens(student)[:1].to(next(student.parameters()).device)
-    student.train()
-    with torch.autocast(ids.device.type, torch.bfloat16):
-        _hidden(student, ids, _LENGTHS, "flat").sum().backward()
-    student.zero_grad(set_to_none=True)
-
-
-def _mixes(student: Any, layout: Layout, autocast: torch.dtype | None) -> str:
-    """What goes wrong with packed sequences; "" where nothing does."""
-    device = next(student.parameters()).device
-    ids = _tokens(student).to(device)
     was_training = student.training
-    student.eval()
+    student.train()
+    _hidden(student, _tokens(student)[:1], _LENGTHS, "flat").sum().backward()
+    student.zero_grad(set_to_none=True)
+    student.train(was_training)
+
+
+@torch.no_grad()
+def _alone(student: Any) -> Tensor:
+    """Hidden states [T, D] of the sequences, each in a forward pass of its own."""
+    with _evaluated(student):
+        parts = _tokens(student)[0].split(_LENGTHS.tolist())
+        return torch.cat([_hidden(student, part[None], np.array([len(part)]), "padded")[0] for part in parts])
+
+
+@torch.no_grad()
+def _mixes(student: Any, alone: Tensor, layout: Layout) -> str:
+    """What goes wrong with packed sequences; "" where nothing does."""
     try:
-        with torch.no_grad(), torch.autocast(device.type, autocast, enabled=autocast is not None):
-            one, other = (_hidden(student, row[None], _LENGTHS, layout) for row in ids)
-            parts = ids[0].split(_LENGTHS.tolist())
-            alone = torch.cat([_hidden(student, part[None], np.array([len(part)]), "padded") for part in parts])
+        with _evaluated(student):
+            rows = _tokens(student)
+            # Rows at once, since some attention tells sequences apart in a batch of one row alone.
+            one, other = (
+                _hidden(student, rows, _LENGTHS, layout)
+                if layout == "rows"
+                else (_hidden(student, row[None], _LENGTHS, layout)[0] for row in rows)
+            )
     except TypeError as error:
-        return f"its decoder takes no position_ids ({error})"
-    finally:
-        student.train(was_training)
-    exact = autocast is None and alone.dtype in (torch.float32, torch.float64)
+        return f"the decoder takes no position_ids ({error})"
+    exact = layout == "rows" and alone.dtype in (torch.float32, torch.float64)
     room = float(alone.abs().max()) * (_TOLERANCE if exact else _TOLERANCE_16_BITS)
     first = int(_LENGTHS[0])
     if float((one[first:] - other[first:]).abs().max()) > room:
         return "a sequence changes with the one before it"
-    if float((one - alone).abs().max()) > room:
+    if float((one - alone.to(one.device)).abs().max()) > room:
         return "a sequence changes with its place in the row"
     return ""
+
+
+@contextmanager
+def _evaluated(student: nn.Module) -> Iterator[None]:
+    """Without dropout, and as it was afterwards."""
+    was_training = student.training
+    student.eval()
+    try:
+        yield
+    finally:
+        student.train(was_training)
 
 
 def _tokens(student: Any) -> Tensor:
@@ -105,23 +135,15 @@ def _tokens(student: Any) -> Tensor:
     vocabulary = student.get_input_embeddings().num_embeddings
     ids = torch.randint(0, vocabulary, (2, int(_LENGTHS.sum())), generator=generator)
     ids[1, _LENGTHS[0] :] = ids[0, _LENGTHS[0] :]
-    return ids
+    return ids.to(next(student.parameters()).device)
 
 
 def _hidden(student: Any, ids: Tensor, lengths: np.ndarray, layout: Layout) -> Tensor:
-    """Hidden states [T, D] of the sequences of `lengths` in a row [1, T] of tokens."""
+    """Hidden states [B, T, D] of rows of tokens [B, T], in each of which sequences of `lengths` follow each other."""
     ends = np.cumsum(lengths)
     places = Places((1, int(ends[-1])), np.arange(len(lengths)), np.zeros_like(lengths), ends - lengths)
-    restarts = torch.from_numpy(places.position_ids()).to(ids.device)
-    borders = torch.tensor([0, *ends], dtype=torch.int32, device=ids.device)
+    restarts = None if layout == "padded" else torch.from_numpy(places.position_ids()).to(ids.device).expand_as(ids)
+    borders = torch.tensor([0, *ends], dtype=torch.int32, device=ids.device) if layout == "flat" else None
     nothing = ids.new_zeros(0)
-    batch = TextBatch(
-        ids,
-        nothing,
-        nothing,
-        None,
-        None if layout == "padded" else restarts,
-        borders if layout == "flat" else None,
-        int(lengths.max()),
-    )
-    return student.get_decoder()(**batch.inputs(), use_cache=False).last_hidden_state[0]
+    batch = TextBatch(ids, nothing, nothing, None, restarts, borders, int(lengths.max()))
+    return student.get_decoder()(**batch.inputs(), use_cache=False).last_hidden_state

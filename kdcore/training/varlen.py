@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.varlen import varlen_attn
 
 from kdcore.errors import ConfigError
 
@@ -40,12 +39,15 @@ def _attention(
 
     Raises ConfigError for what the kernel cannot do, by the name that transformers gives it.
     """
+    from torch.nn.attention.varlen import varlen_attn
+
     unable = [name for name in ("softcap", "s_aux", "position_bias", "dropout") if _asked(others.get(name))]
     if unable or cu_seq_lens_q is None or attention_mask is not None:
         raise ConfigError(f"attention by borders has no {', '.join(unable) or 'masks, and needs borders'}")
-    rows = [_row(states, query) for states in (query, key, value)]
     out = varlen_attn(
-        *rows,
+        _row(query),
+        _row(key),
+        _row(value),
         cu_seq_lens_q,
         cu_seq_lens_q,
         max_length_q,
@@ -62,9 +64,9 @@ def _asked(value: Any) -> bool:
     return value is not None and not (isinstance(value, float) and value == 0.0)
 
 
-def _row(states: Tensor, query: Tensor) -> Tensor:
+def _row(states: Tensor) -> Tensor:
     """[T, H, D] of [1, H, T, D], in the autocast type where rotations made float32 of it."""
-    kind = query.device.type
+    kind = states.device.type
     if states.dtype == torch.float32 and torch.is_autocast_enabled(kind):
         states = states.to(torch.get_autocast_dtype(kind))
     return states[0].transpose(0, 1).contiguous()

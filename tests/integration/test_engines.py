@@ -20,6 +20,9 @@ TWO_RANKS = {
     "torch2-micro1": {"micro_batch_size": 1},
     **STAGES,
     "zero2-micro2": {**STAGES["zero2"], "micro_batch_size": 2},
+    "torch2-padded": {"packing": False},
+    "torch2-tokens": {"micro_batch_tokens": 64},
+    **{f"{stage}-tokens": {**STAGES[stage], "micro_batch_tokens": 32} for stage in ("zero1", "zero2", "zero3")},
     "zero1-bf16": {**STAGES["zero1"], "precision": "bfloat16"},
     "torch2-bf16": {"precision": "bfloat16"},
 }

@@ -21,7 +21,14 @@ STUDENT = {
         "num_key_value_heads": 2, "intermediate_size": 24, "max_position_embeddings": 64,
     },
 }  # fmt: skip
-TRAINING = {"steps": 2, "batch_size": 2, "sequence_length": 16, "long_documents": "cut", "baseline": False, "seeds": [0]}
+TRAINING = {
+    "steps": 2,
+    "batch_size": 2,
+    "sequence_length": 16,
+    "long_documents": "cut",
+    "baseline": False,
+    "seeds": [0],
+}
 
 
 @pytest.fixture(scope="module")

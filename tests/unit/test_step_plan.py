@@ -123,7 +123,7 @@ def test_a_corpus_of_millions_is_planned_without_a_loop_over_it(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("sizes", "message"),
     [
         ({"batch_size": 4, "tokens_per_step": 64}, "exactly one of `batch_size` and `tokens_per_step`"),
         ({"micro_batch_size": 4, "micro_batch_tokens": 64}, "at most one of"),
@@ -131,13 +131,13 @@ def test_a_corpus_of_millions_is_planned_without_a_loop_over_it(monkeypatch):
         ({"micro_batch_tokens": 11}, "room for a sequence"),
     ],
 )
-def test_sizes_that_contradict_each_other_are_refused(given, message):
+def test_sizes_that_contradict_each_other_are_refused(sizes, message):
     with pytest.raises(ValueError, match=message):
-        plan_of(np.array([3]), **given)
+        plan_of(np.array([3]), **sizes)
 
 
 def test_a_resolved_recipe_names_one_size_and_is_read_back():
-    for given in ({}, {"tokens_per_step": 64}, {"batch_size": 3}):
-        config = TrainingConfig.model_validate({"steps": 1, "sequence_length": 12, **given})
-        assert config.batch_size == (None if "tokens_per_step" in given else given.get("batch_size", 16))
+    for size, found in (({}, 16), ({"tokens_per_step": 64}, None), ({"batch_size": 3}, 3)):
+        config = TrainingConfig.model_validate({"steps": 1, "sequence_length": 12, **size})
+        assert config.batch_size == found
         assert TrainingConfig.model_validate(config.model_dump()) == config

@@ -33,7 +33,9 @@ def entries_of(labels) -> list[tuple[tuple[int, float], ...]]:
 
 def test_an_epoch_has_every_label_of_every_occurrence_once_with_its_own_tokens(root):
     recipe = text_recipe(root, "epoch", teacher=True)
-    samples = text_samples(recipe, load_tokenizer(TOKENIZER), uses_labels=True, sequence_length=32, long_documents="cut")
+    samples = text_samples(
+        recipe, load_tokenizer(TOKENIZER), uses_labels=True, sequence_length=32, long_documents="cut"
+    )
     store = open_store(recipe.store_path)
     assert store.occurrences().tolist().count(2) == 1  # the corpus holds one document twice
     wanted = []

@@ -54,6 +54,7 @@ class DeepSpeedEngine:
 
     def accumulate(self, batch: Batch, scale: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """See Engine. DeepSpeed takes the mean over ranks and micro-batches; we want the sum."""
+        self._engine.set_gradient_accumulation_boundary(last)
         loss, metrics = self._engine(batch)
         self._engine.backward(loss * (scale * self._ranks.world * self._micro_batches))
         if not last:

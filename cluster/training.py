@@ -80,7 +80,7 @@ def original_error(error: Exception) -> KDError:
     return TrainingError(
         f"training stopped because workers failed:\n{lines}\nThe same command goes on from the last checkpoint; set "
         "cluster.max_failures to restart workers by itself. If one was killed for memory, lower "
-        "training.micro_batch_size or cluster.workers"
+        "training.micro_batch_size (or set micro_batch_tokens), or cluster.workers"
     )
 
 

@@ -34,13 +34,17 @@ _BLOCK_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run would cost: samples, labels, bytes of the store, seconds of labelling and of training."""
+    """What a run would cost: samples, labels, bytes of the store, seconds of labelling and of training.
+
+    `refused`: why it would end before its first step, as far as the documents that were read show; else "".
+    """
 
     samples: int
     labels: int
     store_bytes: int
     label_seconds: float
     train_seconds: float
+    refused: str = ""
 
 
 def show(recipe: Recipe) -> None:
@@ -56,6 +60,8 @@ def show(recipe: Recipe) -> None:
     free = free_bytes(str(recipe.store_path))
     if free is not None:
         say(f"disk           {free / 1e9:,.1f} GB free" + (": NOT ENOUGH" if free < 1.1 * found.store_bytes else ""))
+    if found.refused:
+        say(f"REFUSED        {found.refused}")
     say("measured with a short probe on this machine; nothing was written")
 
 
@@ -121,7 +127,24 @@ def _estimate_text(recipe: Recipe) -> Estimate:
         store_bytes=int(store_bytes(codec.bytes_per_label(), corpus.num_samples, labels, tokens, vocabulary)),
         label_seconds=tokens * read_twice / speed,
         train_seconds=_train_text(recipe, tokenizer, tokens),
+        refused=_refused(recipe, encoded),
     )
+
+
+def _refused(recipe: Recipe, encoded: "list[EncodedText]") -> str:
+    import numpy as np
+
+    from kdcore.data.chunks import settle_long
+
+    training = recipe.training
+    if training is None:
+        return ""
+    lengths = np.array([len(text.tokens) for text in encoded])
+    try:
+        settle_long(lengths, np.ones_like(lengths), training.sequence_length, training.long_documents)
+    except DataError as error:
+        return f"training, by {len(encoded)} of the documents: {error}"
+    return ""
 
 
 def _sketch(recipe: Recipe) -> "Sketch":

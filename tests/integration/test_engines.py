@@ -75,3 +75,16 @@ def test_a_finished_arm_says_so_and_is_not_trained_again(trained):
     run_arms(text_recipe(trained, "torch1", teacher=True), [ARM], said.append)
     assert ["nothing to do" in str(message) for message in said] == [True]
     assert losses(trained, "torch1") == before
+
+
+def test_a_run_by_tokens_says_what_is_cut_and_what_is_padding(trained):
+    said: list[str] = []
+    sizes = {"steps": None, "epochs": 1, "batch_size": None, "tokens_per_step": 96, "micro_batch_tokens": 64}
+    run_arms(text_recipe(trained, "tokens", teacher=True, **sizes), [ARM], lambda progress: said.append(str(progress)))
+    assert any("they are cut" in line for line in said)
+    note = next(line for line in said if "padding in the first step" in line)
+    assert note.endswith("block-diagonal attention")
+    lines = (trained / "runs" / "tokens" / "arms" / ARM.name / "metrics.jsonl").read_text().splitlines()
+    shares = [json.loads(line)["padding"] for line in lines]
+    assert len(shares) > 5
+    assert all(0 <= share < 0.35 for share in shares)

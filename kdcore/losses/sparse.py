@@ -110,7 +110,7 @@ class _Gradients:
 
 def _wide_product(left: Tensor, right: Tensor, wide: torch.dtype) -> Tensor:
     """left @ right in the wide type, where the device can without rounding to the inputs' type first."""
-    if left.is_cuda and left.dtype != wide:
+    if left.is_cuda and torch.version.hip is None and left.dtype in (torch.bfloat16, torch.float16):
         return torch.mm(left, right, out_dtype=wide)
     return (left @ right).to(wide)
 
@@ -140,14 +140,15 @@ def _run(
             if offset is not None:
                 logits += offset
             logits = call.rules.apply(logits)
-            slope = call.rules.slope(logits) if grads is not None else 1.0
+            slope = 1.0 if grads is None else call.rules.slope(logits)
             weight = None if weights is None else weights[part].to(wide)
             chunk_sums, d_logits = chunk_loss(
                 logits, compared, call.targets[part], weight, call.objective, grads is not None
             )
             sums += chunk_sums
             if grads is not None and d_logits is not None:
-                grads.add(part, d_logits if slope == 1.0 else d_logits.mul_(slope), inputs[part], matrix)
+                d_outputs = d_logits if call.rules == LogitRules() else d_logits.mul_(slope)
+                grads.add(part, d_outputs, inputs[part], matrix)
     return sums
 
 

@@ -59,7 +59,7 @@ def chunks(
     A GPU is waited for at most once, before the first: labels of varying length are cut at numbers that it holds.
     """
     parts = [slice(start, min(start + size, len(targets))) for start in range(0, len(targets), size)]
-    cuts = _cuts(labels, size) if isinstance(labels, SparseLabels) else []
+    cuts = _cuts(labels, size) if parts and isinstance(labels, SparseLabels) else []
     for number, part in enumerate(parts):
         if labels is None:
             yield part, _no_label(targets[part], num_outputs)

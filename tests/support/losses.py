@@ -1,9 +1,15 @@
 """The definitions of the losses, written out densely and without regard to numerics: what the code must equal."""
 
 import math
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from kdcore.labels import label_seeds
+from kdcore.labels.sampling import draw_counts, uniforms
+from kdcore.labels.soft_labels import DenseLabels, SoftLabels, SparseLabels, TopKLabels
 
 
 def kl(a: Tensor, b: Tensor) -> Tensor:
@@ -51,3 +57,80 @@ PARAMETERS: dict[str, list[dict[str, float]]] = {
     "total_variation": [{}],
     "adaptive_kl": [{"head_mass": 0.5}, {"head_mass": 0.9}],
 }
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A loss in words that a test can draw: see `reference`."""
+
+    form: str = "kl"
+    parameters: tuple[tuple[str, float], ...] = ()
+    hard_weight: float = 0.0
+    temperature: float = 1.0
+    tail: str | None = None
+
+
+def topk_of(teacher_logits: Tensor, k: int) -> TopKLabels:
+    log_probs = teacher_logits.log_softmax(-1)
+    values, ids = log_probs.topk(k, -1)
+    rest = log_probs.scatter(1, ids, float("-inf"))
+    return TopKLabels(ids, values, rest.logsumexp(-1), teacher_logits.shape[1])
+
+
+def sparse_of(teacher_logits: Tensor, draws: int, seed: int = 0) -> SparseLabels:
+    """Labels of codec `sampled`, without the codec; the weights of every third are not normalised."""
+    seeds = label_seeds(seed.to_bytes(16, "little"), len(teacher_logits))
+    points = np.sort(uniforms(seeds, draws), axis=1)
+    drawn, _ = draw_counts(teacher_logits, points)
+    offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(drawn["entries"])]))
+    weights = torch.from_numpy(drawn["counts"].astype(np.float32)) / draws
+    labels = SparseLabels(torch.from_numpy(drawn["ids"]).long(), weights, offsets, teacher_logits.shape[1])
+    weights[labels.label_of_entry() % 3 == 0] *= 1.5
+    return labels
+
+
+def reference(
+    logits: Tensor, labels: SoftLabels | None, targets: Tensor, wanted: Wanted, weights: Tensor | None = None
+) -> Tensor:
+    """The sum over tokens of the loss of `logits` [N, V] in float64, cell by cell."""
+    total = torch.zeros((), dtype=torch.float64)
+    for row, (z, target) in enumerate(zip(logits.double(), targets.tolist(), strict=True)):
+        hard = -z.log_softmax(0)[target]
+        loss = hard
+        if labels is not None:
+            t, cells, singles = _cells(labels, row, target, len(z), wanted)
+            p = torch.stack([(z / wanted.temperature).softmax(0)[cell].sum() for cell in cells])
+            p = p / p.sum() if wanted.tail == "drop" else p
+            soft = DEFINITIONS[wanted.form](t[None], p[None], singles, **dict(wanted.parameters))[0]
+            loss = wanted.hard_weight * hard + (1 - wanted.hard_weight) * wanted.temperature**2 * soft
+        total = total + (1.0 if weights is None else weights[row].double()) * loss
+    return total
+
+
+def _cells(labels: SoftLabels, row: int, target: int, outputs: int, wanted: Wanted):
+    """The teacher's mass of the cells, the classes of each, and how many cells are single classes."""
+    tail = 0.0
+    if isinstance(labels, DenseLabels):
+        ids = list(range(labels.num_classes))
+        t = (labels.log_probs[row].double() / wanted.temperature).softmax(0)
+        t = labels.log_probs[row].double().exp() if wanted.temperature == 1 else t
+    elif isinstance(labels, TopKLabels):
+        ids, t = labels.ids[row].tolist(), labels.log_probs[row].double().exp()
+        tail = float(labels.tail_log_prob[row].double().exp())
+    else:
+        assert isinstance(labels, SparseLabels)
+        entries = slice(int(labels.offsets[row]), int(labels.offsets[row + 1]))
+        ids, t = labels.ids[entries].tolist(), labels.weights[entries].double()
+    if wanted.tail == "drop":
+        t = t ** (1 / wanted.temperature)
+        return t / t.sum(), [[index] for index in ids], len(ids)
+    if wanted.tail == "label":
+        ids, t = (ids, t) if target in ids else ([*ids, target], torch.cat([t, t.new_zeros(1)]))
+        t, tail = t + tail * (torch.tensor(ids) == target), 0.0
+    cells, masses = [[index] for index in ids], t.tolist()
+    rest = [index for index in range(labels.num_classes) if index not in ids]
+    padding = list(range(labels.num_classes, outputs))
+    for cell, mass in ((rest, tail), (padding, 0.0)):
+        cells += [cell] if cell else []
+        masses += [mass] if cell else []
+    return torch.tensor(masses, dtype=torch.float64), cells, len(ids)

@@ -1,64 +1,39 @@
-import math
+"""The loss from hidden states against its definition, for every divergence and kind of label."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from losses_fixtures import PARAMETERS, Wanted, reference, sparse_of, topk_of
 from torch import Tensor
 
-from kdcore.errors import LabelError
-from kdcore.labels import FeatureLabels, label_seeds
-from kdcore.labels.sampling import draw_counts, uniforms
-from kdcore.labels.soft_labels import DenseLabels, SoftLabels, SparseLabels, TopKLabels
+from kdcore.config.loss import loss_misfit
+from kdcore.errors import ConfigError, LabelError
+from kdcore.labels import FeatureLabels
+from kdcore.labels.soft_labels import DenseLabels, SparseLabels, TopKLabels
+from kdcore.losses.forms import form_of
+from kdcore.losses.head import LogitRules
+from kdcore.losses.objective import METRICS, Objective
 from kdcore.losses.response import soft_target_loss
 from kdcore.losses.sparse import distillation_loss_from_hidden
 
-
-def topk_of(teacher_logits: Tensor, k: int) -> TopKLabels:
-    log_probs = teacher_logits.log_softmax(-1)
-    values, ids = log_probs.topk(k, -1)
-    rest = log_probs.scatter(1, ids, float("-inf"))
-    return TopKLabels(ids, values, rest.logsumexp(-1), teacher_logits.shape[1])
-
-
-def sparse_of(teacher_logits: Tensor, draws: int, seed: int = 0) -> SparseLabels:
-    """Labels of codec `sampled`, without the codec; the weights of every third are not normalised."""
-    seeds = label_seeds(seed.to_bytes(16, "little"), len(teacher_logits))
-    points = np.sort(uniforms(seeds, draws), axis=1)
-    drawn, _ = draw_counts(teacher_logits, points)
-    offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(drawn["entries"])]))
-    weights = torch.from_numpy(drawn["counts"].astype(np.float32)) / draws
-    labels = SparseLabels(torch.from_numpy(drawn["ids"]).long(), weights, offsets, teacher_logits.shape[1])
-    weights[labels.label_of_entry() % 3 == 0] *= 1.5
-    return labels
+ALL = [(name, tuple(parameters.items())) for name, several in PARAMETERS.items() for parameters in several]
+CALLS = [
+    *(("topk", Wanted(*form)) for form in ALL),
+    *(("dense", Wanted(*form)) for form in ALL),
+    *(("dense", Wanted(*form, temperature=2.5, hard_weight=0.3)) for form in ALL),
+    *(("topk", Wanted(*form, temperature=temperature, tail="drop")) for form in ALL for temperature in (1.0, 2.5)),
+    *(("topk", Wanted(*form, tail="label")) for form in ALL if not form_of(form[0], **dict(form[1])).infinite),
+    ("weights", Wanted()),
+    ("weights", Wanted(hard_weight=0.3)),
+    ("topk", Wanted(hard_weight=1.0)),
+    ("none", Wanted()),
+]
 
 
-def reference(logits: Tensor, labels: SoftLabels | None, targets: Tensor, hard: float, weights: Tensor) -> Tensor:
-    """The definition, written out per token in dense float64."""
-    total = torch.zeros((), dtype=torch.float64)
-    for row, (z, target) in enumerate(zip(logits.double(), targets, strict=True)):
-        log_p = z.log_softmax(0)
-        kl = torch.zeros((), dtype=torch.float64)
-        if isinstance(labels, TopKLabels):
-            stored = labels.ids[row].tolist()
-            for place, index in enumerate(stored):
-                log_t = labels.log_probs[row, place].double()
-                kl = kl + log_t.exp() * (log_t - log_p[index])
-            others = [index for index in range(len(z)) if index not in stored]
-            if others and labels.tail_log_prob[row] > -math.inf:
-                log_t = labels.tail_log_prob[row].double()
-                kl = kl + log_t.exp() * (log_t - log_p[others].logsumexp(0))
-        elif isinstance(labels, SparseLabels):
-            for entry in range(int(labels.offsets[row]), int(labels.offsets[row + 1])):
-                weight = labels.weights[entry].double()
-                kl = kl + weight * (weight.log() - log_p[labels.ids[entry]])
-        elif isinstance(labels, DenseLabels):
-            log_t = labels.log_probs[row].double()
-            kl = (log_t.exp() * (log_t - log_p[: len(log_t)])).nan_to_num(0.0).sum()
-        part = 1.0 if labels is None else hard
-        total = total + weights[row].double() * (part * -log_p[target] + (1 - part) * kl)
-    return total
+def objective_of(wanted: Wanted) -> Objective:
+    form = form_of(wanted.form, **dict(wanted.parameters))
+    return Objective(form, wanted.hard_weight, wanted.temperature, wanted.tail)  # pyright: ignore[reportArgumentType]
 
 
 def random_case(seed: int, tokens: int, vocab: int, dim: int, dtype: torch.dtype = torch.float64):
@@ -72,98 +47,167 @@ def random_case(seed: int, tokens: int, vocab: int, dim: int, dtype: torch.dtype
     return [hidden, head, bias], teacher, targets, weights
 
 
-@settings(max_examples=40, deadline=None)
+def labels_of(kind: str, teacher: Tensor, k: int, seed: int = 0):
+    if kind == "topk":
+        return topk_of(teacher, k)
+    if kind == "weights":
+        return sparse_of(teacher, k, seed)
+    return DenseLabels(teacher.log_softmax(-1)) if kind == "dense" else None
+
+
+@settings(max_examples=150, deadline=None)
 @given(
+    call=st.sampled_from(CALLS),
     seed=st.integers(0, 10_000),
-    tokens=st.integers(1, 9),
-    vocab=st.integers(2, 17),
-    k=st.integers(-8, 17),
-    hard=st.sampled_from([0.0, 0.3, 1.0]),
-    chunk=st.integers(1, 10),
+    tokens=st.integers(1, 5),
+    vocab=st.integers(2, 12),
+    k=st.integers(1, 12),
+    padding=st.integers(0, 2),
+    masked=st.integers(0, 2),
+    chunk=st.integers(1, 6),
+    recompute=st.booleans(),
+    rules=st.sampled_from([LogitRules(), LogitRules(0.25), LogitRules(1.5, softcap=2.0)]),
 )
-def test_value_and_gradients_are_those_of_the_dense_definition(seed, tokens, vocab, k, hard, chunk):
-    leaves, teacher, targets, weights = random_case(seed, tokens, vocab, dim=3)
-    dense = DenseLabels(teacher.log_softmax(-1))
-    labels = None if k == 0 else dense if k == 17 else topk_of(teacher, min(abs(k), vocab))
-    labels = sparse_of(teacher, -k, seed) if k < 0 else labels
-    leaves = [leaf.requires_grad_() for leaf in leaves]
-    wanted = reference(leaves[0] @ leaves[1].T + leaves[2], labels, targets, hard, weights)
-    wanted_gradients = torch.autograd.grad(2.5 * wanted, leaves)
+def test_value_and_gradients_are_those_of_the_definition(
+    call, seed, tokens, vocab, k, padding, masked, chunk, recompute, rules
+):
+    kind, wanted = call
+    objective = objective_of(wanted)
+    padding = 0 if objective.form.infinite else padding
+    leaves, teacher, targets, weights = random_case(seed, tokens, vocab + padding + masked, dim=3)
+    outputs, targets = vocab + padding, targets % vocab
+    labels = labels_of(kind, teacher[:, :vocab], min(k, vocab), seed)
+    hidden, head, bias = (leaf.requires_grad_() for leaf in leaves)
+    logits = (rules.scale * (hidden @ head.T + bias))[:, :outputs]
+    logits = logits if rules.softcap is None else rules.softcap * (logits / rules.softcap).tanh()
+    expected = reference(logits, labels, targets, wanted, weights)
+    expected_gradients = torch.autograd.grad(2.5 * expected, leaves)
     loss, metrics = distillation_loss_from_hidden(
-        leaves[0],
-        leaves[1],
+        hidden,
+        head,
         labels,
         targets,
-        hard_weight=hard,
-        head_bias=leaves[2],
+        objective=objective,
+        head_bias=bias,
+        rules=rules,
+        num_classes=outputs,
         chunk_tokens=chunk,
         weights=weights,
+        recompute=recompute,
     )
-    torch.testing.assert_close(loss, wanted)
-    torch.testing.assert_close(torch.autograd.grad(2.5 * loss, leaves), wanted_gradients)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(torch.autograd.grad(2.5 * loss, leaves), expected_gradients)
     torch.testing.assert_close(metrics["tokens"], weights.sum())
+    p = logits.softmax(-1)
+    torch.testing.assert_close(metrics["entropy"], -((p * p.log()).sum(-1) @ weights))
+    plain = Wanted("kl", (), 0.0, wanted.temperature, wanted.tail)
+    plain_kl = reference(logits, labels, targets, plain, weights) if labels is not None else 0 * expected
+    torch.testing.assert_close(metrics["kl"], plain_kl)
 
 
-@pytest.mark.parametrize("kind", ["topk", "dense", "sparse", "none"])
-def test_gradcheck(kind):
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("kind", ["topk", "dense", "weights", "none"])
+def test_gradcheck(kind, recompute):
     leaves, teacher, targets, _ = random_case(1, tokens=5, vocab=7, dim=3)
-    kinds = {"topk": topk_of(teacher, 3), "dense": DenseLabels(teacher.log_softmax(-1)), "none": None}
-    labels = {**kinds, "sparse": sparse_of(teacher, 4)}[kind]
+    labels = labels_of(kind, teacher, 3)
 
     def loss(hidden: Tensor, head: Tensor, bias: Tensor) -> Tensor:
         return distillation_loss_from_hidden(
-            hidden, head, labels, targets, hard_weight=0.25, head_bias=bias, chunk_tokens=2
+            hidden, head, labels, targets, hard_weight=0.25, head_bias=bias, chunk_tokens=2, recompute=recompute
         )[0]
 
     assert torch.autograd.gradcheck(loss, [leaf.requires_grad_() for leaf in leaves])
 
 
-def test_a_student_that_gives_the_tail_almost_nothing_still_has_the_exact_gradient():
+@pytest.mark.parametrize(("kind", "wanted"), [call for call in CALLS if call[1].tail != "drop"])
+def test_a_student_that_gives_the_tail_almost_nothing_still_has_the_exact_gradient(kind, wanted):
     logits = torch.tensor([[200.0, 199.0, 0.0, -1.0]], dtype=torch.float64, requires_grad=True)
-    labels = topk_of(torch.tensor([[1.0, 0.5, 0.0, -0.5]], dtype=torch.float64), 2)
+    labels = labels_of(kind, torch.tensor([[1.0, 0.5, 0.0, -0.5]], dtype=torch.float64), 2)
     targets = torch.tensor([0])
-    wanted = reference(logits, labels, targets, 0.0, torch.ones(1))
-    (wanted_gradient,) = torch.autograd.grad(wanted, logits)
+    expected = reference(logits, labels, targets, wanted)
+    (expected_gradient,) = torch.autograd.grad(expected, logits)
     single = logits.detach().float().requires_grad_()  # in float32, exp(-199) is zero
-    loss, _ = soft_target_loss(single, labels, targets, hard_weight=0.0)
+    loss, _ = soft_target_loss(single, labels, targets, objective=objective_of(wanted))
     (gradient,) = torch.autograd.grad(loss, single)
-    torch.testing.assert_close(loss.double(), wanted, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(gradient.double(), wanted_gradient, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradient.double(), expected_gradient, rtol=1e-5, atol=1e-6)
 
 
-def test_all_classes_stored_is_the_generalised_jsd_of_trl():
+@pytest.mark.parametrize(("kind", "wanted"), CALLS)
+def test_classes_that_the_teacher_masks_out_leave_loss_and_gradient_finite(kind, wanted):
+    teacher = torch.tensor([[2.0, -torch.inf, 1.0, -torch.inf], [0.0, 1.0, 2.0, 3.0]])
+    labels = labels_of(kind, teacher, 4 if kind == "topk" else 3)
+    logits = torch.tensor([[0.0, 1.0, -1.0, 90.0], [0.0, 0.0, 0.0, 0.0]], requires_grad=True)
+    loss, metrics = soft_target_loss(logits, labels, torch.tensor([0, 3]), objective=objective_of(wanted))
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert all(value.isfinite() for value in (loss, *metrics.values()))
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 1.0])
+def test_all_classes_are_the_generalised_jsd_of_trl(beta):
     generalized_jsd_loss = pytest.importorskip("trl.experimental.gkd").GKDTrainer.generalized_jsd_loss
     _, teacher, targets, _ = random_case(2, tokens=6, vocab=11, dim=2, dtype=torch.float32)
-    student = torch.randn(6, 11)
-    theirs = generalized_jsd_loss(student[None], teacher[None], beta=0, reduction="sum")
+    student = torch.randn(6, 11, requires_grad=True)
+    objective = Objective(form_of("jsd", beta=beta))
+    theirs = generalized_jsd_loss(student[None], teacher[None], beta=beta, reduction="sum")
     for labels in (topk_of(teacher, 11), DenseLabels(teacher.log_softmax(-1))):
-        ours, _ = soft_target_loss(student, labels, targets, hard_weight=0.0)
+        ours, _ = soft_target_loss(student, labels, targets, objective=objective)
         torch.testing.assert_close(ours, theirs)
+        gradients = [torch.autograd.grad(value, student, retain_graph=True)[0] for value in (ours, theirs)]
+        torch.testing.assert_close(*gradients)
 
 
-def test_a_padded_student_vocabulary_counts_its_padding_as_classes_without_mass():
-    leaves, teacher, targets, _ = random_case(3, tokens=4, vocab=10, dim=3)
-    labels = DenseLabels(teacher[:, :8].log_softmax(-1))
-    loss, _ = distillation_loss_from_hidden(leaves[0], leaves[1], labels, targets % 8, hard_weight=0.0)
-    wanted = reference(leaves[0] @ leaves[1].T, labels, targets % 8, 0.0, torch.ones(4))
-    torch.testing.assert_close(loss, wanted)
+def test_padding_takes_no_part_of_the_tail():
+    """Outputs beyond the teacher's classes only lose: their gradient is the student's own probability of them."""
+    _, teacher, targets, _ = random_case(3, tokens=4, vocab=8, dim=3)
+    logits = torch.randn(4, 10, dtype=torch.float64, requires_grad=True)
+    loss, _ = soft_target_loss(logits, topk_of(teacher, 3), targets)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(gradient[:, 8:], logits.softmax(-1)[:, 8:])
 
 
-def test_agreement_counts_equal_best_classes():
+@pytest.mark.parametrize("kind", ["topk", "dense"])
+def test_reverse_kl_drives_padding_out_and_stays_finite(kind):
+    _, teacher, targets, _ = random_case(3, tokens=4, vocab=8, dim=3)
+    logits = torch.randn(4, 10, dtype=torch.float64, requires_grad=True)
+    objective = Objective(form_of("reverse_kl"))
+    loss, _ = soft_target_loss(logits, labels_of(kind, teacher, 3), targets, objective=objective)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert loss.isfinite()
+    assert (gradient[:, 8:] > logits.softmax(-1)[:, 8:]).all()
+
+
+def test_rows_of_the_head_that_are_no_tokens_have_no_gradient():
+    (hidden, head, bias), teacher, targets, _ = random_case(3, tokens=4, vocab=10, dim=3)
+    loss, _ = distillation_loss_from_hidden(
+        hidden, head.requires_grad_(), topk_of(teacher[:, :8], 3), targets % 8, head_bias=bias, num_classes=8
+    )
+    loss.backward()
+    assert head.grad is not None
+    assert (head.grad[8:] == 0).all()
+    assert (head.grad[:8] != 0).all()
+
+
+def test_by_products():
     logits = torch.tensor([[3.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
-    teacher = torch.tensor([[2.0, 1.0, 0.0], [2.0, 1.0, 0.0]])
-    _, metrics = soft_target_loss(logits, topk_of(teacher, 2), torch.tensor([0, 0]), hard_weight=0.0)
+    labels = topk_of(torch.tensor([[2.0, 1.0, 0.0], [2.0, 1.0, 0.0]]), 2)
+    _, metrics = soft_target_loss(logits, labels, torch.tensor([0, 0]))
+    assert tuple(metrics) == METRICS
     assert metrics["agreement"].item() == 1
+    torch.testing.assert_close(metrics["support_mass"], logits.softmax(-1)[:, :2].sum())
+    torch.testing.assert_close(metrics["cross_entropy"], -logits.log_softmax(-1)[:, 0].sum())
 
 
-def test_autocast_multiplies_in_bfloat16_and_returns_gradients_of_the_parameters_type():
+@pytest.mark.parametrize("recompute", [False, True])
+def test_autocast_multiplies_in_bfloat16_and_returns_gradients_of_the_parameters_type(recompute):
     leaves, teacher, targets, _ = random_case(4, tokens=64, vocab=40, dim=16, dtype=torch.float32)
     hidden, head = (leaf.requires_grad_() for leaf in leaves[:2])
     labels = topk_of(teacher, 5)
     exact, _ = distillation_loss_from_hidden(hidden, head, labels, targets, hard_weight=0.5)
     exact_gradient = torch.autograd.grad(exact, head)[0]
     with torch.autocast("cpu", torch.bfloat16):
-        loss, _ = distillation_loss_from_hidden(hidden, head, labels, targets, hard_weight=0.5)
+        loss, _ = distillation_loss_from_hidden(hidden, head, labels, targets, hard_weight=0.5, recompute=recompute)
     gradient = torch.autograd.grad(loss, head)[0]
     assert loss.dtype == gradient.dtype == torch.float32
     assert not torch.equal(loss, exact)
@@ -171,11 +215,60 @@ def test_autocast_multiplies_in_bfloat16_and_returns_gradients_of_the_parameters
     assert (gradient - exact_gradient).norm() < 0.02 * exact_gradient.norm()
 
 
-def test_no_tokens_give_zero_and_zero_gradients():
+@pytest.mark.parametrize("recompute", [False, True])
+def test_micro_batches_into_a_bfloat16_head_are_summed_in_float32(recompute):
+    """256 micro-batches of one token: sums in bfloat16 lose several times what products in bfloat16 do."""
+    (hidden, head, _), teacher, targets, _ = random_case(5, tokens=256, vocab=20, dim=8, dtype=torch.float32)
+    hidden, labels = hidden.bfloat16(), topk_of(teacher, 3)
+    errors = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        weight = head.bfloat16().requires_grad_()
+        weight.grad_dtype = dtype
+        for row in range(256):
+            part = slice(row, row + 1)
+            distillation_loss_from_hidden(hidden[part], weight, labels.index(part), targets[part], recompute=recompute)[
+                0
+            ].backward()
+        whole = head.bfloat16().float().requires_grad_()
+        distillation_loss_from_hidden(hidden.float(), whole, labels, targets)[0].backward()
+        assert weight.grad is not None
+        assert whole.grad is not None
+        errors[dtype] = float((weight.grad.float() - whole.grad).norm() / whole.grad.norm())
+    assert errors[torch.float32] < 3e-3  # of products in bfloat16
+    assert errors[torch.float32] < errors[torch.bfloat16] / 5
+
+
+@pytest.mark.parametrize(("kind", "wanted"), CALLS)
+def test_micro_batches_sum_to_the_whole(kind, wanted):
+    (hidden, head, _), teacher, targets, weights = random_case(6, tokens=7, vocab=9, dim=3)
+    labels = labels_of(kind, teacher, 3)
+    head.requires_grad_()
+
+    def of(part: slice) -> tuple[Tensor, Tensor]:
+        loss, _ = distillation_loss_from_hidden(
+            hidden[part],
+            head,
+            None if labels is None else labels.index(part),
+            targets[part],
+            objective=objective_of(wanted),
+            weights=weights[part],
+        )
+        return loss, torch.autograd.grad(loss, head)[0]
+
+    parts = [of(slice(start, start + 3)) for start in (0, 3, 6)]
+    loss, gradient = of(slice(0, 7))
+    torch.testing.assert_close(sum(part[0] for part in parts), loss)
+    torch.testing.assert_close(sum(part[1] for part in parts), gradient)
+
+
+@pytest.mark.parametrize("kind", ["topk", "dense", "weights", "none"])
+def test_no_tokens_give_zero_and_zero_gradients(kind):
     hidden = torch.zeros(0, 3, requires_grad=True)
     head = torch.ones(5, 3, requires_grad=True)
+    labels = labels_of(kind, torch.zeros(1, 5), 2)
+    labels = None if labels is None else labels.index(slice(0, 0))
     loss, metrics = distillation_loss_from_hidden(
-        hidden, head, None, torch.zeros(0, dtype=torch.int64), hard_weight=1.0
+        hidden, head, labels, torch.zeros(0, dtype=torch.int64), hard_weight=0.5
     )
     loss.backward()
     assert loss.item() == metrics["tokens"].item() == 0
@@ -183,40 +276,89 @@ def test_no_tokens_give_zero_and_zero_gradients():
     assert torch.equal(head.grad, torch.zeros(5, 3))
 
 
+def test_labels_without_an_entry_and_tokens_without_weight_have_no_gradient():
+    labels = SparseLabels(torch.tensor([1]), torch.tensor([1.0]), torch.tensor([0, 0, 1, 1]), 4)
+    hidden, head = torch.randn(3, 2, requires_grad=True), torch.randn(4, 2)
+    for weights, moving in ((None, [1]), (torch.zeros(3), [])):
+        loss, metrics = distillation_loss_from_hidden(
+            hidden, head, labels, torch.tensor([0, 0, 0]), weights=weights, chunk_tokens=1
+        )
+        (gradient,) = torch.autograd.grad(loss, hidden)
+        assert gradient.abs().sum(1).nonzero().flatten().tolist() == moving
+        assert metrics["agreement"] <= len(moving)
+
+
 def test_misfits_are_refused():
     hidden, head = torch.zeros(3, 2), torch.zeros(4, 2)
     labels = topk_of(torch.randn(3, 6), 2)
+    zeros = torch.zeros(3, dtype=torch.int64)
     with pytest.raises(LabelError, match=r"6 classes.*4 outputs"):
-        distillation_loss_from_hidden(hidden, head, labels, torch.zeros(3, dtype=torch.int64), hard_weight=0.0)
+        distillation_loss_from_hidden(hidden, head, labels, zeros)
+    with pytest.raises(LabelError, match=r"6 classes.*5 outputs"):
+        distillation_loss_from_hidden(hidden, torch.zeros(6, 2), labels, zeros, num_classes=5)
     with pytest.raises(LabelError, match="3 tokens, 2 labels"):
-        distillation_loss_from_hidden(
-            hidden, torch.zeros(6, 2), labels.index(slice(0, 2)), torch.zeros(3, dtype=torch.int64), hard_weight=0.0
-        )
+        distillation_loss_from_hidden(hidden, torch.zeros(6, 2), labels.index(slice(0, 2)), zeros)
     with pytest.raises(LabelError, match="one target per token"):
-        distillation_loss_from_hidden(hidden, head, None, torch.zeros(2, dtype=torch.int64), hard_weight=1.0)
+        distillation_loss_from_hidden(hidden, head, None, zeros[:2])
+    with pytest.raises(LabelError, match="features"):
+        soft_target_loss(torch.zeros(2, 3), FeatureLabels(torch.zeros(2, 3), (("layer", 3),)), zeros[:2])
 
 
-def test_logits_of_a_chunk_are_the_largest_tensor():
-    """With 1,024 tokens and 2,000 classes, no tensor of that many elements appears."""
-    from torch.utils._python_dispatch import TorchDispatchMode
+@pytest.mark.parametrize(
+    ("kind", "wanted", "remedy"),
+    [
+        ("weights", Wanted("jsd", (("beta", 0.5),)), "labels.codec.type to topk"),
+        ("weights", Wanted(temperature=2.0), "or the temperature to 1"),
+        ("weights", Wanted(tail="label"), "leave it out"),
+        ("dense", Wanted(tail="drop"), "leave it out"),
+        ("topk", Wanted(temperature=2.0), "tail: drop"),
+        ("topk", Wanted(temperature=2.0, tail="label"), "tail: drop"),
+        ("topk", Wanted("reverse_kl", tail="label"), "skew_reverse_kl"),
+        ("topk", Wanted("jsd", (("beta", 1.0),), tail="label"), "skew_reverse_kl"),
+    ],
+)
+def test_divergences_that_labels_do_not_define_are_refused(kind, wanted, remedy):
+    labels = labels_of(kind, torch.zeros(1, 4), 2)
+    with pytest.raises(ConfigError, match=remedy):
+        soft_target_loss(torch.zeros(1, 4), labels, torch.tensor([0]), objective=objective_of(wanted))
 
-    largest = 0
 
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            nonlocal largest
-            result = func(*args, **(kwargs or {}))
-            for value in torch.utils._pytree.tree_leaves(result):
-                largest = max(largest, value.numel() if isinstance(value, Tensor) else 0)
-            return result
+def test_every_call_of_these_tests_is_one_that_settings_allow():
+    for kind, wanted in CALLS:
+        form = form_of(wanted.form, **dict(wanted.parameters))
+        if kind != "none":
+            assert loss_misfit(kind, wanted.form, form.infinite, wanted.temperature, wanted.tail) is None  # pyright: ignore
 
+
+class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+    """The largest tensor that any operation makes, and whether one reads numbers to the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest, self.reads = 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.reads += func is torch.ops.aten._local_scalar_dense.default
+        for value in torch.utils._pytree.tree_leaves(result):
+            self.largest = max(self.largest, value.numel() if isinstance(value, Tensor) else 0)
+        return result
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("kind", ["topk", "dense", "weights", "none"])
+def test_logits_of_a_chunk_are_the_largest_tensor_and_no_chunk_is_waited_for(kind, recompute):
+    """With 1,024 tokens and 2,000 classes, no tensor of that many elements appears but the labels themselves."""
     hidden, head = torch.randn(1024, 8, requires_grad=True), torch.randn(2000, 8, requires_grad=True)
-    labels = topk_of(torch.randn(1024, 2000), 4)
+    labels = labels_of(kind, torch.randn(1024, 2000), 4)
     targets = torch.zeros(1024, dtype=torch.int64)
-    with Watch():
-        loss, _ = distillation_loss_from_hidden(hidden, head, labels, targets, hard_weight=0.5, chunk_tokens=64)
+    with Watch() as watch:
+        loss, _ = distillation_loss_from_hidden(
+            hidden, head, labels, targets, hard_weight=0.5, chunk_tokens=64, recompute=recompute
+        )
         loss.backward()
-    assert largest == 64 * 2000
+    assert watch.largest == 64 * 2000
+    assert watch.reads == 0
 
 
 def test_the_mean_gradient_of_sparse_labels_is_the_whole_teachers():
@@ -228,9 +370,9 @@ def test_the_mean_gradient_of_sparse_labels_is_the_whole_teachers():
     labels.weights[labels.label_of_entry() % 3 == 0] /= 1.5
     student = torch.zeros(count, 9, requires_grad=True)
     targets = torch.zeros(count, dtype=torch.int64)
-    (sparse,) = torch.autograd.grad(soft_target_loss(student, labels, targets, hard_weight=0.0)[0], student)
+    (sparse,) = torch.autograd.grad(soft_target_loss(student, labels, targets)[0], student)
     dense = DenseLabels(teacher.log_softmax(-1))
-    (whole,) = torch.autograd.grad(soft_target_loss(student[:1], dense, targets[:1], hard_weight=0.0)[0], student)
+    (whole,) = torch.autograd.grad(soft_target_loss(student[:1], dense, targets[:1])[0], student)
     p = teacher[0].softmax(0)
     error = (p * (1 - p) / draws / count).sqrt()
     assert ((sparse.mean(0) - whole[0]).abs() < 5 * error + 1e-6).all()
@@ -239,11 +381,16 @@ def test_the_mean_gradient_of_sparse_labels_is_the_whole_teachers():
 def test_agreement_of_sparse_labels_is_with_their_heaviest_class():
     labels = SparseLabels(torch.tensor([2, 0, 1]), torch.tensor([0.25, 0.75, 1.0]), torch.tensor([0, 2, 3]), 3)
     logits = torch.tensor([[3.0, 0.0, 1.0], [3.0, 0.0, 1.0]])
-    _, metrics = soft_target_loss(logits, labels, torch.tensor([0, 0]), hard_weight=0.0)
+    _, metrics = soft_target_loss(logits, labels, torch.tensor([0, 0]))
     assert metrics["agreement"] == 1
 
 
-def test_features_are_no_distributions():
-    features = FeatureLabels(torch.zeros(2, 3), (("layer", 3),))
-    with pytest.raises(LabelError, match="features"):
-        soft_target_loss(torch.zeros(2, 3), features, torch.tensor([0, 0]), hard_weight=0.0)
+def test_the_rest_of_the_mass_goes_to_the_label_that_is_named_already_or_not():
+    labels = TopKLabels(
+        torch.tensor([[0, 1], [0, 1]]), torch.tensor([[0.5, 0.2]] * 2).log(), torch.full((2,), 0.3).log(), 4
+    )
+    logits = torch.zeros(2, 4, requires_grad=True)
+    objective = Objective(tail="label")
+    loss, _ = soft_target_loss(logits, labels, torch.tensor([1, 3]), objective=objective)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(gradient, 0.25 - torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.5, 0.2, 0.0, 0.3]]))

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kdcore.labels.soft_labels import SoftLabels
+from kdcore.labels.soft_labels import DenseLabels, SoftLabels
 from kdcore.losses.chunk import chunk_loss
 from kdcore.losses.head import LogitRules
 from kdcore.losses.objective import METRICS, Objective, choose
-from kdcore.losses.support import check_fit, chunks
+from kdcore.losses.support import Support, check_fit, chunks
 
 __all__ = ["distillation_loss_from_hidden"]
 
@@ -103,9 +103,16 @@ class _Gradients:
         if self.hidden is not None:
             self.hidden[part] = narrow @ matrix
         if self.head is not None:
-            self.head[:rows] += _wide_product(narrow.T, inputs, self.head.dtype)
+            _add_product(self.head[:rows], narrow.T, inputs)
         if self.bias is not None:
             self.bias[:rows] += d_outputs.sum(0)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += _wide_product(left, right, total.dtype)
 
 
 def _wide_product(left: Tensor, right: Tensor, wide: torch.dtype) -> Tensor:
@@ -125,7 +132,7 @@ def _run(
     scale: Tensor | None = None,
 ) -> Tensor:
     """Sums [loss, *METRICS]; adds the gradients, of `scale` x loss, to `grads`."""
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    wide = _wide(dtype)
     sums = torch.zeros(1 + len(METRICS), dtype=wide, device=hidden.device)
     weights = call.weights
     if scale is not None:
@@ -136,20 +143,32 @@ def _run(
         for part, compared in chunks(
             call.labels, call.targets, call.objective.tail, call.num_outputs, call.chunk_tokens
         ):
-            logits = _wide_product(inputs[part], matrix.T, wide)
-            if offset is not None:
-                logits += offset
-            logits = call.rules.apply(logits)
-            slope = 1.0 if grads is None else call.rules.slope(logits)
             weight = None if weights is None else weights[part].to(wide)
-            chunk_sums, d_logits = chunk_loss(
-                logits, compared, call.targets[part], weight, call.objective, grads is not None
-            )
+            outputs = _wide_product(inputs[part], matrix.T, wide)
+            outputs = outputs if offset is None else outputs.add_(offset)
+            chunk_sums, d_outputs = _of_outputs(outputs, compared, call, part, weight, grads is not None)
             sums += chunk_sums
-            if grads is not None and d_logits is not None:
-                d_outputs = d_logits if call.rules == LogitRules() else d_logits.mul_(slope)
+            if grads is not None and d_outputs is not None:
                 grads.add(part, d_outputs, inputs[part], matrix)
+            del outputs, d_outputs  # before the next chunk has its own
     return sums
+
+
+def _of_outputs(
+    outputs: Tensor, compared: Support | DenseLabels, call: _Call, part: slice, weights: Tensor | None, grad: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Sums of one chunk, and d loss / d outputs of the head. Overwrites `outputs`."""
+    rules = call.rules
+    logits = rules.apply(outputs)
+    slope = rules.slope(logits) if grad and rules != LogitRules() else None
+    sums, d_logits = chunk_loss(logits, compared, call.targets[part], weights, call.objective, grad)
+    if slope is not None and d_logits is not None:
+        d_logits *= slope
+    return sums, d_logits
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _compute_dtype(hidden: Tensor) -> torch.dtype:
@@ -162,11 +181,10 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, call: _Call) -> tuple[Tensor, Tensor]:
         dtype = _compute_dtype(hidden)
-        wide = torch.float64 if dtype == torch.float64 else torch.float32
-        ctx.call, ctx.dtype, ctx.wide, ctx.needs = call, dtype, wide, ctx.needs_input_grad[:3]
+        ctx.call, ctx.dtype, ctx.needs = call, dtype, ctx.needs_input_grad[:3]
         grads = None
         if any(ctx.needs) and not call.recompute:
-            grads = _Gradients.zeros(hidden, head, bias, ctx.needs, wide)
+            grads = _Gradients.zeros(hidden, head, bias, ctx.needs, _wide(dtype))
         sums = _run(call, hidden, head, bias, dtype, grads)
         if grads is None:
             ctx.save_for_backward(hidden, head, bias)
@@ -186,6 +204,6 @@ class _ChunkedLoss(torch.autograd.Function):
             scaled = [None if grad is None else grad * d_loss.to(grad.dtype) for grad in ctx.saved_tensors]
             return (*scaled, None)
         hidden, head, bias = ctx.saved_tensors
-        grads = _Gradients.zeros(hidden, head, bias, ctx.needs, ctx.wide)
+        grads = _Gradients.zeros(hidden, head, bias, ctx.needs, _wide(ctx.dtype))
         _run(ctx.call, hidden, head, bias, ctx.dtype, grads, d_loss)
         return grads.hidden, grads.head, grads.bias, None

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from losses_fixtures import PARAMETERS, Wanted, reference, sparse_of, topk_of
+from losses_fixtures import PARAMETERS, Wanted, function_of, reference, sparse_of, topk_of
 from torch import Tensor
 
 from kdcore.config.loss import loss_misfit
@@ -55,7 +55,7 @@ def labels_of(kind: str, teacher: Tensor, k: int, seed: int = 0):
     return DenseLabels(teacher.log_softmax(-1)) if kind == "dense" else None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     call=st.sampled_from(CALLS),
     seed=st.integers(0, 10_000),
@@ -146,7 +146,7 @@ def test_classes_that_the_teacher_masks_out_leave_loss_and_gradient_finite(kind,
 
 @pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 1.0])
 def test_all_classes_are_the_generalised_jsd_of_trl(beta):
-    generalized_jsd_loss = pytest.importorskip("trl.experimental.gkd").GKDTrainer.generalized_jsd_loss
+    generalized_jsd_loss = function_of("trl", "experimental/gkd/gkd_trainer.py", "generalized_jsd_loss")
     _, teacher, targets, _ = random_case(2, tokens=6, vocab=11, dim=2, dtype=torch.float32)
     student = torch.randn(6, 11, requires_grad=True)
     objective = Objective(form_of("jsd", beta=beta))
@@ -215,20 +215,17 @@ def test_autocast_multiplies_in_bfloat16_and_returns_gradients_of_the_parameters
     assert (gradient - exact_gradient).norm() < 0.02 * exact_gradient.norm()
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-def test_micro_batches_into_a_bfloat16_head_are_summed_in_float32(recompute):
-    """256 micro-batches of one token: sums in bfloat16 lose several times what products in bfloat16 do."""
-    (hidden, head, _), teacher, targets, _ = random_case(5, tokens=256, vocab=20, dim=8, dtype=torch.float32)
+def test_micro_batches_into_a_bfloat16_head_are_summed_in_float32():
+    """128 micro-batches of one token: sums in bfloat16 lose several times what products in bfloat16 do."""
+    (hidden, head, _), teacher, targets, _ = random_case(5, tokens=128, vocab=20, dim=8, dtype=torch.float32)
     hidden, labels = hidden.bfloat16(), topk_of(teacher, 3)
     errors = {}
     for dtype in (torch.bfloat16, torch.float32):
         weight = head.bfloat16().requires_grad_()
         weight.grad_dtype = dtype
-        for row in range(256):
+        for row in range(128):
             part = slice(row, row + 1)
-            distillation_loss_from_hidden(hidden[part], weight, labels.index(part), targets[part], recompute=recompute)[
-                0
-            ].backward()
+            distillation_loss_from_hidden(hidden[part], weight, labels.index(part), targets[part])[0].backward()
         whole = head.bfloat16().float().requires_grad_()
         distillation_loss_from_hidden(hidden.float(), whole, labels, targets)[0].backward()
         assert weight.grad is not None

@@ -51,6 +51,7 @@ class _Loss(torch.autograd.Function):
                 sums, found = chunk_loss(owned, compared, targets, None, objective, ctx.needs_input_grad[0])
                 gradient = gradient if found is None else found
         ctx.save_for_backward(gradient)
+        ctx.dtype = logits.dtype
         metrics = sums[1:]
         ctx.mark_non_differentiable(metrics)
         return sums[0].clone(), metrics
@@ -60,4 +61,5 @@ class _Loss(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # torch's decorator hides the names
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor | None, ...]:
-        return ctx.saved_tensors[0] * grad_outputs[0], None, None, None
+        (gradient,) = ctx.saved_tensors
+        return (gradient * grad_outputs[0]).to(ctx.dtype), None, None, None

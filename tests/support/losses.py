@@ -142,14 +142,14 @@ def _cells(labels: SoftLabels, row: int, target: int, outputs: int, wanted: Want
     return torch.tensor(masses, dtype=torch.float64), cells, len(ids)
 
 
-def function_of(package: str, path: str, name: str) -> Callable[..., Any]:
-    """One self-contained function of an installed package, without the seconds that importing all of it takes."""
+def definition_of(package: str, path: str, name: str) -> Callable[..., Any]:
+    """One function or class of an installed package that needs torch alone, without the seconds of importing it all."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         pytest.skip(f"{package} is not installed")
-    tree = ast.parse((Path(spec.origin).parent / path).read_text(encoding="utf-8"))
-    (found,) = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == name)
+    nodes = ast.walk(ast.parse((Path(spec.origin).parent / path).read_text(encoding="utf-8")))
+    (found,) = (node for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name)
     found.decorator_list = []
-    names: dict[str, Any] = {"torch": torch, "F": torch.nn.functional}
+    names: dict[str, Any] = {"torch": torch, "nn": torch.nn, "F": torch.nn.functional}
     exec(compile(ast.Module([found], []), path, "exec"), names)
     return names[name]

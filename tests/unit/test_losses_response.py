@@ -2,8 +2,11 @@ import pytest
 import torch
 
 from kdcore.errors import ConfigError
-from kdcore.labels.soft_labels import DenseLabels, TopKLabels
+from kdcore.labels.soft_labels import DenseLabels
+from kdcore.losses.forms import KL
+from kdcore.losses.objective import Objective
 from kdcore.losses.response import soft_target_loss
+from tests.support.losses import definition_of, topk_of
 
 
 @pytest.fixture
@@ -16,17 +19,29 @@ def case():
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 @pytest.mark.parametrize("hard_weight", [0.1, 0.5])  # at 0 torchdistill leaves out its T^2
-def test_it_is_the_loss_of_torchdistill(case, temperature, hard_weight):
-    losses = pytest.importorskip("torchdistill.losses.mid_level")
+@pytest.mark.parametrize("kind", ["dense", "topk"])
+def test_it_is_the_loss_of_torchdistill(case, kind, temperature, hard_weight):
+    KDLoss = definition_of("torchdistill", "losses/mid_level.py", "KDLoss")
     student, teacher, targets = case
-    labels = DenseLabels(teacher.log_softmax(-1))
-    loss, metrics = soft_target_loss(student, labels, targets, temperature=temperature, hard_weight=hard_weight)
-    theirs = losses.KDLoss("net", "output", "net", "output", temperature=temperature, alpha=hard_weight)
+    dense = DenseLabels(teacher.log_softmax(-1))
+    labels, tail = (dense, None) if kind == "dense" else (topk_of(teacher, 5), "drop")
+    objective = Objective(KL, hard_weight, temperature, tail)
+    loss, metrics = soft_target_loss(student, labels, targets, objective=objective)
+    theirs = KDLoss("net", "output", "net", "output", temperature=temperature, alpha=hard_weight)
     wanted = theirs({"net": {"output": student}}, {"net": {"output": teacher}}, targets)
     torch.testing.assert_close(loss / 7, wanted)
     torch.testing.assert_close(metrics["cross_entropy"] / 7, torch.nn.functional.cross_entropy(student, targets))
     ours, by_them = (torch.autograd.grad(value, student)[0] for value in (loss / 7, wanted))
     torch.testing.assert_close(ours, by_them)
+
+
+def test_logits_in_bfloat16_have_gradients_in_bfloat16_of_a_loss_in_float32(case):
+    student, teacher, targets = case
+    narrow = student.detach().bfloat16().requires_grad_()
+    loss, _ = soft_target_loss(narrow, topk_of(teacher, 2), targets)
+    exact, _ = soft_target_loss(narrow.detach().float(), topk_of(teacher, 2), targets)
+    assert torch.autograd.grad(loss, narrow)[0].dtype == torch.bfloat16
+    torch.testing.assert_close(loss, exact)
 
 
 def test_without_labels_it_is_the_cross_entropy(case):
@@ -38,8 +53,7 @@ def test_without_labels_it_is_the_cross_entropy(case):
 
 def test_a_tail_cell_has_no_temperature(case):
     student, teacher, targets = case
-    values, ids = teacher.log_softmax(-1).topk(2)
-    labels = TopKLabels(ids, values, (-values.exp().sum(-1)).log1p(), 5)
+    labels = topk_of(teacher, 2)
     soft_target_loss(student, labels, targets)
     with pytest.raises(ConfigError, match="type: dense"):
         soft_target_loss(student, labels, targets, temperature=2.0)

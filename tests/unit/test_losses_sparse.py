@@ -55,7 +55,7 @@ def labels_of(kind: str, teacher: Tensor, k: int, seed: int = 0):
     return DenseLabels(teacher.log_softmax(-1)) if kind == "dense" else None
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     call=st.sampled_from(CALLS),
     seed=st.integers(0, 10_000),
@@ -232,7 +232,7 @@ def test_micro_batches_into_a_bfloat16_head_are_summed_in_float32():
         assert whole.grad is not None
         errors[dtype] = float((weight.grad.float() - whole.grad).norm() / whole.grad.norm())
     assert errors[torch.float32] < 3e-3  # of products in bfloat16
-    assert errors[torch.float32] < errors[torch.bfloat16] / 5
+    assert errors[torch.float32] < errors[torch.bfloat16] / 4
 
 
 @pytest.mark.parametrize(("kind", "wanted"), CALLS)

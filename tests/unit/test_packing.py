@@ -89,3 +89,12 @@ def test_chat_of_four_rows_has_hardly_any_padding():
     parts = np.clip(draw.lognormal(5.5, 0.9, (40, 23)), 8, 2048).astype(np.int64)
     slots = sum(arrange(part, "rows", 2048).num_slots for part in parts)
     assert 1 - parts.sum() / slots < 0.04
+
+
+def test_rows_are_no_wider_than_it_takes_to_fill_them():
+    """Attention under a mask costs a row's width: short sequences are not laid side by side for its sake."""
+    assert arrange(np.full(60, 64), "rows", 4096).shape == (60, 64)
+    lengths = np.clip(np.random.default_rng(0).lognormal(5.5, 0.9, 64), 8, 2000).astype(np.int64)
+    places = arrange(lengths, "rows", 4096)
+    assert places.shape[1] < 2500
+    assert 1 - lengths.sum() / places.num_slots < 0.05

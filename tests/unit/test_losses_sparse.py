@@ -59,7 +59,7 @@ def labels_of(kind: str, teacher: Tensor, k: int, seed: int = 0):
     return DenseLabels(teacher.log_softmax(-1)) if kind == "dense" else None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     call=st.sampled_from(CALLS),
     seed=st.integers(0, 10_000),

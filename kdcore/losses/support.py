@@ -110,5 +110,5 @@ def _of_weights(labels: SparseLabels, part: slice, first: int, end: int, width: 
     shape = (part.stop - part.start, max(1, width))
     ids = label.new_full(shape, -1).index_put_((label, place), labels.ids[first:end])
     weights = labels.weights.new_zeros(shape).index_put_((label, place), labels.weights[first:end])
-    best = (weights == weights.amax(1, keepdim=True)) & (weights > 0)
+    best = weights == weights.amax(1, keepdim=True)
     return Support(ids, weights.log(), weights.new_full(shape[:1], _NOTHING), best, labels.num_classes)

@@ -20,14 +20,29 @@ from kdcore.facts import flatten, package_versions
 
 __all__ = ["begin_run", "is_finished", "read_stages", "stage", "write_json"]
 
-_NOT_COMPARED = ("runs", "cluster")  # where a run lives and on what it computes do not change what it computes
-_PACKAGES = ("torch", "ray", "deepspeed", "transformers", "tokenizers", "datasets", "pyarrow", "numpy", "timm")
+# Where a run lives, on what it computes, how its steps are split up, saved and told of do not change what it computes;
+# what is done with a bad step may be settled when one came.
+_NOT_COMPARED = ("runs", "cluster")
+_NOT_COMPARED_OF_TRAINING = (
+    "activation_checkpointing",
+    "checkpoint",
+    "engine",
+    "log_every_steps",
+    "max_skipped_steps",
+    "micro_batch_size",
+    "micro_batch_tokens",
+    "on_bad_step",
+    "packing",
+    "spike_factor",
+)
+_PACKAGES = ("torch", "ray", "deepspeed", "peft", "transformers", "tokenizers", "datasets", "pyarrow", "numpy", "timm")
 
 
 def begin_run(recipe: Recipe, command: list[str] | None = None) -> Path:
     """Create or re-enter the run directory; returns it.
 
-    Raises RunMismatch when it holds a run of another configuration (settings under `cluster` may differ).
+    Raises RunMismatch when it holds a run of another configuration (settings under `cluster` may differ, and those of
+    `training` that split, save or log the steps).
     """
     run_dir = recipe.run_dir
     config = run_dir / "config.yaml"
@@ -134,8 +149,17 @@ def _compare(config: Path, recipe: Recipe) -> None:
 def _comparable(tree: dict[str, Any]) -> dict[str, Any]:
     """What decides the run's results, with paths seen from the run directory: a moved checkout is the same run."""
     home = os.path.join(str(tree.get("runs", ".")), str(tree.get("name", "")))
-    kept = {key: value for key, value in tree.items() if key not in _NOT_COMPARED}
+    kept = _without(tree, _NOT_COMPARED)
+    if isinstance(kept.get("training"), dict):
+        kept["training"] = _without(kept["training"], _NOT_COMPARED_OF_TRAINING)
+    teacher = kept.get("teacher")
+    if isinstance(teacher, dict) and isinstance(teacher.get("fit"), dict):
+        kept["teacher"] = {**teacher, "fit": _without(teacher["fit"], _NOT_COMPARED_OF_TRAINING)}
     return _relative(kept, home)
+
+
+def _without(tree: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {key: value for key, value in tree.items() if key not in names}
 
 
 def _relative(value: Any, home: str) -> Any:

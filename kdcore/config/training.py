@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from kdcore.config.base import Settings
+from kdcore.config.base import IsPath, Settings
 from kdcore.config.loss import LossConfig
 
 
@@ -15,8 +15,13 @@ class OptimizerConfig(Settings):
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's, of matrices: vectors have none")
     betas: tuple[float, float] = Field(default=(0.9, 0.95), description="AdamW's; 0.95 as is usual for language models")
     epsilon: float = Field(default=1e-8, gt=0, description="AdamW's")
-    schedule: Literal["constant", "linear", "cosine"] = Field(
-        default="cosine", description="of the learning rate, from the peak to final_ratio of it at the last step"
+    schedule: Literal["constant", "linear", "cosine", "wsd"] = Field(
+        default="cosine",
+        description="of the learning rate, from the peak to final_ratio of it at the last step; wsd: stays at the peak "
+        "and falls at the end",
+    )
+    decay_fraction: float = Field(
+        default=0.2, gt=0, le=1, description="wsd: share of all steps, at the end, in which the rate falls linearly"
     )
     warmup_steps: int = Field(
         default=0, ge=0, description="optimizer steps in which the learning rate rises to its peak"
@@ -30,14 +35,42 @@ class TorchEngineConfig(Settings):
     type: Literal["torch"] = "torch"
 
 
+Offload = Literal["none", "cpu", "nvme"]
+
+
 class DeepSpeedEngineConfig(Settings):
-    """DeepSpeed; `extra` is merged into its configuration file as it is."""
+    """DeepSpeed; `extra` is merged into its configuration file, beside what follows from these settings."""
 
     type: Literal["deepspeed"] = "deepspeed"
     zero_stage: Literal[0, 1, 2, 3] = Field(
         default=1, description="what ranks share out: optimizer state, from 2 gradients, from 3 parameters; 0: nothing"
     )
-    extra: dict[str, Any] = Field(default={}, description="keys of DeepSpeed's configuration file")
+    offload_optimizer: Offload = Field(
+        default="none", description="where the optimizer's state lives instead of the GPU; cpu from stage 1, nvme at 3"
+    )
+    offload_parameters: Offload = Field(
+        default="none", description="where parameters wait instead of on the GPU; at stage 3 alone"
+    )
+    offload_path: Annotated[str | None, IsPath(made=True)] = Field(
+        default=None, description="folder on a local fast disk of every node, for nvme"
+    )
+    extra: dict[str, Any] = Field(default={}, description="more keys of DeepSpeed's configuration file")
+
+    @model_validator(mode="after")
+    def _offload_fits(self) -> "DeepSpeedEngineConfig":
+        optimizer, parameters, stage = self.offload_optimizer, self.offload_parameters, self.zero_stage
+        if parameters != "none" and stage != 3:
+            raise ValueError(f"offload_parameters '{parameters}' needs zero_stage 3, got {stage}")
+        if optimizer == "cpu" and stage == 0:
+            raise ValueError("offload_optimizer 'cpu' needs zero_stage 1, 2 or 3, got 0")
+        if optimizer == "nvme" and stage != 3:
+            raise ValueError(f"offload_optimizer 'nvme' needs zero_stage 3, got {stage}; or set it to cpu")
+        if ("nvme" in (optimizer, parameters)) != (self.offload_path is not None):
+            raise ValueError(
+                f"offload_path and nvme go together: offload_optimizer is '{optimizer}', offload_parameters "
+                f"'{parameters}', offload_path {self.offload_path!r}"
+            )
+        return self
 
 
 EngineConfig = Annotated[TorchEngineConfig | DeepSpeedEngineConfig, Field(discriminator="type")]
@@ -82,7 +115,17 @@ class TrainingConfig(Settings):
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="of forward and backward passes; parameters stay float32"
     )
+    activation_checkpointing: bool = Field(
+        default=False, description="compute activations again in the backward pass: less memory, more time"
+    )
     gradient_clip: float = Field(default=1.0, gt=0, description="norm of the whole gradient, at most")
+    on_bad_step: Literal["stop", "skip"] = Field(
+        default="stop", description="when loss or gradient is not finite, or the loss a spike: no such step is taken"
+    )
+    spike_factor: float | None = Field(
+        default=None, gt=1, description="a loss so many times the median of the last 50 is a spike; default: none is"
+    )
+    max_skipped_steps: int = Field(default=10, ge=1, description="with on_bad_step skip: more than these stop the run")
     optimizer: OptimizerConfig = Field(default=OptimizerConfig(), description="AdamW and its schedule")
     engine: EngineConfig = Field(default=TorchEngineConfig(), description="who runs the steps of several ranks")
     loss: LossConfig = Field(default=LossConfig(), description="what is minimised")

@@ -95,6 +95,10 @@ class Samples(Protocol):
         """Valid tokens (text) or images among `indices`."""
         ...
 
+    def digests(self, indices: np.ndarray) -> np.ndarray:
+        """A digest uint64 of what each of `indices` is made of, by which two runs are compared."""
+        ...
+
     def batch(self, indices: np.ndarray, layout: Layout = "padded") -> Batch:
         """The samples `indices` as one micro-batch; an empty one for no index."""
         ...

@@ -1,17 +1,25 @@
-"""Checkpoints that are whole or not there: written aside, digested, then renamed into place."""
+"""Checkpoints that are whole or not there: written aside, digested, then renamed into place.
 
+ROOT/step-00000200 holds `complete.json` and what the engine wrote, ROOT/universal-step-00000200 the same converted for
+another number of ranks, and the file ROOT/latest the name of the newest, for people and scripts.
+"""
+
+import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from kdcore.errors import OutOfSpace
 from kdcore.identity import digest_file
 
 _COMPLETE = "complete.json"
-_ASIDE = ".partial-"
-_NO_SPACE = 28  # errno.ENOSPC
+_ASIDE, _CONVERTED = ".partial-", "universal-"
+# EFBIG is what a limit on file size (ulimit -f) answers.
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 Note = Callable[[str], None]
 
@@ -21,39 +29,64 @@ def checkpoint_path(root: Path, step: int) -> Path:
     return root / f"step-{step:08d}"
 
 
-def begin_checkpoint(root: Path, step: int) -> Path:
-    """An empty directory aside (rank 0 only); the engine fills it, `finish_checkpoint` publishes it."""
-    aside = root / f"{_ASIDE}step-{step:08d}"
+def converted_path(checkpoint: Path) -> Path:
+    """Where the conversion of a checkpoint for another number of ranks goes: beside it."""
+    return checkpoint.with_name(f"{_CONVERTED}{checkpoint.name}")
+
+
+def aside_path(final: Path) -> Path:
+    """Where `final` is written before it is whole."""
+    return final.with_name(f"{_ASIDE}{final.name}")
+
+
+def begin(final: Path) -> Path:
+    """An empty directory aside (rank 0 only), to be filled and then published by `publish`."""
+    aside = aside_path(final)
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    with room_for(final):
+        aside.mkdir(parents=True)
     return aside
 
 
-def aside_path(root: Path, step: int) -> Path:
-    """Where `begin_checkpoint` made its directory."""
-    return root / f"{_ASIDE}step-{step:08d}"
-
-
-def finish_checkpoint(root: Path, step: int, keep: int) -> Path:
-    """Digest what lies aside, sync it, rename it into place, and drop all but the newest `keep` (rank 0 only)."""
-    aside, final = aside_path(root, step), checkpoint_path(root, step)
-    try:
-        record = {"format": 1, "step": step, "files": {name: _describe(aside / name) for name in _files(aside)}}
-        _write_synced(aside / _COMPLETE, json.dumps(record, indent=1))
-    except OSError as error:
-        if error.errno == _NO_SPACE:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise OutOfSpace(
-                f"no space for a checkpoint in {root}; free some, or lower training.checkpoint.keep ({keep})"
-            ) from error
-        raise
+def publish(final: Path, record: dict[str, Any]) -> None:
+    """Digest what lies aside, sync it, mark it complete with `record`, rename it into place (rank 0 only)."""
+    aside = aside_path(final)
+    with room_for(final):
+        files = {name: _describe(aside / name) for name in _files(aside)}
+        _write_synced(aside / _COMPLETE, json.dumps({"format": 1, **record, "files": files}, indent=1))
     _sync_directories(aside)
-    shutil.rmtree(final, ignore_errors=True)  # a torn one of the same step
+    shutil.rmtree(final, ignore_errors=True)  # a torn one of the same name
     aside.rename(final)
+    _sync(final.parent)
+
+
+def finish_checkpoint(root: Path, step: int, keep: int, record: dict[str, Any]) -> None:
+    """Publish the checkpoint that lies aside, point `latest` to it, drop all but the newest `keep` (rank 0 only)."""
+    final = checkpoint_path(root, step)
+    publish(final, {"step": step, **record})
+    with room_for(final):
+        _write_synced(root / f"{_ASIDE}latest", final.name + "\n")
+    os.replace(root / f"{_ASIDE}latest", root / "latest")
     _sync(root)
     for old in _steps(root)[:-keep]:
         shutil.rmtree(checkpoint_path(root, old), ignore_errors=True)
-    return final
+    for converted in root.glob(f"{_CONVERTED}step-*"):  # of use until training has gone on from it
+        shutil.rmtree(converted, ignore_errors=True)
+
+
+@contextmanager
+def room_for(final: Path) -> Iterator[None]:
+    """Turns a full disk into OutOfSpace, and removes what was written aside; checkpoints before stay as they are."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        shutil.rmtree(aside_path(final), ignore_errors=True)
+        raise OutOfSpace(
+            f"no space for checkpoint {final} ({error.strerror}); those before it are intact. Free space, or lower "
+            "training.checkpoint.keep, and start again: the run goes on from the last one"
+        ) from error
 
 
 def latest_checkpoint(root: Path, note: Note) -> int:
@@ -66,10 +99,15 @@ def latest_checkpoint(root: Path, note: Note) -> int:
     return 0
 
 
+def read_record(directory: Path) -> dict[str, Any]:
+    """What `publish` noted of a complete checkpoint."""
+    return json.loads((directory / _COMPLETE).read_text())
+
+
 def check_checkpoint(directory: Path) -> str | None:
     """What is wrong with a checkpoint, file by file against its digests; None if nothing is."""
     try:
-        record = json.loads((directory / _COMPLETE).read_text())
+        record = read_record(directory)
         files = {str(name): (int(entry["bytes"]), str(entry["digest"])) for name, entry in record["files"].items()}
     except FileNotFoundError:
         return f"{_COMPLETE} is missing"

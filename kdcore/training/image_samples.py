@@ -42,6 +42,11 @@ class ImageSamples:
         """Images among `indices`: all."""
         return len(indices)
 
+    def digests(self, indices: np.ndarray) -> np.ndarray:
+        """The first 64 bits of the images' keys, uint64."""
+        keys = (self._samples[int(number)][1] for number in self._index[indices])
+        return np.array([int.from_bytes(key[:8], "little") for key in keys], dtype=np.uint64)
+
     def batch(self, indices: np.ndarray, layout: Layout = "padded") -> ImageBatch:
         """Images as a batch, whatever the layout; without indices one image and no target."""
         numbers = self._index[indices] if len(indices) else self._index[:1]

@@ -1,20 +1,23 @@
 """The loop: one arm from its first or last saved step to its last step."""
 
-import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from kdcore.config import TrainingConfig
-from kdcore.errors import TrainingError
 from kdcore.losses.objective import METRICS
+from kdcore.training.bad_steps import BadSteps
 from kdcore.training.batches import Samples
-from kdcore.training.checkpoint import aside_path, begin_checkpoint, finish_checkpoint
+from kdcore.training.checkpoint import aside_path, begin, checkpoint_path, finish_checkpoint, room_for
 from kdcore.training.engines import Engine
 from kdcore.training.metrics_log import MetricsLog
 from kdcore.training.model import seed_step
+from kdcore.training.preemption import Notice, Terminated
 from kdcore.training.progress import OnProgress, Progress
 from kdcore.training.ranks import Ranks
 from kdcore.training.schedule import learning_rate
@@ -26,17 +29,22 @@ _SUMS = ("loss", *METRICS, "inputs", "slots")
 
 @dataclass
 class _Window:
-    """Sums since the last logged line."""
+    """Sums over the steps that were taken since the last logged line."""
 
-    sums: torch.Tensor = field(default_factory=lambda: torch.zeros(len(_SUMS), dtype=torch.float64))
+    sums: Tensor = field(default_factory=lambda: torch.zeros(len(_SUMS), dtype=torch.float64))
+    norms: float = 0.0
+    steps: int = 0
     started: float = field(default_factory=time.perf_counter)
 
+    def add(self, sums: Tensor, norm: float) -> None:
+        self.sums, self.norms, self.steps = self.sums + sums, self.norms + norm, self.steps + 1
+
     def values(self, now: float) -> dict[str, float]:
-        means = dict(zip(_SUMS, self.sums.tolist(), strict=True))
-        tokens, seconds = means.pop("tokens"), max(now - self.started, 1e-9)
-        padding = 1 - means.pop("inputs") / means.pop("slots")
-        values = {name: value / tokens for name, value in means.items()}
-        return values | {"tokens_per_second": tokens / seconds, "padding": padding}
+        sums = dict(zip(_SUMS, self.sums.tolist(), strict=True))
+        tokens, padding = sums.pop("tokens"), 1 - sums.pop("inputs") / sums.pop("slots")
+        means = {name: value / tokens for name, value in sums.items()}
+        speed = tokens / max(now - self.started, 1e-9)
+        return {**means, "gradient_norm": self.norms / self.steps, "tokens_per_second": speed, "padding": padding}
 
 
 class Loop:
@@ -52,48 +60,69 @@ class Loop:
         ranks: Ranks,
         directory: Path,
         on_progress: OnProgress,
+        notice: Notice,
     ) -> None:
         self._name, self._engine, self._samples, self._plan = name, engine, samples, plan
         self._config, self._ranks, self._on_progress = config, ranks, on_progress
         self._checkpoints = directory / "checkpoints"
-        self.tokens_seen = 0
+        self._notice, self._told_to_end = notice, False
+        self._window = _Window()
+        self.bad_steps = BadSteps(name, config)
 
-    def run(self, first_step: int, steps: int, log: MetricsLog | None) -> dict[str, float]:
-        """Steps `first_step` up to `steps`; returns the last logged values. `log` is None on ranks but the first."""
-        begun = time.perf_counter()
-        window, last = _Window(), {}
+    def run(self, first_step: int, steps: int, log: MetricsLog | None) -> None:
+        """Steps `first_step` up to `steps`. `log` is None on ranks but the first.
+
+        Raises TrainingError for a bad step where the settings say so, and Terminated after SIGTERM to any rank, once
+        the step in work is done and saved.
+        """
+        begun, self._window = time.perf_counter(), _Window()
+        every = self._config.log_every_steps
         for step in range(first_step, steps):
-            rate = learning_rate(self._config.optimizer, step, steps)
-            window.sums += self._step(step, rate)
-            done = step + 1
-            if done % self._config.log_every_steps == 0 or done == steps:
+            rate, done = learning_rate(self._config.optimizer, step, steps), step + 1
+            logged = done % every == 0 or done == steps
+            digest = self._step(step, rate, logged)
+            if logged and self._window.steps:
                 now = time.perf_counter()
                 seconds = now - begun + (log.seconds_before if log else 0.0)
-                last = {"step": done, **window.values(now), "lr": rate, "seconds": seconds}
-                self._report(last, steps, (now - begun) / (done - first_step), log)
-                window = _Window()
-            if done % self._config.checkpoint.every_steps == 0 and done < steps:
+                values = {"step": done, **self._window.values(now), "lr": rate, "seconds": seconds}
+                notes = {"samples_digest": digest, "skipped_steps": len(self.bad_steps.skipped)}
+                self._report(values, notes, steps, (now - begun) / (done - first_step), log)
+                self._window = _Window()
+            if done < steps and (self._told_to_end or done % self._config.checkpoint.every_steps == 0):
                 self.save(done)
-        return last
+            if self._told_to_end and done < steps:
+                self._say(f"told to end (SIGTERM): saved after step {done} of {steps}", log)
+                raise Terminated
 
     def save(self, step: int) -> None:
-        """A checkpoint after `step` steps."""
-        if self._ranks.first:
-            begin_checkpoint(self._checkpoints, step)
-        self._ranks.barrier()
-        self._engine.save(aside_path(self._checkpoints, step))
-        self._ranks.barrier()
-        if self._ranks.first:
-            finish_checkpoint(self._checkpoints, step, self._config.checkpoint.keep)
-        self._ranks.barrier()
+        """A checkpoint after `step` steps. OutOfSpace on every rank where one's disk is full."""
+        final = checkpoint_path(self._checkpoints, step)
+        what = f"saving the checkpoint {final}"
 
-    def _step(self, step: int, rate: float) -> torch.Tensor:
-        """One optimizer step; returns the sums over all ranks, float64 [*_SUMS] on the CPU."""
+        def prepare() -> None:
+            if self._ranks.first:
+                begin(final)
+
+        def write() -> None:
+            with room_for(final):
+                self._engine.save(aside_path(final))
+
+        def finish() -> None:
+            if self._ranks.first:
+                record = {**self._engine.facts(), "bad_steps": self.bad_steps.state()}
+                finish_checkpoint(self._checkpoints, step, self._config.checkpoint.keep, record)
+
+        for part in (prepare, write, finish):
+            self._ranks.together(part, what)
+
+    def _step(self, step: int, rate: float, logged: bool) -> str:
+        """One optimizer step, taken if it is a good one. Returns the digest of its samples, empty if not `logged`."""
         ranks, plan = self._ranks, self._plan
         # The one global normaliser: valid tokens (or images) of the whole step, known to every rank from the plan.
         scale = 1.0 / self._samples.tokens(plan.step_indices(step))
         seed_step(plan.seed, step, ranks.rank)
         total = torch.zeros(len(_SUMS), dtype=torch.float64, device=ranks.device)
+        digests = np.zeros(1, dtype=np.uint64)
         parts = plan.micro_batches(step, ranks.rank)
         for number, indices in enumerate(parts):
             batch = self._samples.batch(indices, plan.layout).to(ranks.device)
@@ -101,24 +130,35 @@ class Loop:
             total[:-2] += torch.stack([loss, *(metrics[name].to(loss.dtype) for name in METRICS)])
             total[-2] += int(plan.lengths[indices].sum())
             total[-1] += batch.num_slots
-        sums = ranks.sum(total).cpu()
-        self._check(sums, step)
-        self._engine.update(rate)
-        return sums
+            if logged:
+                digests += self._samples.digests(indices).sum(dtype=np.uint64)
+        self._engine.update(rate, lambda norm: self._accept(step, total, norm, scale))
+        return f"{int(ranks.sum(torch.from_numpy(digests.view(np.int64)))) % (1 << 64):016x}" if logged else ""
 
-    def _check(self, sums: torch.Tensor, step: int) -> None:
-        if not math.isfinite(float(sums[0])):
-            raise TrainingError(
-                f"the loss must be finite, but is {float(sums[0])} at step {step + 1} of '{self._name}'; the weights "
-                "before this step are fine. Likely the learning rate is too high: lower "
-                f"training.optimizer.learning_rate ({self._config.optimizer.learning_rate}) or add warmup_steps"
-            )
-        self.tokens_seen += int(sums[_SUMS.index("tokens")])
+    def _accept(self, step: int, total: Tensor, norm: Tensor, scale: float) -> bool:
+        """Whether to take the step: decided on sums over all ranks, the norm's too, so that all decide the same."""
+        ranks = self._ranks
+        # In the same exchange: every rank's norm, which is the same up to rounding, and whether one was told to end.
+        more = torch.stack([norm.to(total) / ranks.world, torch.tensor(float(self._notice.given)).to(total)])
+        *values, mean_norm, told = ranks.sum(torch.cat([total, more])).tolist()
+        self._told_to_end = told > 0
+        reason = self.bad_steps.judge(step, values[0] * scale, mean_norm)
+        if reason is None:
+            self._window.add(torch.tensor(values, dtype=torch.float64), mean_norm)
+        elif ranks.first:
+            self._on_progress(Progress(self._name, step + 1, 0, note=f"step {step + 1} is skipped: {reason}"))
+        return reason is None
 
-    def _report(self, values: dict[str, float], steps: int, seconds_per_step: float, log: MetricsLog | None) -> None:
+    def _say(self, text: str, log: MetricsLog | None) -> None:
+        if log is not None:
+            self._on_progress(Progress(self._name, 0, 0, note=text))
+
+    def _report(
+        self, values: dict[str, float], notes: dict[str, Any], steps: int, seconds: float, log: MetricsLog | None
+    ) -> None:
         if log is None:
             return
-        log.write(values)
+        log.write({**values, **notes})
         step = int(values["step"])
-        left = (steps - step) * seconds_per_step
+        left = (steps - step) * seconds
         self._on_progress(Progress(self._name, step, steps, values["loss"], values["tokens_per_second"], left))

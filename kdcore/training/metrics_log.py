@@ -20,11 +20,11 @@ class MetricsLog:
         self._board = _tensorboard(directory, resume_step)
 
     def write(self, values: dict[str, Any]) -> None:
-        """Add a line; `values` holds `step` and numbers."""
+        """Add a line; `values` holds `step`, numbers, and what is not drawn."""
         self._file.write(json.dumps(values) + "\n")
         if self._board is not None:
             for name, value in values.items():
-                if name != "step" and value is not None:
+                if name != "step" and isinstance(value, int | float):
                     self._board.add_scalar(name, value, values["step"])
 
     def close(self) -> None:

@@ -1,13 +1,15 @@
 """This process among the processes of a training job."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from kdcore.errors import CheckpointError, KDError, OutOfSpace
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,24 @@ class Ranks:
         """Wait for all ranks."""
         if self.world > 1:
             dist.barrier()
+
+    def together(self, action: Callable[[], None], what: str) -> None:
+        """Call `action` on every rank; none goes on when it failed on one.
+
+        Raises the error of this rank; where only others have one, OutOfSpace or CheckpointError.
+        """
+        problem: Exception | None = None
+        try:
+            action()
+        except (KDError, OSError) as error:
+            problem = error
+        flags = [problem is not None, isinstance(problem, OutOfSpace)]
+        failed, full = self.sum(torch.tensor(flags, dtype=torch.int64, device=self.device)).tolist()
+        if problem is not None:
+            raise problem
+        if failed:
+            kind = OutOfSpace if full else CheckpointError
+            raise kind(f"{what} failed on {failed} other rank(s){', whose disk is full' if full else ''}")
 
 
 @contextmanager

@@ -12,14 +12,17 @@ import torch
 
 from kdcore.config import Recipe
 from kdcore.errors import TrainingError
+from kdcore.students.build import checkpoint_activations
 from kdcore.students.export import export_student
 from kdcore.training.arms import Arm
 from kdcore.training.attention import choose_layout
-from kdcore.training.checkpoint import checkpoint_path, latest_checkpoint
+from kdcore.training.bad_steps import BadSteps
+from kdcore.training.checkpoint import checkpoint_path, latest_checkpoint, read_record
 from kdcore.training.engines import Engine, make_engine
 from kdcore.training.loop import Loop
 from kdcore.training.metrics_log import MetricsLog, read_metrics
 from kdcore.training.model import DistillModel, num_parameters
+from kdcore.training.preemption import Notice, termination_notice
 from kdcore.training.progress import OnProgress, Progress, print_progress
 from kdcore.training.ranks import Ranks, process_ranks
 from kdcore.training.step_plan import StepPlan
@@ -32,13 +35,15 @@ def run_arms(recipe: Recipe, arms: Sequence[Arm], on_progress: OnProgress | None
     """Train `arms`; returns each arm's result (as in its result.json) on every rank.
 
     Runs on the ranks of torch.distributed where it is initialised or a launcher's environment asks for it, else in this
-    process alone. A finished arm is not trained again; an interrupted one goes on from its last complete checkpoint.
-    `on_progress` is called on rank 0; by default a line is printed. Raises TrainingError when the loss is not finite.
+    process alone. A finished arm is not trained again; an interrupted one goes on from its last complete checkpoint,
+    also with another number of ranks or micro-batch size. `on_progress` is called on rank 0; by default a line is
+    printed. Raises TrainingError for a bad step (training.on_bad_step), OutOfSpace for a full disk, and Terminated, a
+    SystemExit with code 143, after SIGTERM and a last checkpoint.
     """
     report = on_progress or print_progress
-    with process_ranks() as ranks:
+    with process_ranks() as ranks, termination_notice() as notice:
         for arm in arms:
-            _train_unless_finished(recipe, arm, ranks, report)
+            _train_unless_finished(recipe, arm, ranks, report, notice)
             ranks.barrier()
         return {arm.name: read_result(arm.directory(recipe)) for arm in arms}
 
@@ -62,10 +67,12 @@ class _Run:
     engine: Engine
     steps: int
     report: OnProgress
+    notice: Notice
     parameters: int
+    trained: int
 
 
-def _train_unless_finished(recipe: Recipe, arm: Arm, ranks: Ranks, report: OnProgress) -> None:
+def _train_unless_finished(recipe: Recipe, arm: Arm, ranks: Ranks, report: OnProgress, notice: Notice) -> None:
     finished = ranks.from_first(int((arm.directory(recipe) / "result.json").exists()))
     if finished:
         if ranks.first:
@@ -75,12 +82,14 @@ def _train_unless_finished(recipe: Recipe, arm: Arm, ranks: Ranks, report: OnPro
     torch.manual_seed(arm.seed)
     task = make_task(recipe, arm)
     model = DistillModel(task.build(), config, arm.uses_labels)
+    if config.activation_checkpointing:
+        checkpoint_activations(model.student)
     layout, kept_apart = choose_layout(model.student, config, ranks.device)
     plan = StepPlan(config, ranks.world, arm.seed, task.samples.lengths, layout)
-    count = num_parameters(model)
+    counts = num_parameters(model), num_parameters(model, trained=True)
     engine = make_engine(model, config, ranks, 2 if plan.accumulates else 1)
     try:
-        run = _Run(recipe, arm, ranks, task, engine, plan.steps, report, count)
+        run = _Run(recipe, arm, ranks, task, engine, plan.steps, report, notice, *counts)
         if ranks.first:
             for note in (*task.samples.notes, *_padding(plan, kept_apart)):
                 report(Progress(arm.name, 0, run.steps, note=note))
@@ -103,9 +112,9 @@ def _padding(plan: StepPlan, kept_apart: str) -> list[str]:
 def _train(run: _Run, plan: StepPlan) -> None:
     arm, ranks, directory = run.arm, run.ranks, run.arm.directory(run.recipe)
     config = arm.training_config(run.recipe)
-    first = _resume(run, directory / "checkpoints")
+    loop = Loop(arm.name, run.engine, run.task.samples, plan, config, ranks, directory, run.report, run.notice)
+    first = _resume(run, directory / "checkpoints", loop)
     log = MetricsLog(directory, first) if ranks.first else None
-    loop = Loop(arm.name, run.engine, run.task.samples, plan, config, ranks, directory, run.report)
     try:
         loop.run(first, run.steps, log)
     finally:
@@ -113,22 +122,24 @@ def _train(run: _Run, plan: StepPlan) -> None:
             log.close()
     state = run.engine.student_state()
     if ranks.first:
-        _finish(run, state)
+        _finish(run, state, loop.bad_steps)
 
 
-def _resume(run: _Run, checkpoints: Path) -> int:
+def _resume(run: _Run, checkpoints: Path, loop: Loop) -> int:
     def note(text: str) -> None:
         run.report(Progress(run.arm.name, 0, run.steps, note=text))
 
     step = run.ranks.from_first(latest_checkpoint(checkpoints, note) if run.ranks.first else 0)
     if step:
-        run.engine.load(checkpoint_path(checkpoints, step))
+        record = read_record(checkpoint_path(checkpoints, step))
+        run.engine.load(checkpoint_path(checkpoints, step), record)
+        loop.bad_steps.restore(record["bad_steps"])
         if run.ranks.first:
             note(f"resumed after step {step} of {run.steps}")
     return step
 
 
-def _finish(run: _Run, state: dict[str, torch.Tensor]) -> None:
+def _finish(run: _Run, state: dict[str, torch.Tensor], bad_steps: BadSteps) -> None:
     """Export the model, then write result.json, which is what makes the arm finished."""
     directory = run.arm.directory(run.recipe)
     config = run.arm.training_config(run.recipe)
@@ -139,10 +150,13 @@ def _finish(run: _Run, state: dict[str, torch.Tensor]) -> None:
         "uses_labels": run.arm.uses_labels,
         "steps": run.steps,
         "parameters": run.parameters,
+        "trained_parameters": run.trained,
         "engine": run.engine.name,
         "precision": config.precision,
         "world": run.ranks.world,
         "samples": len(run.task.samples),
+        "skipped_steps": len(bad_steps.skipped),
+        "bad_steps": bad_steps.skipped,
         "final": lines[-1] if lines else None,
         "seconds": lines[-1]["seconds"] if lines else 0.0,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

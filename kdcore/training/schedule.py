@@ -29,7 +29,9 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
         return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
     if config.schedule == "constant":
         return config.learning_rate
-    span = max(1, steps - config.warmup_steps)
-    progress = min(1.0, (step - config.warmup_steps) / span)
-    shape = 1 - progress if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    start = config.warmup_steps
+    if config.schedule == "wsd":  # warm-up, stable, decay
+        start = max(start, steps - math.ceil(config.decay_fraction * steps))
+    progress = min(1.0, max(0.0, (step - start) / max(1, steps - start)))
+    shape = 0.5 * (1 + math.cos(math.pi * progress)) if config.schedule == "cosine" else 1 - progress
     return config.learning_rate * (config.final_ratio + (1 - config.final_ratio) * shape)

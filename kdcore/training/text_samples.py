@@ -1,5 +1,6 @@
 """Sequences of tokens, from a label store or straight from the source."""
 
+import hashlib
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -137,6 +138,14 @@ class TextSamples:
     def tokens(self, indices: np.ndarray) -> int:
         """Labelled tokens (targets) of the sequences."""
         return int((self._chunks.lasts[indices] - self._chunks.firsts[indices]).sum())
+
+    def digests(self, indices: np.ndarray) -> np.ndarray:
+        """Digests uint64 of the sequences' tokens."""
+        return np.array([self._digest(self._chunks[int(index)]) for index in indices], dtype=np.uint64)
+
+    def _digest(self, chunk: Chunk) -> int:
+        tokens = np.asarray(self._rows.tokens(chunk.row)[chunk.start : chunk.stop + 1], dtype="<i8")
+        return int.from_bytes(hashlib.blake2b(tokens.tobytes(), digest_size=8).digest(), "little")
 
     def batch(self, indices: np.ndarray, layout: Layout = "padded") -> TextBatch:
         """Sequences as a batch; without indices one padding token and no target.

@@ -39,8 +39,8 @@ def root(tmp_path_factory) -> Path:
     return root
 
 
-def start_and_kill(root: Path, name: str, settings: dict, lines: int) -> None:
-    """Runs until `lines` steps are logged, then SIGKILL."""
+def start_and_end(root: Path, name: str, settings: dict, lines: int, end: signal.Signals = signal.SIGKILL) -> int:
+    """Runs until `lines` steps are logged, then sends the signal; returns the exit code."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
     command = [sys.executable, "-c", PROGRAM, str(root), name, json.dumps(settings)]
     metrics = root / "runs" / name / "arms" / ARM.name / "metrics.jsonl"
@@ -51,18 +51,24 @@ def start_and_kill(root: Path, name: str, settings: dict, lines: int) -> None:
             assert process.poll() is None, "the run ended before it could be killed"
             assert time.monotonic() < deadline
             time.sleep(0.02)
+        process.send_signal(end)
+        return process.wait(60)
     finally:
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait()
 
 
+def outcome_lines(root: Path, name: str) -> list[dict]:
+    return [json.loads(line) for line in (root / "runs" / name / "arms" / ARM.name / "metrics.jsonl").open()]
+
+
 def outcome(root: Path, name: str):
-    directory = root / "runs" / name / "arms" / ARM.name
-    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    lines = outcome_lines(root, name)
+    student = root / "runs" / name / "arms" / ARM.name / "student"
     return (
         [line["step"] for line in lines],
         [line["loss"] for line in lines],
-        load_file(directory / "student" / "model.safetensors"),
+        load_file(student / "model.safetensors"),
     )
 
 
@@ -73,7 +79,7 @@ def test_a_killed_run_continues_to_the_same_student(root, engine):
     settings = SETTINGS | (DEEPSPEED if engine == "deepspeed" else {})
     whole, broken = f"whole-{engine}", f"broken-{engine}"
     run_arms(text_recipe(root, whole, **settings), [ARM])
-    start_and_kill(root, broken, settings, lines=8)
+    start_and_end(root, broken, settings, lines=8)
     checkpoints = root / "runs" / broken / "arms" / ARM.name / "checkpoints"
     assert latest_checkpoint(checkpoints, print) >= 6
     said: list[str] = []
@@ -88,7 +94,7 @@ def test_a_killed_run_continues_to_the_same_student(root, engine):
 
 
 def test_a_torn_checkpoint_falls_back_to_the_one_before(root):
-    start_and_kill(root, "torn", SETTINGS, lines=8)
+    start_and_end(root, "torn", SETTINGS, lines=8)
     checkpoints = root / "runs" / "torn" / "arms" / ARM.name / "checkpoints"
     newest = max(checkpoints.glob("step-*"))
     state = newest / "state.pt"
@@ -105,6 +111,17 @@ def test_another_engines_checkpoint_is_refused_with_the_remedy(root):
     pytest.importorskip("deepspeed")
     from kdcore.errors import CheckpointError
 
-    start_and_kill(root, "other", SETTINGS, lines=5)
+    start_and_end(root, "other", SETTINGS, lines=5)
     with pytest.raises(CheckpointError, match=r"training\.engine"):
         run_arms(text_recipe(root, "other", **SETTINGS, **DEEPSPEED), [ARM])
+
+
+def test_told_to_end_it_saves_the_step_it_is_at_and_says_143(root):
+    settings = SETTINGS | {"checkpoint": {"every_steps": 100, "keep": 2}}
+    assert start_and_end(root, "told", settings, lines=5, end=signal.SIGTERM) == 143
+    checkpoints = root / "runs" / "told" / "arms" / ARM.name / "checkpoints"
+    saved = latest_checkpoint(checkpoints, print)
+    assert saved == len(outcome_lines(root, "told")) >= 5
+    run_arms(text_recipe(root, "told", **settings), [ARM])
+    run_arms(text_recipe(root, "untold", **settings), [ARM])
+    assert outcome(root, "told")[1] == pytest.approx(outcome(root, "untold")[1], rel=1e-6)

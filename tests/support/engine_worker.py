@@ -1,25 +1,128 @@
 """Trains several runs on the ranks of one torch.distributed group; the tests start it as a program."""
 
+import contextlib
 import json
 import os
+import resource
+import signal
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from tests.support.training import text_recipe
+from kdcore.config import Recipe
+from kdcore.errors import OutOfSpace
+from kdcore.training import loop
+from kdcore.training.arms import Arm
+from kdcore.training.model import DistillModel
+from kdcore.training.run import run_arms
+from tests.support.training import TOKENIZER, text_recipe
+
+ARM = Arm("student-seed0", 0, uses_labels=True)
+LITTLE = 20_000  # bytes: less than any file of a checkpoint's weights
 
 
-def train(rank: int, world: int, root: str, runs: dict) -> None:
-    from kdcore.training.arms import Arm
-    from kdcore.training.run import run_arms
+def start(root: Path, world: int, runs: dict[str, dict[str, Any]]) -> None:
+    """Train runs {name: settings} on `world` new processes. Settings that are not the recipe's:
 
+    `lora`: adapters on the shipped model; `stop_at`: SIGTERM to rank 0, so that this step is the last;
+    `bad_at` {step: what}: on the last rank, the `loss` or the `gradient` of these steps is not finite;
+    `full_at`: the last rank's disk is full from this step on, and every rank must say so.
+    """
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "tests.support.engine_worker", str(root), str(world), json.dumps(runs)]
+    subprocess.run(command, env=environment, check=True, timeout=880)
+
+
+def run_recipe(root: Path, name: str, lora: dict[str, Any] | None = None, **settings: Any) -> Recipe:
+    """The recipe of one run."""
+    recipe = text_recipe(root, name, teacher=True, **settings).model_dump(mode="json")
+    if lora is not None:
+        recipe["student"] = {"type": "causal_lm", "path": TOKENIZER, "lora": lora}
+    return Recipe.model_validate(recipe)
+
+
+def train(rank: int, world: int, root: str, runs: dict[str, dict[str, Any]]) -> None:
+    """One rank; all runs, one after the other."""
     dist.init_process_group("gloo", init_method=f"file://{root}/group-{os.getppid()}", rank=rank, world_size=world)
     for name, settings in runs.items():
-        recipe = text_recipe(Path(root), name, teacher=True, **settings)
-        run_arms(recipe, [Arm("student-seed0", 0, uses_labels=True)])
+        stop, bad, full = (settings.pop(key, None) for key in ("stop_at", "bad_at", "full_at"))
+        last = rank == world - 1
+
+        def told(progress: Any, stop: int | None = stop, name: str = name) -> None:
+            print(f"{name} of {world}: {progress}", flush=True)
+            if stop is not None and progress.step == stop - 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        with _bad_steps(bad if last else None), _full_disk(full if last else None):
+            try:
+                run_arms(run_recipe(Path(root), name, **settings), [ARM], told)
+            except SystemExit as end:
+                if stop is None or end.code != 143:
+                    raise
+            except OutOfSpace:
+                if full is None:
+                    raise
+            else:
+                assert stop is None
+                assert full is None
     dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _each_step(hook: Any) -> Iterator[None]:
+    """Calls hook(step), counted from 1, when a step begins."""
+    inner = loop.seed_step
+    loop.seed_step = lambda seed, step, rank: (hook(step + 1), inner(seed, step, rank))[1]
+    try:
+        yield
+    finally:
+        loop.seed_step = inner
+
+
+@contextlib.contextmanager
+def _bad_steps(bad: dict[str, str] | None) -> Iterator[None]:
+    if bad is None:
+        yield
+        return
+    inner, now = DistillModel.forward, [""]
+
+    def forward(model: DistillModel, batch: Any) -> Any:
+        loss, metrics = inner(model, batch)
+        what = bad.get(now[0])
+        if what == "loss":
+            loss = loss * torch.nan
+        elif what == "gradient":  # of a root at zero: nothing times infinity
+            loss = loss + (loss * 0).sqrt()
+        return loss, metrics
+
+    DistillModel.forward = forward
+    try:
+        with _each_step(lambda step: now.__setitem__(0, str(step))):
+            yield
+    finally:
+        DistillModel.forward = inner
+
+
+@contextlib.contextmanager
+def _full_disk(step: int | None) -> Iterator[None]:
+    """A limit on file sizes stands for a disk without room."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(now: int) -> None:
+        if step is not None and now >= step:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (LITTLE, before[1]))
+
+    try:
+        with _each_step(limit):
+            yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from kdcore.training.checkpoint import (
-    begin_checkpoint,
+    begin,
     check_checkpoint,
     checkpoint_path,
     finish_checkpoint,
@@ -13,11 +13,12 @@ from kdcore.training.checkpoint import (
 
 
 def save(root: Path, step: int, keep: int = 9) -> Path:
-    aside = begin_checkpoint(root, step)
+    aside = begin(checkpoint_path(root, step))
     (aside / "part").mkdir()
     (aside / "part" / "weights").write_bytes(bytes([step]) * 100)
     (aside / "numbers").write_bytes(b"12345")
-    return finish_checkpoint(root, step, keep)
+    finish_checkpoint(root, step, keep, {"engine": "none"})
+    return checkpoint_path(root, step)
 
 
 def no_note(text: str) -> None:
@@ -29,12 +30,13 @@ def test_the_newest_complete_checkpoint_is_found_and_old_ones_are_dropped(tmp_pa
     for step in (2, 4, 10):
         assert check_checkpoint(save(tmp_path, step, keep=2)) is None
     assert latest_checkpoint(tmp_path, no_note) == 10
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000004", "step-00000010"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-00000004", "step-00000010"]
+    assert (tmp_path / "latest").read_text() == "step-00000010\n"
 
 
 def test_one_that_was_never_finished_is_not_there_and_does_not_hinder_the_next(tmp_path: Path):
     save(tmp_path, 2)
-    aside = begin_checkpoint(tmp_path, 4)
+    aside = begin(checkpoint_path(tmp_path, 4))
     (aside / "numbers").write_bytes(b"torn")
     assert latest_checkpoint(tmp_path, no_note) == 2
     save(tmp_path, 4)

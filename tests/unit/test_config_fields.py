@@ -13,7 +13,7 @@ from kdcore.config.load import parse_recipe
 from kdcore.config.paths import groups_of, path_settings
 from kdcore.errors import ConfigError
 
-NAMES_OF_PATHS = {"runs", "path", "heldout", "tokenizer", "chat_template"}
+NAMES_OF_PATHS = {"runs", "path", "heldout", "tokenizer", "chat_template", "offload_path"}
 
 
 def groups(model: type[Any] = Recipe) -> Iterator[type[Any]]:
@@ -53,9 +53,11 @@ def test_what_is_called_like_a_path_is_marked_as_one() -> None:
 def test_the_paths_of_a_recipe() -> None:
     marks = {setting.dotted: setting.mark for setting in path_settings(Recipe)}
     models = [f"{role}.{key}" for role in ("teacher", "student") for key in ("path", "tokenizer", "name")]
-    assert sorted(marks) == sorted(["runs", "labels.path", "data.path", "data.heldout", "data.chat_template", *models])
+    offloading = ["training.engine.offload_path", "teacher.fit.engine.offload_path"]
+    others = ["runs", "labels.path", "data.path", "data.heldout", "data.chat_template"]
+    assert sorted(marks) == sorted([*others, *models, *offloading])
     assert {name for name, mark in marks.items() if mark.url} == {"labels.path", "data.path", "data.heldout"}
-    assert {name for name, mark in marks.items() if mark.made} == {"labels.path", "runs"}
+    assert {name for name, mark in marks.items() if mark.made} == {"labels.path", "runs", *offloading}
 
 
 CHAT: dict[str, Any] = {

@@ -37,6 +37,20 @@ def test_other_resources_are_the_same_run(tmp_path: Path) -> None:
     begin_run(make(tmp_path, cluster={"replicas": 7, "workers": 5}))
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"micro_batch_size": 2},
+        {"engine": {"type": "deepspeed", "zero_stage": 2}},
+        {"on_bad_step": "skip", "max_skipped_steps": 3, "spike_factor": 4.0},
+        {"checkpoint": {"every_steps": 7}, "log_every_steps": 3, "activation_checkpointing": True},
+    ],
+)
+def test_how_steps_are_split_saved_and_judged_may_change_within_a_run(tmp_path: Path, changed: dict[str, Any]) -> None:
+    begin_run(make(tmp_path))
+    begin_run(make(tmp_path, training={"steps": 3, **changed}))
+
+
 def test_another_configuration_is_refused_with_each_difference(tmp_path: Path) -> None:
     begin_run(make(tmp_path))
     with pytest.raises(RunMismatch) as caught:

@@ -6,10 +6,8 @@ import pytest
 from kdcore.config.training import OptimizerConfig, TrainingConfig
 from kdcore.errors import ConfigError
 from kdcore.training.arms import Arm, plan_arms, teacher_arm
-from kdcore.training.engines.deepspeed_engine import deepspeed_settings
 from kdcore.training.metrics_log import MetricsLog, read_metrics
 from kdcore.training.progress import Progress
-from kdcore.training.ranks import Ranks, local_device
 from kdcore.training.schedule import learning_rate, num_steps
 from tests.support.training import image_recipe, text_recipe
 
@@ -23,6 +21,9 @@ def test_the_learning_rate_warms_up_and_decays():
     assert 0.1 < rates[-1] < 0.101
     linear = OptimizerConfig(learning_rate=1.0, schedule="linear")
     assert [learning_rate(linear, step, 4) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
+    stable = OptimizerConfig(learning_rate=1.0, warmup_steps=2, schedule="wsd", decay_fraction=0.4, final_ratio=0.5)
+    assert [round(learning_rate(stable, step, 10), 3) for step in range(2, 10)] == [1, 1, 1, 1, 1, 0.875, 0.75, 0.625]
+    assert learning_rate(stable, 1, 10) < 1
     constant = OptimizerConfig(learning_rate=1.0, schedule="constant")
     assert learning_rate(constant, 99, 100) == 1.0
 
@@ -59,21 +60,6 @@ def test_lines_after_the_resumed_step_are_dropped_and_a_torn_one_too(tmp_path: P
         assert log.seconds_before == 1.0
         log.write({"step": 3, "seconds": 9.0})
     assert [json.loads(line)["seconds"] for line in path.read_text().splitlines()] == [0.5, 1.0, 9.0]
-
-
-def test_extra_deepspeed_settings_are_merged_but_not_over_ours():
-    ranks = Ranks(0, 1, local_device())
-    extra = {"zero_optimization": {"overlap_comm": False}, "bf16": {"immediate_grad_update": True}}
-    config = TrainingConfig.model_validate(
-        {"steps": 1, "engine": {"type": "deepspeed", "zero_stage": 2, "extra": extra}}
-    )
-    assert config.engine.type == "deepspeed"
-    settings = deepspeed_settings(config, config.engine, ranks, micro_batches=3)
-    assert settings["zero_optimization"] == {"stage": 2, "overlap_comm": False}
-    assert settings["gradient_accumulation_steps"] == 3
-    bad = config.engine.model_copy(update={"extra": {"train_batch_size": 4}})
-    with pytest.raises(ConfigError, match="train_batch_size"):
-        deepspeed_settings(config, bad, ranks, micro_batches=3)
 
 
 def test_a_progress_line_has_rate_and_time_left():

@@ -1,18 +1,27 @@
 """What the loop asks of an engine."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from kdcore.config.training import OptimizerConfig
+from kdcore.errors import CheckpointError
 from kdcore.training.batches import Batch
+
+Accept = Callable[[Tensor], bool]
+"""Told the norm of the whole gradient, a scalar, before it is clipped: whether to take the step."""
 
 
 class Engine(Protocol):
     """Holds model and optimizer. Every rank calls every method, in the same order."""
 
     name: str
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint notes of who wrote it: `engine`, and what `load` must know, as JSON."""
+        ...
 
     def accumulate(self, batch: Batch, scale: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Forward and backward of one micro-batch.
@@ -22,16 +31,22 @@ class Engine(Protocol):
         """
         ...
 
-    def update(self, learning_rate: float) -> None:
-        """Clip the gradient's norm, do the optimizer step, clear the gradient."""
+    def update(self, learning_rate: float, accept: Accept) -> None:
+        """Clip the gradient's norm and do the optimizer step, if `accept` says so; clear the gradient in any case.
+
+        `accept` is called once on every rank, after all gradients were exchanged and before anything changed.
+        """
         ...
 
     def save(self, directory: Path) -> None:
-        """Write model and optimizer under `directory`, which exists on every rank."""
+        """Write model and optimizer under `directory`, which exists on every rank.
+
+        An OSError that one rank met (a full disk) is raised there once all ranks are through.
+        """
         ...
 
-    def load(self, directory: Path) -> None:
-        """Read what `save` wrote; CheckpointError when it does not fit this run."""
+    def load(self, directory: Path, facts: dict[str, Any]) -> None:
+        """Read what `save` wrote, with the `facts` of then; CheckpointError when it does not fit this run."""
         ...
 
     def student_state(self) -> dict[str, Tensor]:
@@ -53,3 +68,13 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[st
         {"params": vectors, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def refuse_other_engine(name: str, directory: Path, facts: dict[str, Any]) -> None:
+    """CheckpointError for a checkpoint of another engine, whose files mean nothing to the engine `name`."""
+    wrote = facts.get("engine")
+    if wrote != name:
+        raise CheckpointError(
+            f"the checkpoint {directory} was written by the {wrote} engine, and this run has the {name} engine: set "
+            "training.engine.type as it was, or remove the arm's directory"
+        )

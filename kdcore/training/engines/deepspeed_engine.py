@@ -3,23 +3,28 @@
 import importlib
 import logging
 import os
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdcore.config import TrainingConfig
 from kdcore.config.training import DeepSpeedEngineConfig
-from kdcore.errors import CheckpointError, ConfigError, missing_extra
+from kdcore.errors import CheckpointError, missing_extra
 from kdcore.training.batches import Batch
-from kdcore.training.engines.base import parameter_groups
+from kdcore.training.engines.base import Accept, parameter_groups, refuse_other_engine
+from kdcore.training.engines.deepspeed_norm import gate
+from kdcore.training.engines.deepspeed_settings import deepspeed_settings
+from kdcore.training.engines.state_file import save_state
+from kdcore.training.engines.universal import universal_checkpoint
 from kdcore.training.model import DistillModel
 from kdcore.training.ranks import Ranks
 
 _TAG = "state"
-# Set by this project from other settings; in `extra` they would silently disagree with those.
-_OURS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "optimizer", "scheduler")
+_FORMATS = {0: "whole", 1: "optimizer", 2: "optimizer", 3: "parameters"}  # what each rank writes its part of
 
 
 class DeepSpeedEngine:
@@ -36,6 +41,7 @@ class DeepSpeedEngine:
         micro_batches: int,
     ) -> None:
         self._ranks, self._stage = ranks, settings.zero_stage
+        self._optimizer_settings = config.optimizer
         self._micro_batches = micro_batches
         deepspeed = _import_deepspeed(ranks)
         _join_group(ranks)
@@ -51,6 +57,13 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )[0]
         self._model = model
+        self._problem: OSError | None = None
+        self._engine.checkpoint_engine.save = self._write
+        self._engine._copy_recovery_script = lambda directory: None  # programs, beside data
+
+    def facts(self) -> dict[str, Any]:
+        """See Engine. Another number of ranks or stage reads a checkpoint only once it is converted."""
+        return {"engine": self.name, "zero_stage": self._stage, "world": self._ranks.world}
 
     def accumulate(self, batch: Batch, scale: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """See Engine. DeepSpeed takes the mean over ranks and micro-batches; we want the sum."""
@@ -61,29 +74,53 @@ class DeepSpeedEngine:
             self._engine.step()  # counts the micro-batch; parameters change only at the last one
         return loss.detach(), metrics
 
-    def update(self, learning_rate: float) -> None:
+    def update(self, learning_rate: float, accept: Accept) -> None:
         """See Engine."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        self._engine.step()
+        with gate(self._engine, self._stage, accept):
+            self._engine.step()
 
     def save(self, directory: Path) -> None:
-        """See Engine. Every rank writes its part."""
+        """See Engine. Every rank writes its part, at stage 0 the first one all."""
+        self._problem = None
         self._engine.save_checkpoint(str(directory), tag=_TAG, save_latest=False)
+        if self._problem is not None:
+            raise self._problem
 
-    def load(self, directory: Path) -> None:
-        """See Engine. These files are pickles: they are read only after their digests were compared."""
-        if not (directory / _TAG).is_dir():
-            raise CheckpointError(
-                f"a checkpoint of the deepspeed engine holds '{_TAG}/', {directory} does not; it was likely written by "
-                "another engine: set training.engine as it was, or remove the arm's directory"
-            )
+    def _write(self, state_dict: Any, path: str) -> None:
+        """In place of DeepSpeed's: on a full disk the rank still takes part in what the others wait for."""
         try:
-            path, _ = self._engine.load_checkpoint(str(directory), tag=_TAG)
+            save_state(state_dict, Path(path))
+        except OSError as error:
+            self._problem = self._problem or error
+
+    def load(self, directory: Path, facts: dict[str, Any]) -> None:
+        """See Engine. These files are pickles: they are read only after their digests were compared."""
+        refuse_other_engine(self.name, directory, facts)
+        if _FORMATS[facts["zero_stage"]] != _FORMATS[self._stage]:
+            raise self._misfit(directory, f"DeepSpeed at stage {facts['zero_stage']} writes other files")
+        universal = self._stage > 0 and {**facts, **self.facts()} != facts
+        source = universal_checkpoint(directory, _TAG, self._ranks) if universal else directory
+        try:
+            self._engine._config.load_universal_checkpoint = universal
+            path, _ = self._engine.load_checkpoint(str(source), tag=_TAG)
         except Exception as error:  # DeepSpeed raises plain exceptions and assertions here
             raise self._misfit(directory, str(error)) from error
         if path is None:
             raise self._misfit(directory, "DeepSpeed did not accept it")
+        self._mend_optimizer()
+
+    def _mend_optimizer(self) -> None:
+        """Decays and counters as they were: at stage 3 a universal load gives all groups those of the first."""
+        optimizer = getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
+        for group, wanted in zip(
+            optimizer.param_groups, parameter_groups(self._model, self._optimizer_settings), strict=True
+        ):
+            group["weight_decay"] = wanted["weight_decay"]
+        for state in optimizer.state.values():
+            if torch.is_tensor(state.get("step")):
+                state["step"] = state["step"].clone()  # one counter for all would be counted up by each
 
     def _misfit(self, directory: Path, reason: str) -> CheckpointError:
         return CheckpointError(
@@ -93,61 +130,42 @@ class DeepSpeedEngine:
 
     def student_state(self) -> dict[str, Tensor]:
         """See Engine. Parameters come from the float32 masters, gathered one at a time."""
-        from deepspeed.utils import safe_get_full_fp32_param
-
         state: dict[str, Tensor] = {}
         full: dict[int, Tensor] = {}
+        masters = self._masters()
         for parameter in self._model.student.parameters():
-            value = safe_get_full_fp32_param(parameter)  # a collective: every rank, same order
+            value = masters.get(id(parameter), self._whole(parameter))  # a collective: every rank, same order
             if self._ranks.first:
-                full[id(parameter)] = (parameter if value is None else value).detach().float().cpu().clone()
+                full[id(parameter)] = value.detach().float().cpu().clone()
         if self._ranks.first:
             for name, value in self._model.student.state_dict(keep_vars=True).items():
                 state[name] = full[id(value)] if id(value) in full else value.detach().cpu()
         return state
 
+    def _whole(self, parameter: nn.Parameter) -> Tensor:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        if parameter.requires_grad and self._stage > 0:
+            value = safe_get_full_fp32_param(parameter)
+            assert value is not None, "ZeRO holds every trained parameter"
+            return value
+        if self._stage < 3:
+            return parameter
+        deepspeed = importlib.import_module("deepspeed")
+        with deepspeed.zero.GatheredParameters([parameter]):  # frozen: no optimizer holds it
+            return parameter.detach().clone()
+
+    def _masters(self) -> dict[int, Tensor]:
+        """The float32 originals of stage 0's bfloat16 parameters, by the id of the parameter; else none."""
+        narrow, wide = (getattr(self._engine.optimizer, name, []) for name in ("fp16_groups", "fp32_groups"))
+        if self._stage > 0:
+            return {}
+        pairs = zip(chain.from_iterable(narrow), chain.from_iterable(wide), strict=True)
+        return {id(parameter): master for parameter, master in pairs}
+
     def close(self) -> None:
         """Remove DeepSpeed's hooks."""
         self._engine.destroy()
-
-
-def deepspeed_settings(
-    config: TrainingConfig, settings: DeepSpeedEngineConfig, ranks: Ranks, micro_batches: int
-) -> dict[str, Any]:
-    """DeepSpeed's configuration: ours, and `extra` merged into it. ConfigError for keys that are ours alone."""
-    taken = sorted(set(settings.extra) & set(_OURS))
-    if taken:
-        raise ConfigError(
-            f"training.engine.extra must not set {taken}, which follow from training.batch_size, micro_batch_size and "
-            "optimizer; set those instead"
-        )
-    optimizer = config.optimizer
-    adam = {
-        "lr": optimizer.learning_rate,
-        "betas": list(optimizer.betas),
-        "eps": optimizer.epsilon,
-        "weight_decay": optimizer.weight_decay,
-        "torch_adam": True,
-    }
-    ours: dict[str, Any] = {
-        # Loss sums are scaled by us, so that these two only say how many micro-batches make a step.
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": micro_batches,
-        "gradient_clipping": config.gradient_clip,
-        "optimizer": {"type": "AdamW", "params": adam},
-        "zero_optimization": {"stage": settings.zero_stage},
-        "bf16": {"enabled": config.precision == "bfloat16"},
-        "steps_per_print": 10**9,
-    }
-    return _merge(ours, settings.extra)
-
-
-def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for name, value in extra.items():
-        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
-        merged[name] = _merge(merged[name], value) if both else value
-    return merged
 
 
 def _import_deepspeed(ranks: Ranks) -> Any:

@@ -1,7 +1,9 @@
 """Plain torch: AdamW, DistributedDataParallel for more than one rank, autocast for bfloat16."""
 
+import pickle
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from kdcore.config import TrainingConfig
 from kdcore.errors import CheckpointError
 from kdcore.training.batches import Batch
-from kdcore.training.engines.base import parameter_groups
+from kdcore.training.engines.base import Accept, parameter_groups, refuse_other_engine
+from kdcore.training.engines.state_file import save_state
 from kdcore.training.model import DistillModel
 from kdcore.training.ranks import Ranks
 
@@ -38,6 +41,10 @@ class TorchEngine:
             fused=True,
         )
 
+    def facts(self) -> dict[str, Any]:
+        """See Engine."""
+        return {"engine": self.name}
+
     def accumulate(self, batch: Batch, scale: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """See Engine. Gradients travel between ranks once a step, with the last micro-batch."""
         bfloat16 = self._config.precision == "bfloat16"
@@ -49,32 +56,35 @@ class TorchEngine:
             (loss * (scale * self._ranks.world)).backward()
         return loss.detach(), metrics
 
-    def update(self, learning_rate: float) -> None:
+    def update(self, learning_rate: float, accept: Accept) -> None:
         """See Engine."""
-        nn.utils.clip_grad_norm_(self._model.parameters(), self._config.gradient_clip)
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
-        self._optimizer.step()
+        parameters = [parameter for parameter in self._model.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        if accept(norm):
+            nn.utils.clip_grads_with_norm_(parameters, self._config.gradient_clip, norm)
+            for group in self._optimizer.param_groups:
+                group["lr"] = learning_rate
+            self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 
     def save(self, directory: Path) -> None:
         """See Engine. Tensors and plain numbers only, so that loading runs no code."""
         if self._ranks.first:
             state = {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
-            torch.save(state, directory / _FILE)
+            save_state(state, directory / _FILE)
 
-    def load(self, directory: Path) -> None:
-        """See Engine."""
-        path = directory / _FILE
-        if not path.exists():
-            raise CheckpointError(
-                f"a checkpoint of the torch engine holds '{_FILE}', {directory} does not; it was likely written by "
-                "another engine: set training.engine as it was, or remove the arm's directory"
-            )
-        state = torch.load(path, map_location=self._ranks.device, weights_only=True)
+    def load(self, directory: Path, facts: dict[str, Any]) -> None:
+        """See Engine. Any number of ranks reads what any other wrote."""
+        refuse_other_engine(self.name, directory, facts)
         try:
+            state = torch.load(directory / _FILE, map_location=self._ranks.device, weights_only=True)
             self._model.load_state_dict(state["model"])
             self._optimizer.load_state_dict(state["optimizer"])
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(
+                f"a checkpoint holds tensors and numbers alone, {directory / _FILE} more; nothing of it was run. "
+                "It is not one of ours: remove the arm's directory"
+            ) from error
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(
                 f"the checkpoint {directory} is of another model or optimizer: {error}; remove the arm's directory"

@@ -1,0 +1,50 @@
+"""The word on a step, between the norm of its gradient and the change of the weights, inside DeepSpeed's step."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdcore.training.engines.base import Accept
+
+
+@contextmanager
+def gate(engine: Any, stage: int, accept: Accept) -> Iterator[None]:
+    """Inside the block `engine.step()` asks `accept`, and leaves the step out where it says no.
+
+    ZeRO leaves a step out whose norm is infinite, with all its buffers cleared; so that is what it is told.
+    """
+    if stage == 0:
+        with nullcontext() if _accepted(engine, accept) else _instead(engine.optimizer, "step", lambda: None):
+            yield
+    elif stage == 3:
+        groups = engine.optimizer._get_norm_groups
+        with _instead(engine.optimizer, "_get_norm_groups", lambda: _judged(groups(), accept)):
+            yield
+    else:
+        norm = engine.optimizer.scaled_global_norm
+        with _instead(engine.optimizer, "scaled_global_norm", lambda: _judged([norm()], accept)[0]):
+            yield
+
+
+def _judged(norms: list[Tensor], accept: Accept) -> list[Tensor]:
+    """Norms of groups, as they are or infinite; DeepSpeed writes -1 for one that is not finite."""
+    whole = torch.stack([torch.where(norm >= 0, norm, torch.inf).double() for norm in norms]).norm()
+    return norms if accept(whole) else [torch.full_like(norm, torch.inf) for norm in norms]
+
+
+@contextmanager
+def _instead(owner: Any, name: str, function: Callable[[], Any]) -> Iterator[None]:
+    setattr(owner, name, function)
+    try:
+        yield
+    finally:
+        delattr(owner, name)  # the class's own again
+
+
+def _accepted(engine: Any, accept: Accept) -> bool:
+    """The word of `accept` where gradients are whole on every rank, and exchanged by now."""
+    gradients = [parameter.grad.float() for parameter in engine.module.parameters() if parameter.grad is not None]
+    return accept(nn.utils.get_total_norm(gradients))

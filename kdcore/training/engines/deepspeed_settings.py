@@ -1,0 +1,71 @@
+"""DeepSpeed's configuration file, from ours."""
+
+from typing import Any
+
+from kdcore.config import TrainingConfig
+from kdcore.config.training import DeepSpeedEngineConfig
+from kdcore.errors import ConfigError
+from kdcore.facts import flatten
+from kdcore.training.ranks import Ranks
+
+# Set from other settings, also in parts: in `extra` they would silently disagree with those.
+_OURS = ("train_batch_size", "optimizer", "scheduler", "checkpoint")
+
+
+def deepspeed_settings(
+    config: TrainingConfig, settings: DeepSpeedEngineConfig, ranks: Ranks, micro_batches: int
+) -> dict[str, Any]:
+    """DeepSpeed's configuration: ours, and `extra` beside it. ConfigError for keys of `extra` that are ours alone."""
+    optimizer, on_gpu = config.optimizer, ranks.device.type == "cuda"
+    adam = {
+        "lr": optimizer.learning_rate,
+        "betas": list(optimizer.betas),
+        "eps": optimizer.epsilon,
+        "weight_decay": optimizer.weight_decay,
+        # DeepSpeed's own Adam for state in host memory is compiled on first use; it pays where there is a GPU.
+        "torch_adam": not (on_gpu and settings.offload_optimizer != "none"),
+    }
+    ours: dict[str, Any] = {
+        # Loss sums are scaled by us, so that these two only say how many micro-batches make a step.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": micro_batches,
+        "gradient_clipping": config.gradient_clip,
+        "optimizer": {"type": "AdamW", "params": adam},
+        "zero_optimization": {"stage": settings.zero_stage, **_offload(settings, on_gpu)},
+        "bf16": {"enabled": config.precision == "bfloat16"},
+        "steps_per_print": 10**9,
+    }
+    if config.precision == "bfloat16" and settings.zero_stage >= 2:
+        # Stages 0 and 1 have another optimizer for this, which looks at the gradient's norm of its own rank alone.
+        ours["data_types"] = {"grad_accum_dtype": "fp32"}
+    _refuse(settings.extra, ours)
+    return _merge(ours, settings.extra)
+
+
+def _offload(settings: DeepSpeedEngineConfig, pinned: bool) -> dict[str, Any]:
+    wanted = {"offload_optimizer": settings.offload_optimizer, "offload_param": settings.offload_parameters}
+    found: dict[str, Any] = {}
+    for name, device in wanted.items():
+        if device != "none":
+            path = {"nvme_path": settings.offload_path} if device == "nvme" else {}
+            found[name] = {"device": device, "pin_memory": pinned, **path}
+    return found
+
+
+def _refuse(extra: dict[str, Any], ours: dict[str, Any]) -> None:
+    whole = [name for name in extra if name in _OURS]
+    taken = sorted([*whole, *(flatten(extra).keys() & flatten(ours).keys())])
+    if taken:
+        raise ConfigError(
+            f"training.engine.extra must not set {taken}, which follow from other settings (training.batch_size, "
+            "micro_batch_size, precision, gradient_clip, optimizer, engine.zero_stage, engine.offload_*); set those "
+            "instead"
+        )
+
+
+def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in extra.items():
+        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = _merge(merged[name], value) if both else value
+    return merged

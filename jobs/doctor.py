@@ -21,6 +21,7 @@ __all__ = ["doctor"]
 _EXTRAS = {
     "cluster": ("ray",),
     "deepspeed": ("deepspeed",),
+    "lora": ("peft",),
     "text": ("transformers", "tokenizers", "datasets"),
     "vision": ("timm", "torchvision", "PIL", "sklearn"),
     "report": ("matplotlib", "tensorboard", "torchmetrics"),

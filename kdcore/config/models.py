@@ -34,6 +34,29 @@ class CausalLMConfig(Settings):
         return self
 
 
+class LoraConfig(Settings):
+    """Small matrices that are trained in place of the model's own (LoRA, by the package peft)."""
+
+    rank: int = Field(default=16, ge=1, description="of each pair of matrices")
+    alpha: float = Field(default=32.0, gt=0, description="their product is added alpha / rank times")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="of what goes into them")
+    target_modules: tuple[str, ...] | Literal["all-linear"] = Field(
+        default="all-linear", description="ends of the names of linear layers; all-linear: all but the head"
+    )
+
+
+class StudentLMConfig(CausalLMConfig):
+    """A causal LM that learns: whole, or by adapters."""
+
+    lora: LoraConfig | None = Field(default=None, description="train adapters alone; default: the whole model")
+
+    @model_validator(mode="after")
+    def _lora_on_something(self) -> "StudentLMConfig":
+        if self.lora is not None and self.path is None:
+            raise ValueError("lora adapts a model that knows something already: set `path`, not `architecture`")
+        return self
+
+
 class ImageClassifierConfig(Settings):
     """An image classifier from timm, torchvision, transformers, the built-in convnet, or an import path."""
 
@@ -50,7 +73,7 @@ class ImageClassifierConfig(Settings):
     )
 
 
-ModelConfig = Annotated[CausalLMConfig | ImageClassifierConfig, Field(discriminator="type")]
+ModelConfig = Annotated[StudentLMConfig | ImageClassifierConfig, Field(discriminator="type")]
 
 
 class _Windowed(Settings):

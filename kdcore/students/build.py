@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdcore.config.models import CausalLMConfig, ImageClassifierConfig, TeacherEndpointConfig
+from kdcore.config.models import CausalLMConfig, ImageClassifierConfig, StudentLMConfig, TeacherEndpointConfig
 from kdcore.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,10 +33,15 @@ def tokenizer_path(
 
 
 def build_text_student(config: CausalLMConfig, tokenizer: Any) -> nn.Module:
-    """A causal LM in float32, initialised from the torch seed or loaded from safetensors."""
+    """A causal LM in float32, from the torch seed or from safetensors; with adapters where `config` asks for them."""
     from kdcore.models.causal_lm import build_causal_lm
 
-    return build_causal_lm(config, tokenizer).float()
+    model = build_causal_lm(config, tokenizer).float()
+    if not isinstance(config, StudentLMConfig) or config.lora is None:
+        return model
+    from kdcore.students.lora import with_adapters
+
+    return with_adapters(model, config.lora)
 
 
 def build_image_student(config: ImageClassifierConfig, num_classes: int, in_channels: int) -> nn.Module:
@@ -44,6 +49,21 @@ def build_image_student(config: ImageClassifierConfig, num_classes: int, in_chan
     from kdcore.models.image import build_image_model
 
     return build_image_model(config, num_classes, in_channels).float()
+
+
+def checkpoint_activations(student: nn.Module) -> None:
+    """Have `student` compute its activations again in the backward pass. ConfigError when it does not know how."""
+    enable = getattr(student, "gradient_checkpointing_enable", None)
+    if enable is not None:
+        enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return
+    enable = getattr(student, "set_grad_checkpointing", None)  # timm's
+    if enable is None:
+        raise ConfigError(
+            f"training.activation_checkpointing needs a student that knows it, of transformers or timm; "
+            f"{type(student).__name__} does not: set it to false"
+        )
+    enable(True)
 
 
 def is_exported_image_model(directory: Path) -> bool:

@@ -15,6 +15,8 @@ from kdcore.students.build import is_exported_image_model
 if TYPE_CHECKING:
     from torch import nn
 
+_ADAPTER = "adapter"
+
 
 def export_student(
     model: nn.Module,
@@ -28,7 +30,8 @@ def export_student(
 ) -> Path:
     """Write a model that `load_student` (and, for text, `from_pretrained`) opens; returns `directory`.
 
-    Text models go with their `tokenizer`, image models with their configuration. Files beside them stay. The model's
+    Text models go with their `tokenizer`, image models with their configuration. Of a model with adapters, these go
+    into the folder `adapter`, and the whole model has them merged into its weights. Files beside them stay. The model's
     own files are written aside and moved in one by one, the weights last.
     """
     aside = directory.parent / f".partial-export-{directory.name}"
@@ -40,6 +43,7 @@ def export_student(
         save_image_model(model, image_config, num_classes, in_channels, aside)
     (aside / "README.md").write_text(_card(directory.name, image_config is None, dict(card or {})))
     directory.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(directory / _ADAPTER, ignore_errors=True)  # a folder is not replaced by one
     for path in sorted(aside.iterdir(), key=lambda path: path.suffix == ".safetensors"):
         path.replace(directory / path.name)
     aside.rmdir()
@@ -61,6 +65,9 @@ def load_student(directory: Path) -> nn.Module:
 
 
 def _write_text(model: Any, tokenizer: Any, directory: Path) -> None:
+    if hasattr(model, "merge_and_unload"):  # peft's wrapper
+        model.save_pretrained(directory / _ADAPTER)
+        model = model.merge_and_unload()
     model.save_pretrained(directory)
     if tokenizer is not None:
         tokenizer.save_pretrained(directory)

@@ -55,9 +55,9 @@ class DistillModel(nn.Module):
         return soft_target_loss(logits, batch.labels, batch.targets, objective=self.objective)
 
 
-def num_parameters(module: nn.Module) -> int:
-    """Parameters, shared ones counted once."""
-    return sum(parameter.numel() for parameter in module.parameters())
+def num_parameters(module: nn.Module, trained: bool = False) -> int:
+    """Parameters, or those that are `trained`; shared ones counted once."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad or not trained)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -1,90 +1,154 @@
 """Every engine and every number of ranks trains the same student."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
-from kdcore.training.arms import Arm
+from kdcore.students.export import load_student
 from kdcore.training.run import run_arms
-from tests.support.training import text_recipe, write_corpus, write_labels
+from tests.support.engine_worker import ARM, start
+from tests.support.training import TOKENIZER, text_recipe, write_corpus, write_labels
 
-ARM = Arm("student-seed0", 0, uses_labels=True)
-STAGES = {f"zero{stage}": {"engine": {"type": "deepspeed", "zero_stage": stage}} for stage in range(4)}
-TWO_RANKS = {
-    "torch2": {},
-    "torch2-micro1": {"micro_batch_size": 1},
-    **STAGES,
-    "zero2-micro2": {**STAGES["zero2"], "micro_batch_size": 2},
-    "torch2-padded": {"packing": False},
-    "torch2-tokens": {"micro_batch_tokens": 64},
-    **{f"{stage}-tokens": {**STAGES[stage], "micro_batch_tokens": 32} for stage in ("zero1", "zero2", "zero3")},
-    "zero1-bf16": {**STAGES["zero1"], "precision": "bfloat16"},
-    "torch2-bf16": {"precision": "bfloat16"},
+LORA = {"rank": 4, "alpha": 8.0}
+ENGINES: dict[str, dict[str, Any]] = {
+    "torch": {},
+    **{f"zero{stage}": {"engine": {"type": "deepspeed", "zero_stage": stage}} for stage in range(4)},
 }
+# One rank, all at once, in this process. Others must be equal to the one that their name begins with.
+WHOLE = {
+    "all": {},
+    "skip": {"on_bad_step": "skip"},
+    "alone": {"batch_size": 1, "steps": 3},
+    "lora": {"lora": LORA, "steps": 3},
+}
+BAD = {"3": "gradient", "5": "loss"}
+
+
+def two_ranks() -> dict[str, dict[str, Any]]:
+    """Runs of two ranks: batches of 6 ragged sequences, in which the last rank has two bad steps; of 1, so that a rank
+    has no token at all; in bfloat16, activations computed again; in micro-batches of tokens, in some steps more than
+    in others; offloaded; with adapters.
+    """
+    runs = {f"skip-{name}": {**WHOLE["skip"], **engine, "micro_batch_size": 1} for name, engine in ENGINES.items()}
+    runs |= {f"alone-{name}": {**WHOLE["alone"], **engine} for name, engine in ENGINES.items()}
+    for name, engine in ENGINES.items():
+        runs[f"all-bf16-{name}"] = {
+            **engine,
+            "micro_batch_size": 2,
+            "precision": "bfloat16",
+            "activation_checkpointing": True,
+        }
+    runs["all-padded"] = {"packing": False}
+    runs |= {f"all-tokens-{name}": {**engine, "micro_batch_tokens": 32} for name, engine in ENGINES.items()}
+    offloaded = {"type": "deepspeed", "zero_stage": 2, "offload_optimizer": "cpu"}
+    runs["all-offload2"] = {"engine": offloaded, "micro_batch_size": 2}
+    runs["all-offload3"] = {"engine": {**offloaded, "zero_stage": 3, "offload_parameters": "cpu"}}
+    runs |= {f"lora-{name}": {**WHOLE["lora"], **ENGINES[name]} for name in ("torch", "zero3")}
+    return runs
+
+
+TWO_RANKS = two_ranks()
+
+
+def injected(settings: dict[str, Any]) -> dict[str, Any]:
+    return {**settings, "bad_at": BAD} if "on_bad_step" in settings else settings
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """All runs, in one job of two ranks (batch size 6: three ragged sequences a rank) and one process of one."""
     pytest.importorskip("deepspeed")
+    pytest.importorskip("peft")
     root = tmp_path_factory.mktemp("engines")
     write_corpus(root / "corpus")
     write_labels(text_recipe(root, "labels", teacher=True))
-    run_arms(text_recipe(root, "torch1", teacher=True), [ARM])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "tests.support.engine_worker", str(root), "2", json.dumps(TWO_RANKS)]
-    subprocess.run(command, env=environment, check=True, timeout=280)
+    start(root, 1, {name: injected(settings) for name, settings in WHOLE.items()})
+    start(root, 2, {name: injected(settings) for name, settings in TWO_RANKS.items()})
     return root
 
 
-def losses(root: Path, name: str) -> list[float]:
-    lines = (root / "runs" / name / "arms" / ARM.name / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["loss"] for line in lines]
+def directory(root: Path, name: str) -> Path:
+    return root / "runs" / name / "arms" / ARM.name
 
 
-def weights(root: Path, name: str):
-    return load_file(root / "runs" / name / "arms" / ARM.name / "student" / "model.safetensors")
+def lines(root: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory(root, name) / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("name", [name for name in TWO_RANKS if not name.endswith("bf16")])
-def test_the_losses_and_weights_of_one_rank_are_those_of_two_under_every_engine(trained, name):
-    wanted = losses(trained, "torch1")
-    assert len(wanted) == 6
-    assert wanted[-1] < 0.95 * wanted[0]
-    assert losses(trained, name) == pytest.approx(wanted, rel=2e-4)
-    ours, theirs = weights(trained, name), weights(trained, "torch1")
+def column(root: Path, name: str, key: str) -> list[Any]:
+    return [line[key] for line in lines(root, name)]
+
+
+def result(root: Path, name: str) -> dict[str, Any]:
+    return json.loads((directory(root, name) / "result.json").read_text())
+
+
+def weights(root: Path, name: str) -> dict[str, torch.Tensor]:
+    return load_file(directory(root, name) / "student" / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", TWO_RANKS)
+def test_losses_norms_and_weights_of_one_rank_are_those_of_two_under_every_engine(trained, name):
+    whole = name.split("-")[0]
+    near = 2e-2 if "bf16" in name else 2e-4
+    assert column(trained, name, "samples_digest") == column(trained, whole, "samples_digest")
+    assert column(trained, name, "loss") == pytest.approx(column(trained, whole, "loss"), rel=near)
+    norms = column(trained, whole, "gradient_norm")
+    assert column(trained, name, "gradient_norm") == pytest.approx(norms, rel=10 * near)
+    ours, theirs = weights(trained, name), weights(trained, whole)
     assert set(ours) == set(theirs)
     for key, value in theirs.items():
-        assert (ours[key] - value).norm() < 0.02 * value.norm(), key
+        assert (ours[key] - value).norm() < 50 * near * value.norm(), key
+        assert ours[key].dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", ["zero1-bf16", "torch2-bf16"])
-def test_bfloat16_follows_float32_closely(trained, name):
-    assert losses(trained, name) == pytest.approx(losses(trained, "torch1"), rel=2e-2)
-    assert all(value.dtype.is_floating_point and value.element_size() == 4 for value in weights(trained, name).values())
+def test_they_learn(trained):
+    losses = column(trained, "all", "loss")
+    assert len(losses) == 6
+    assert losses[-1] < 0.95 * losses[0]
+
+
+@pytest.mark.parametrize("name", [name for name in (*WHOLE, *TWO_RANKS) if name.startswith("skip")])
+def test_a_step_that_is_bad_on_one_rank_is_left_out_on_all_and_counted(trained, name):
+    assert column(trained, name, "step") == [1, 2, 4, 6]
+    assert column(trained, name, "skipped_steps") == [0, 0, 1, 2]
+    found = result(trained, name)
+    assert [entry["step"] for entry in found["bad_steps"]] == [3, 5]
+    assert "gradient's norm" in found["bad_steps"][0]["reason"]
+    assert "its loss is nan" in found["bad_steps"][1]["reason"]
+    assert found["skipped_steps"] == 2
+
+
+@pytest.mark.parametrize("name", [*WHOLE, *TWO_RANKS])
+def test_the_export_is_opened_by_from_pretrained(trained, name):
+    from transformers import AutoModelForCausalLM
+
+    student = AutoModelForCausalLM.from_pretrained(directory(trained, name) / "student", dtype=torch.float32)
+    assert bool(torch.isfinite(student(input_ids=torch.arange(8)[None]).logits).all())
+
+
+@pytest.mark.parametrize("name", ["lora", "lora-torch", "lora-zero3"])
+def test_adapters_alone_are_trained_and_the_export_has_them_merged(trained, name):
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    found, base = result(trained, name), AutoModelForCausalLM.from_pretrained(TOKENIZER, dtype=torch.float32)
+    assert 0 < found["trained_parameters"] < 0.1 * found["parameters"]
+    ids = torch.arange(12)[None]
+    adapted = peft.PeftModel.from_pretrained(base.eval(), str(directory(trained, name) / "student" / "adapter"))
+    merged = load_student(directory(trained, name) / "student")
+    with torch.no_grad():
+        torch.testing.assert_close(merged(input_ids=ids).logits, adapted(input_ids=ids).logits, rtol=1e-4, atol=1e-4)
+        with adapted.disable_adapter():
+            assert not torch.allclose(merged(input_ids=ids).logits, adapted(input_ids=ids).logits, atol=1e-2)
 
 
 def test_a_finished_arm_says_so_and_is_not_trained_again(trained):
-    said = []
-    before = losses(trained, "torch1")
-    run_arms(text_recipe(trained, "torch1", teacher=True), [ARM], said.append)
+    said: list[Any] = []
+    before = column(trained, "all", "loss")
+    run_arms(text_recipe(trained, "all", teacher=True), [ARM], said.append)
     assert ["nothing to do" in str(message) for message in said] == [True]
-    assert losses(trained, "torch1") == before
-
-
-def test_a_run_by_tokens_says_what_is_cut_and_what_is_padding(trained):
-    said: list[str] = []
-    sizes = {"steps": None, "epochs": 1, "batch_size": None, "tokens_per_step": 96, "micro_batch_tokens": 64}
-    run_arms(text_recipe(trained, "tokens", teacher=True, **sizes), [ARM], lambda progress: said.append(str(progress)))
-    assert any("they are cut" in line for line in said)
-    note = next(line for line in said if "padding in the first step" in line)
-    assert note.endswith("block-diagonal attention")
-    lines = (trained / "runs" / "tokens" / "arms" / ARM.name / "metrics.jsonl").read_text().splitlines()
-    shares = [json.loads(line)["padding"] for line in lines]
-    assert len(shares) > 5
-    assert all(0 <= share < 0.35 for share in shares)
+    assert column(trained, "all", "loss") == before

@@ -22,7 +22,7 @@ sys.meta_path.insert(0, Blocked())
 """
 
 OPTIONAL = (
-    *("ray", "transformers", "tokenizers", "datasets", "accelerate", "deepspeed", "timm", "torchvision"),
+    *("ray", "transformers", "tokenizers", "datasets", "accelerate", "deepspeed", "peft", "timm", "torchvision"),
     *("sklearn", "matplotlib", "tensorboard", "torchmetrics", "trl", "torchdistill", "PIL"),
 )
 

@@ -82,9 +82,9 @@ def make_store(path: Path, codec: Codec, rows: list[ShardRow]) -> LabelStore:
     """A store of these rows in one shard."""
     identity = {
         "format": 2, "kind": "text", "teacher": {"name": "made for a benchmark"}, "tokenizer": None, "numerics": {},
-        "codec": codec.spec(), "vocabulary": WIDE_CLASSES, "input": "none", "versions": {},
+        "codec": codec.spec(), "vocabulary": codec.num_classes, "input": "none", "versions": {},
     }  # fmt: skip
-    schema = store_schema("text", codec, WIDE_CLASSES)
+    schema = store_schema("text", codec, codec.num_classes)
     open_for_writing(path, identity)
     receipt = write_shard(path, "unit-000000", 0, schema, batches_from_rows(schema, rows), unit_digest="none")
     publish_receipt(path, receipt)

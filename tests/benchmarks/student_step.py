@@ -71,7 +71,7 @@ def answers(tokens: np.ndarray, number: int) -> torch.Tensor:
 def make_samples(folder: Path, name: str, documents: list[np.ndarray]) -> tuple[TextSamples, float]:
     """A store of one codec, opened for training; and classes a label."""
     texts = [(tokens, sample_key_array(tokens)) for tokens in documents]
-    probe = ProbeBatch(answers(documents[0], 0), label_seeds(texts[0][1], SEQUENCE), documents[0][1:])
+    probe = ProbeBatch(answers(documents[0], 0), documents[0][1:], label_seeds(texts[0][1], SEQUENCE))
     codec = learn_codec(CODECS[name], CLASSES, [probe]).codec
     rows: list[ShardRow] = [
         labelled(codec, key, tokens, answers(tokens, number)) for number, (tokens, key) in enumerate(texts)

@@ -40,8 +40,8 @@ STUDENT, TEACHER = (512, 6, 1408), (1024, 9, 2816)
 CODECS: dict[str, CodecConfig] = {
     "topk_12": TopKConfig(k=12),
     "topk_64": TopKConfig(k=64),
-    "threshold_12": ThresholdConfig(draws=13),
-    "threshold_64": ThresholdConfig(draws=92),
+    "threshold_12": ThresholdConfig(draws=29),
+    "threshold_64": ThresholdConfig(draws=390),
 }
 
 

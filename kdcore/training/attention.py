@@ -46,7 +46,7 @@ def choose_layout(student: nn.Module, config: TrainingConfig, device: torch.devi
 
 
 def _packed(student: Any, config: TrainingConfig, device: torch.device) -> tuple[Layout, str]:
-    name, implementation = type(student).__name__, student.config._attn_implementation
+    name, implementation = type(student).__name__, str(student.config._attn_implementation)
     if "flash" in implementation:
         return "padded", f"{name} was told to use {implementation}, which is not tried for packed sequences"
     alone, why = _alone(student), "block-diagonal attention"

@@ -197,6 +197,12 @@ def test_packing_may_be_switched_off():
     assert found == ("padded", "training.packing is off")
 
 
+def test_a_flash_attention_of_its_own_is_left_alone():
+    model = llama()
+    model.config._attn_implementation_internal = "flash_attention_2"
+    assert "flash_attention_2" in choose_layout(model, TrainingConfig(steps=1), torch.device("cpu"))[1]
+
+
 def by_borders(query, key, value, borders, same, longest, also, *, scale, window_size, enable_gqa):
     """What torch's kernel computes on a GPU, sequence by sequence."""
     assert (borders is same, longest) == (True, also)

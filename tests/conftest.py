@@ -7,6 +7,8 @@ import pytest
 
 # Tests start ranks and replicas: one thread a process, set before anything imports torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Kernels run in triton's interpreter, on the CPU; with TRITON_INTERPRET=0 and a GPU their tests run on it.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 # By default Ray's workers yield to everything else: those of one test would starve beside another test.
 os.environ.setdefault("RAY_worker_niceness", "0")
 

@@ -9,6 +9,7 @@ from kdcore.config.base import Settings
 
 FormName = Literal["kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "total_variation", "adaptive_kl"]
 Tail = Literal["label", "drop"]
+Implementation = Literal["auto", "torch", "triton"]
 LabelKind = Literal["weights", "topk", "dense"]
 KIND_OF_CODEC: dict[str, LabelKind] = {
     "threshold": "weights",
@@ -60,6 +61,16 @@ class LossConfig(Settings):
     recompute: bool | None = Field(
         default=None, description="make logits again in the backward pass: slower, less memory (text); default: no"
     )
+    implementation: Implementation = Field(
+        default="auto",
+        description="triton: kernels for CUDA (text, labels but dense); auto: where they can",
+    )
+    gradient_filter: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="of triton: leave out blocks of gradients below this share of a token's weight; 0: exact",
+    )
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -74,6 +85,12 @@ class LossConfig(Settings):
             if getattr(self, name) is not None and name not in _DEFAULTS.get(self.type, {}):
                 types = " or ".join(form for form, defaults in _DEFAULTS.items() if name in defaults)
                 raise ValueError(f"`{name}` is a parameter of type {types}, but type is '{self.type}': remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _filter_of_kernels(self) -> "LossConfig":
+        if self.gradient_filter and self.implementation == "torch":
+            raise ValueError("`gradient_filter` is of implementation triton, torch is exact: remove one of the two")
         return self
 
     def misfit(self, codec: str) -> str | None:

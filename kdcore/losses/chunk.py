@@ -1,12 +1,15 @@
 """Loss and gradient of one chunk of logits, in torch."""
 
+from math import inf
+
 import torch
 from torch import Tensor
 
 from kdcore.labels.soft_labels import DenseLabels
-from kdcore.losses.cells import Group, Seen, compare
+from kdcore.losses.cells import Seen, compare
 from kdcore.losses.dense import dense_loss
 from kdcore.losses.objective import Objective
+from kdcore.losses.shards import WHOLE, Partial, Shard
 from kdcore.losses.support import Support
 
 _HOLE = -1e30
@@ -20,39 +23,53 @@ def chunk_loss(
     weights: Tensor | None,
     objective: Objective,
     grad: bool,
+    shard: Shard = WHOLE,
+    num_outputs: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Sums [loss, *METRICS] over the tokens of `logits` [N, V], and d loss / d logits. Overwrites `logits`."""
+    """Sums [loss, *METRICS] over the tokens of `logits` [N, V], and d loss / d logits. Overwrites `logits`.
+
+    With a `shard`, V are the classes of this rank, of `num_outputs` that all have, and the sums are of all classes.
+    """
     if isinstance(compared, DenseLabels):
         return dense_loss(logits, compared, targets, weights, objective, grad)
-    ids = compared.ids.clamp(min=0)
-    missing = compared.ids < 0
-    stored = logits.gather(1, ids).masked_fill(missing, float("-inf"))
-    target = logits.gather(1, targets[:, None])
+    width = logits.shape[1]
+    named, missing = _places(shard.local(compared.ids), width)
+    stored = shard.owned(logits.gather(1, named).masked_fill(missing, float("-inf")), compared.ids)
+    aim, elsewhere = _places(shard.local(targets)[:, None], width)
+    target = shard.owned(logits.gather(1, aim).masked_fill(elsewhere, float("-inf")), targets[:, None])
     # Where a label has no class, nothing: its place 0 may be a class of another entry.
     holes = torch.full_like(stored, _HOLE).masked_fill(missing, float("inf"))
-    logits.scatter_reduce_(1, ids, holes, "amin")
+    logits.scatter_reduce_(1, named, holes, "amin")
     shares = torch.empty_like(logits)
-    parts = [slice(0, compared.num_classes), slice(compared.num_classes, logits.shape[1])]
-    parts = [part for part in parts if part.stop > part.start]
-    found = [_group(logits[:, part], shares[:, part]) for part in parts]
-    seen = Seen(stored, target.squeeze(1), tuple(group for group, _ in found))
+    parts = [slice(*span) for span in shard.spans(compared.num_classes, num_outputs or width, width)]
+    shares[:, parts[-1].stop :] = 0  # of a shard that has no class that counts
+    found = [_part(logits[:, part], shares[:, part]) for part in parts]
+    whole = [shard.whole(partial) for partial in found]
+    seen = Seen(stored, target.squeeze(1), tuple(partial.group() for partial in whole))
     sums, gradient, target_gradient = compare(seen, compared, objective, weights)
     if not grad:
         return sums, None
-    count = ids.shape[1]
-    for place, (part, (_, total)) in enumerate(zip(parts, found, strict=True)):
-        shares[:, part].mul_((gradient[:, count + place] / total)[:, None])
-    shares.scatter_add_(1, ids, gradient[:, :count].masked_fill(missing, 0.0))
-    return sums, shares.scatter_add_(1, targets[:, None], target_gradient[:, None])
+    count = named.shape[1]
+    for place, part in enumerate(parts):
+        # The total is at least 1, which the best adds, but where there is no class.
+        factor = found[place].factor(whole[place].best) / whole[place].total.clamp(min=1.0)
+        shares[:, part].mul_((factor * gradient[:, count + place])[:, None])
+    shares.scatter_add_(1, named, gradient[:, :count].masked_fill(missing, 0.0))
+    return sums, shares.scatter_add_(1, aim, target_gradient[:, None].masked_fill(elsewhere, 0.0))
 
 
-def _group(logits: Tensor, shares: Tensor) -> tuple[Group, Tensor]:
-    """One group of classes; `shares` becomes the softmax of `logits` times the total [N] that is returned."""
+def _places(ids: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Columns of `ids`, 0 for those that have none here, and which these are."""
+    missing = (ids < 0) | (ids >= width)
+    return ids.masked_fill(missing, 0), missing
+
+
+def _part(logits: Tensor, shares: Tensor) -> Partial:
+    """Of one group of classes [N, C]; `shares` becomes the exponentials of `logits`, relative to the best."""
+    if logits.shape[1] == 0:
+        return Partial.nothing(logits.sum(1))
     best = logits.amax(1)
     torch.sub(logits, best[:, None], out=shares).exp_()
-    total = shares.sum(1)
+    total, moment = shares.sum(1), torch.linalg.vecdot(shares, logits)
     empty = best <= _HOLE / 2
-    nothing = float("-inf")
-    mean = (torch.linalg.vecdot(shares, logits) / total).masked_fill(empty, 0.0)
-    lse = (best + total.log()).masked_fill(empty, nothing)
-    return Group(lse, best.masked_fill(empty, nothing), mean), total
+    return Partial(*(value.masked_fill(empty, fill) for value, fill in ((best, -inf), (total, 0.0), (moment, 0.0))))

@@ -16,10 +16,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kdcore.config.loss import Implementation
 from kdcore.labels.soft_labels import DenseLabels, SoftLabels
+from kdcore.losses.call import Call, compute_dtype
 from kdcore.losses.chunk import chunk_loss
 from kdcore.losses.head import LogitRules
+from kdcore.losses.implementation import use_kernels
 from kdcore.losses.objective import METRICS, Objective, choose
+from kdcore.losses.shards import WHOLE, Shard
 from kdcore.losses.support import Support, check_fit, chunks
 
 __all__ = ["distillation_loss_from_hidden"]
@@ -39,6 +43,9 @@ def distillation_loss_from_hidden(
     weights: Tensor | None = None,
     chunk_tokens: int = 1024,
     recompute: bool = False,
+    implementation: Implementation = "auto",
+    gradient_filter: float = 0.0,
+    shard: Shard = WHOLE,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Sum over N tokens of `objective`: (1 - hard_weight) T^2 divergence + hard_weight cross-entropy(target).
 
@@ -52,31 +59,30 @@ def distillation_loss_from_hidden(
     again. The head's gradient is summed over chunks in float32 and returned so: a head in a narrower type keeps it
     where its `grad_dtype` is torch.float32.
 
+    `implementation` "triton" makes the loss in kernels on CUDA, "auto" where it can: tiles of logits, made again in the
+    backward pass; `chunk_tokens` and `recompute` are of torch. Kernels leave out blocks of gradients that are below
+    `gradient_filter` times the token's weight. With a `shard`, `head_weight` has the vocabulary's rows that this rank
+    has, and `num_classes` says how many all have; each rank gets the whole loss and gradient of hidden states.
+
     Returns the scalar sum and detached sums by name: METRICS. Raises LabelError when labels and tokens, or labels and
-    vocabulary, do not fit together; ConfigError when the divergence is not defined for such labels.
+    vocabulary, do not fit together; ConfigError when the divergence is not defined for such labels, or an
+    implementation is asked for that cannot make the loss.
     """
     objective = choose(objective, hard_weight=hard_weight)
-    outputs = head_weight.shape[0] if num_classes is None else min(num_classes, head_weight.shape[0])
+    outputs = shard.outputs(num_classes, head_weight.shape[0])
     check_fit(labels, targets, hidden_states.shape[0], outputs)
     if labels is not None:
         objective.check(labels)
-    call = _Call(labels, targets, weights, objective, rules or LogitRules(), outputs, chunk_tokens, recompute)
-    loss, metrics = _ChunkedLoss.apply(hidden_states, head_weight, head_bias, call)  # pyright: ignore[reportGeneralTypeIssues]
+        shard.check(labels)
+    rules = rules or LogitRules()
+    call = Call(labels, targets, weights, objective, rules, outputs, chunk_tokens, recompute, gradient_filter, shard)
+    if use_kernels(implementation, hidden_states, call):
+        from kdcore.losses.kernels.loss import kernel_loss
+
+        loss, metrics = kernel_loss(hidden_states, head_weight, head_bias, call)
+    else:
+        loss, metrics = _ChunkedLoss.apply(hidden_states, head_weight, head_bias, call)  # pyright: ignore[reportGeneralTypeIssues]
     return loss, dict(zip(METRICS, metrics.unbind(), strict=True))
-
-
-@dataclass(frozen=True)
-class _Call:
-    """What a loss is of, but for the tensors that have a gradient."""
-
-    labels: SoftLabels | None
-    targets: Tensor
-    weights: Tensor | None
-    objective: Objective
-    rules: LogitRules
-    num_outputs: int
-    chunk_tokens: int
-    recompute: bool
 
 
 @dataclass
@@ -123,7 +129,7 @@ def _wide_product(left: Tensor, right: Tensor, wide: torch.dtype) -> Tensor:
 
 
 def _run(
-    call: _Call,
+    call: Call,
     hidden: Tensor,
     head: Tensor,
     bias: Tensor | None,
@@ -138,8 +144,10 @@ def _run(
     if scale is not None:
         weights = scale.to(wide).expand(len(hidden)) if weights is None else weights * scale
     with torch.autocast(hidden.device.type, enabled=False):
-        inputs, matrix = hidden.to(dtype), head[: call.num_outputs].to(dtype)
-        offset = None if bias is None else bias[: call.num_outputs]
+        # At least one row, so that a shard of padding alone is a matrix too.
+        rows = max(1, call.shard.rows(0, call.num_outputs, len(head))[1])
+        inputs, matrix = hidden.to(dtype), head[:rows].to(dtype)
+        offset = None if bias is None else bias[:rows]
         for part, compared in chunks(
             call.labels, call.targets, call.objective.tail, call.num_outputs, call.chunk_tokens
         ):
@@ -151,17 +159,21 @@ def _run(
             if grads is not None and d_outputs is not None:
                 grads.add(part, d_outputs, inputs[part], matrix)
             del outputs, d_outputs  # before the next chunk has its own
+        if grads is not None and grads.hidden is not None:
+            call.shard.summed(grads.hidden)
     return sums
 
 
 def _of_outputs(
-    outputs: Tensor, compared: Support | DenseLabels, call: _Call, part: slice, weights: Tensor | None, grad: bool
+    outputs: Tensor, compared: Support | DenseLabels, call: Call, part: slice, weights: Tensor | None, grad: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Sums of one chunk, and d loss / d outputs of the head. Overwrites `outputs`."""
     rules = call.rules
     logits = rules.apply(outputs)
     slope = rules.slope(logits) if grad and rules != LogitRules() else None
-    sums, d_logits = chunk_loss(logits, compared, call.targets[part], weights, call.objective, grad)
+    sums, d_logits = chunk_loss(
+        logits, compared, call.targets[part], weights, call.objective, grad, call.shard, call.num_outputs
+    )
     if slope is not None and d_logits is not None:
         d_logits *= slope
     return sums, d_logits
@@ -171,16 +183,10 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _compute_dtype(hidden: Tensor) -> torch.dtype:
-    if hidden.dtype != torch.float64 and torch.is_autocast_enabled(hidden.device.type):
-        return torch.get_autocast_dtype(hidden.device.type)
-    return hidden.dtype
-
-
 class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, call: _Call) -> tuple[Tensor, Tensor]:
-        dtype = _compute_dtype(hidden)
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, call: Call) -> tuple[Tensor, Tensor]:
+        dtype = compute_dtype(hidden)
         ctx.call, ctx.dtype, ctx.needs = call, dtype, ctx.needs_input_grad[:3]
         grads = None
         if any(ctx.needs) and not call.recompute:

@@ -48,6 +48,8 @@ class DistillModel(nn.Module):
             num_classes=loss.num_classes,
             chunk_tokens=loss.chunk_tokens,
             recompute=bool(loss.recompute),
+            implementation=loss.implementation,
+            gradient_filter=loss.gradient_filter,
         )
 
     def _image(self, batch: ImageBatch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -13,6 +13,7 @@ from kdcore.training.run import run_arms
 from tests.support.engine_worker import ARM, start
 from tests.support.training import TOKENIZER, text_recipe, write_corpus, write_labels
 
+pytestmark = pytest.mark.timeout(900)  # dozens of runs in the first test's fixture
 LORA = {"rank": 4, "alpha": 8.0}
 ENGINES: dict[str, dict[str, Any]] = {
     "torch": {},

@@ -12,6 +12,7 @@ from kdcore.training.run import run_arms
 from tests.support.engine_worker import ARM, start
 from tests.support.training import text_recipe, write_corpus, write_labels
 
+pytestmark = pytest.mark.timeout(900)  # dozens of runs in the first test's fixture
 DECAY = {"optimizer": {"learning_rate": 1e-2, "weight_decay": 0.1}}
 ENGINES = {
     "torch": {},

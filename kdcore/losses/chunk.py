@@ -14,6 +14,8 @@ from kdcore.losses.support import Support
 
 _HOLE = -1e30
 """Takes a class out of a pass over logits: its exponential is 0, and 0 times it is 0, which -inf would not give."""
+_CACHED = 1 << 20
+"""Logits that a CPU goes over several times at once."""
 
 
 def chunk_loss(
@@ -40,10 +42,10 @@ def chunk_loss(
     # Where a label has no class, nothing: its place 0 may be a class of another entry.
     holes = torch.full_like(stored, _HOLE).masked_fill(missing, float("inf"))
     logits.scatter_reduce_(1, named, holes, "amin")
-    shares = torch.empty_like(logits)
     parts = [slice(*span) for span in shard.spans(compared.num_classes, num_outputs or width, width)]
+    found = [_exponentials(logits[:, part]) for part in parts]
+    shares = logits  # overwritten, as a second tensor of this size would be most of the memory
     shares[:, parts[-1].stop :] = 0  # of a shard that has no class that counts
-    found = [_part(logits[:, part], shares[:, part]) for part in parts]
     whole = [shard.whole(partial) for partial in found]
     seen = Seen(stored, target.squeeze(1), tuple(partial.group() for partial in whole))
     sums, gradient, target_gradient = compare(seen, compared, objective, weights)
@@ -64,12 +66,18 @@ def _places(ids: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return ids.masked_fill(missing, 0), missing
 
 
-def _part(logits: Tensor, shares: Tensor) -> Partial:
-    """Of one group of classes [N, C]; `shares` becomes the exponentials of `logits`, relative to the best."""
+def _exponentials(logits: Tensor) -> Partial:
+    """Of one group of classes [N, C]; overwrites `logits` by their exponentials, relative to the best of each token."""
     if logits.shape[1] == 0:
         return Partial.nothing(logits.sum(1))
     best = logits.amax(1)
-    torch.sub(logits, best[:, None], out=shares).exp_()
-    total, moment = shares.sum(1), torch.linalg.vecdot(shares, logits)
+    total, moment = torch.empty_like(best), torch.empty_like(best)
+    # On a CPU as many tokens at a time as its cache holds.
+    step = max(1, _CACHED // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(logits))
+    for first in range(0, len(logits), step):
+        rows = slice(first, first + step)
+        shares = (logits[rows] - best[rows, None]).exp_()
+        total[rows], moment[rows] = shares.sum(1), torch.linalg.vecdot(shares, logits[rows])
+        logits[rows] = shares
     empty = best <= _HOLE / 2
     return Partial(*(value.masked_fill(empty, fill) for value, fill in ((best, -inf), (total, 0.0), (moment, 0.0))))

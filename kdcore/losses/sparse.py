@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from kdcore.config.loss import Implementation
 from kdcore.labels.soft_labels import DenseLabels, SoftLabels
-from kdcore.losses.call import Call, compute_dtype
+from kdcore.losses.call import Call, compute_dtype, grad_dtype
 from kdcore.losses.chunk import chunk_loss
 from kdcore.losses.head import LogitRules
 from kdcore.losses.implementation import use_kernels
@@ -27,6 +27,9 @@ from kdcore.losses.shards import WHOLE, Shard
 from kdcore.losses.support import Support, check_fit, chunks
 
 __all__ = ["distillation_loss_from_hidden"]
+
+_ROWS = 16_384
+"""Of a gradient that are worked on at a time, where a second tensor of its size would be most of the memory."""
 
 
 def distillation_loss_from_hidden(
@@ -115,10 +118,14 @@ class _Gradients:
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Adds left @ right; on a CPU without a tensor of the size of `total` beside it."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
-    else:
+    elif left.is_cuda:
         total += _wide_product(left, right, total.dtype)
+    else:
+        for rows, part in zip(total.split(_ROWS), left.split(_ROWS), strict=True):
+            rows += part @ right
 
 
 def _wide_product(left: Tensor, right: Tensor, wide: torch.dtype) -> Tensor:
@@ -183,6 +190,14 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def _scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """gradient x factor in `dtype`, without a wider tensor of its size on the way."""
+    scaled = torch.empty_like(gradient, dtype=dtype)
+    for rows, part in zip(scaled.split(_ROWS), gradient.split(_ROWS), strict=True):
+        rows.copy_(part * factor)
+    return scaled
+
+
 class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, call: Call) -> tuple[Tensor, Tensor]:
@@ -196,6 +211,7 @@ class _ChunkedLoss(torch.autograd.Function):
             ctx.save_for_backward(hidden, head, bias)
         else:
             ctx.save_for_backward(grads.hidden, grads.head, grads.bias)
+            ctx.grad_dtypes = [None if leaf is None else grad_dtype(leaf) for leaf in (hidden, head, bias)]
         metrics = sums[1:]
         ctx.mark_non_differentiable(metrics)
         return sums[0].clone(), metrics
@@ -207,7 +223,10 @@ class _ChunkedLoss(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         d_loss = grad_outputs[0]  # metrics have no gradient
         if not ctx.call.recompute:
-            scaled = [None if grad is None else grad * d_loss.to(grad.dtype) for grad in ctx.saved_tensors]
+            scaled = [
+                None if grad is None else _scaled(grad, d_loss, dtype)
+                for grad, dtype in zip(ctx.saved_tensors, ctx.grad_dtypes, strict=True)
+            ]
             return (*scaled, None)
         hidden, head, bias = ctx.saved_tensors
         grads = _Gradients.zeros(hidden, head, bias, ctx.needs, _wide(ctx.dtype))

@@ -112,6 +112,9 @@ class TrainingConfig(Settings):
     packing: bool | Literal["auto"] = Field(
         default="auto", description="several sequences a row (text); auto: where the student keeps them apart"
     )
+    prefetch: int = Field(
+        default=2, ge=0, description="micro-batches made in the background, beside the one in use; 0: none"
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="of forward and backward passes; parameters stay float32"
     )

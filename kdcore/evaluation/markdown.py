@@ -22,6 +22,8 @@ def render(report: dict[str, Any], picture: str) -> str:
         _quality(report),
         "## Models",
         _models(report["models"]),
+        "## Training",
+        _training(report.get("training", {})),
         "## Labels",
         _labels(report.get("store")),
         "## Time",
@@ -63,6 +65,16 @@ def _models(models: dict[str, dict[str, Any]]) -> str:
         rows.append([arm, f"{model['parameters']:,}", size, loss, f"{times['p50_ms']} ms", f"{times['p95_ms']} ms"])
     note = "Latency: one forward pass at batch size 1 on the machine that evaluated."
     return _table(header, rows) + f"\n\n{note}" if rows else "No model."
+
+
+def _training(arms: dict[str, dict[str, float]]) -> str:
+    rows = []
+    for arm, found in arms.items():
+        speed, waiting = found.get("tokens_per_second"), found.get("waiting_for_data")
+        shown = ["-" if speed is None else f"{speed:,.0f}", "-" if waiting is None else f"{waiting:.1%}"]
+        rows.append([arm, f"{found['step']:.0f}", f"{found['seconds']:.1f} s", *shown])
+    note = "Tokens (images) a second: since the last line but one of its metrics. Waiting: for data, of the whole time."
+    return _table(["arm", "steps", "time", "per second", "waiting"], rows) + f"\n\n{note}" if rows else "No training."
 
 
 def _labels(store: dict[str, Any] | None) -> str:

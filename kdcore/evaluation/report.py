@@ -2,6 +2,7 @@
 
 import json
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def write_report(run_dir: Path, results: dict[str, Any]) -> Path:
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         **summarise(results["models"]),
         **results,
-        "training": {arm: _last(lines) for arm, lines in curves.items() if lines},
+        "training": {arm: _trained(lines) for arm, lines in curves.items() if lines},
         "stages": read_stages(run_dir),
         "run": _read_json(run_dir / "run.json"),
     }
@@ -62,9 +63,15 @@ def _parse(text: str) -> dict[str, float]:
     return line if isinstance(line, dict) else {}
 
 
-def _last(lines: list[dict[str, float]]) -> dict[str, float]:
+def _trained(lines: list[dict[str, float]]) -> dict[str, float]:
+    """The last line's numbers, and the share of the whole training's time that was spent waiting for data."""
     kept = ("step", "loss", "seconds", "tokens_per_second")
-    return {name: lines[-1][name] for name in kept if name in lines[-1]}
+    found = {name: lines[-1][name] for name in kept if name in lines[-1]}
+    seconds = [after["seconds"] - before["seconds"] for before, after in pairwise([{"seconds": 0.0}, *lines])]
+    if sum(seconds) > 0 and all("waiting_for_data" in line for line in lines):
+        waited = sum(line["waiting_for_data"] * part for line, part in zip(lines, seconds, strict=True))
+        found["waiting_for_data"] = waited / sum(seconds)
+    return found
 
 
 def _read_json(path: Path) -> Any:

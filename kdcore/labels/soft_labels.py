@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kdcore.errors import LabelError
+from kdcore.labels.tensors import OfTensors
 
 __all__ = [
     "DenseLabels",
@@ -23,7 +24,7 @@ Index = slice | Sequence[int] | Tensor
 
 
 @dataclass(frozen=True)
-class TopKLabels:
+class TopKLabels(OfTensors):
     """The K most probable classes of each label; every other class shares one tail cell.
 
     `ids` [N, K] int64 (distinct in a row), `log_probs` [N, K] float32, `tail_log_prob` [N] float32. The K + 1 cells of
@@ -52,15 +53,9 @@ class TopKLabels:
         index = _as_index(index)
         return TopKLabels(self.ids[index], self.log_probs[index], self.tail_log_prob[index], self.num_classes)
 
-    def to(self, device: torch.device | str) -> "TopKLabels":
-        """The same labels on `device`."""
-        return TopKLabels(
-            self.ids.to(device), self.log_probs.to(device), self.tail_log_prob.to(device), self.num_classes
-        )
-
 
 @dataclass(frozen=True)
-class DenseLabels:
+class DenseLabels(OfTensors):
     """Every class of each label: `log_probs` [N, V] float32; each row sums to one (in probability)."""
 
     log_probs: Tensor
@@ -83,13 +78,9 @@ class DenseLabels:
         """The labels at `index`: a slice, a list of positions, or an int64 or bool tensor."""
         return DenseLabels(self.log_probs[_as_index(index)])
 
-    def to(self, device: torch.device | str) -> "DenseLabels":
-        """The same labels on `device`."""
-        return DenseLabels(self.log_probs.to(device))
-
 
 @dataclass(frozen=True)
-class SparseLabels:
+class SparseLabels(OfTensors):
     """A few weighted classes a label, unbiased: the expected weight of a class is the teacher's probability.
 
     Label i has the entries offsets[i] .. offsets[i + 1] - 1 of `ids` int64 (distinct within a label, in no order) and
@@ -132,13 +123,9 @@ class SparseLabels:
         entries = shift + torch.arange(shift.shape[0], device=shift.device)
         return SparseLabels(self.ids[entries], self.weights[entries], offsets, self.num_classes)
 
-    def to(self, device: torch.device | str) -> "SparseLabels":
-        """The same labels on `device`."""
-        return SparseLabels(self.ids.to(device), self.weights.to(device), self.offsets.to(device), self.num_classes)
-
 
 @dataclass(frozen=True)
-class FeatureLabels:
+class FeatureLabels(OfTensors):
     """Features of each label: `features` float32 [N, D], the layers of `layers` (name, width) side by side."""
 
     features: Tensor
@@ -170,10 +157,6 @@ class FeatureLabels:
     def index(self, index: Index) -> "FeatureLabels":
         """The labels at `index`: a slice, a list of positions, or an int64 or bool tensor."""
         return FeatureLabels(self.features[_as_index(index)], self.layers)
-
-    def to(self, device: torch.device | str) -> "FeatureLabels":
-        """The same labels on `device`."""
-        return FeatureLabels(self.features.to(device), self.layers)
 
 
 SoftLabels = TopKLabels | DenseLabels | SparseLabels | FeatureLabels

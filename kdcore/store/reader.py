@@ -19,6 +19,7 @@ from kdcore.store.opening import check_sizes, open_index
 from kdcore.store.order import share_of
 from kdcore.store.schema import LABEL_SPANS, TOKEN_LOG_PROBS
 from kdcore.store.shard import Shard
+from kdcore.store.storage.parallel import in_order
 from kdcore.store.storage.places import Location, Place, open_place
 from kdcore.store.verify import check_digests
 from kdcore.store.views import Columns, column_views, row_view
@@ -192,7 +193,7 @@ class LabelStore:
 
     def name(self, row: int) -> str:
         """The name of the (first) sample of a row."""
-        shard, _ = self._opened(row)
+        shard, _ = self._opened(int(self._index.shard[row]))
         return shard.batches[int(self._index.batch[row])].column("name")[int(self._index.row[row])].as_py()
 
     def labels(self, row: int, start: int = 0, stop: int | None = None) -> SoftLabels:
@@ -213,6 +214,16 @@ class LabelStore:
                 raise IndexError(f"labels [{start}, {stop}) of row {row} are not in the store {self!r}")
             views.append(self.row_view(row))
         return self.codec.decode(views, begins, ends)
+
+    def bring(self, rows: Indices) -> None:
+        """Opens the shards that rows are in, several at once; what lies elsewhere is copied into the cache for it.
+
+        Reading a row does so too: this is for rows that are needed soon, of more than one shard.
+        """
+        numbers = np.unique(self._index.shard[np.asarray(rows)]).tolist()
+        missing = [number for number in numbers if self._open_already(number) is None]
+        for _ in in_order(self._opened, missing, min(self.place.threads, len(missing))):
+            pass
 
     def row_view(self, row: int) -> RowView:
         """The stored columns of a row, as views of the mapped file."""
@@ -236,11 +247,10 @@ class LabelStore:
         return values[offsets[inner] : offsets[inner + 1]]
 
     def _columns(self, row: int) -> Columns:
-        return self._opened(row)[1][int(self._index.batch[row])]
+        return self._opened(int(self._index.shard[row]))[1][int(self._index.batch[row])]
 
-    def _opened(self, row: int) -> tuple[Shard, list[Columns]]:
-        """The row's shard, mapped, with views of its columns; the shards used last stay open."""
-        number = int(self._index.shard[row])
+    def _opened(self, number: int) -> tuple[Shard, list[Columns]]:
+        """A shard, mapped, with views of its columns; the shards used last stay open."""
         found = self._open_already(number)
         if found is None:
             with self._gate(number):

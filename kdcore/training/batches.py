@@ -1,18 +1,18 @@
 """What a student is given at one time, and what it is taken from."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from kdcore.labels.soft_labels import SoftLabels
+from kdcore.labels.tensors import OfTensors
 from kdcore.training.packing import Layout
 
 
 @dataclass(frozen=True)
-class TextBatch:
+class TextBatch(OfTensors):
     """`input_ids` int64 [B, L], sequences and padding; its N valid tokens are at `positions` [N] of the flat B x L.
 
     `targets` int64 [N] are the next tokens; `labels` holds N soft labels, or None. N may be 0: a rank without work.
@@ -28,10 +28,10 @@ class TextBatch:
     borders: Tensor | None = None
     longest: int = 0
 
-    def to(self, device: torch.device) -> "TextBatch":
-        """The same batch on `device`."""
-        moved = {name: None if value is None else value.to(device) for name, value in self._movable().items()}
-        return replace(self, **moved)
+    @property
+    def num_tokens(self) -> int:
+        """N."""
+        return len(self.targets)
 
     @property
     def num_slots(self) -> int:
@@ -52,22 +52,14 @@ class TextBatch:
             inputs |= {"max_length_q": self.longest, "max_length_k": self.longest}
         return inputs
 
-    def _movable(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "longest"}
-
 
 @dataclass(frozen=True)
-class ImageBatch:
+class ImageBatch(OfTensors):
     """`pixels` float32 [B, C, H, W], `targets` int64 [N], N soft labels or None. N < B only for a rank without work."""
 
     pixels: Tensor
     targets: Tensor
     labels: SoftLabels | None
-
-    def to(self, device: torch.device) -> "ImageBatch":
-        """The same batch on `device`."""
-        labels = None if self.labels is None else self.labels.to(device)
-        return ImageBatch(self.pixels.to(device), self.targets.to(device), labels)
 
     @property
     def num_slots(self) -> int:
@@ -87,6 +79,11 @@ class Samples(Protocol):
     notes: tuple[str, ...]
     """What a person should know of them before the first step."""
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether some of what `batch` reads lies on another machine, from which `bring` copies it."""
+        ...
+
     def __len__(self) -> int:
         """How many there are in an epoch."""
         ...
@@ -101,4 +98,8 @@ class Samples(Protocol):
 
     def batch(self, indices: np.ndarray, layout: Layout = "padded") -> Batch:
         """The samples `indices` as one micro-batch; an empty one for no index."""
+        ...
+
+    def bring(self, indices: np.ndarray) -> None:
+        """Copies to this machine what `batch` reads for these samples, many files at once."""
         ...

@@ -30,6 +30,7 @@ class ImageSamples:
         self._index = np.repeat(np.arange(len(samples)), [times for _, _, times in samples])
         self.lengths = np.ones(len(self._index), dtype=np.int64)
         self.notes: tuple[str, ...] = ()
+        self.elsewhere = labels is not None and labels.elsewhere
         self._cache: dict[int, ImageSample] = {}
         self._room = _CACHE_BYTES
         self.num_classes = int(source.num_classes or 0)
@@ -57,6 +58,11 @@ class ImageSamples:
         labels = None if self._labels is None else self._labels.of(numbers).index(slice(0, len(indices)))
         return ImageBatch(pixels, targets, labels)
 
+    def bring(self, indices: np.ndarray) -> None:
+        """Copies the shards of the images' labels to this machine, many at once."""
+        if self._labels is not None:
+            self._labels.bring(self._index[indices])
+
     def _image(self, number: int) -> ImageSample:
         if number in self._cache:
             return self._cache[number]
@@ -74,6 +80,11 @@ class StoreJoin:
     def __init__(self, store: "LabelStore", samples: list[PlannedSample]) -> None:
         self._store = store
         self._rows = store.rows_of(key for _, key, _ in samples)
+        self.elsewhere = store.place.remote
+
+    def bring(self, numbers: np.ndarray) -> None:
+        """Copies the shards that the labels of `numbers` are in, where they lie elsewhere."""
+        self._store.bring(self._rows[numbers])
 
     def of(self, numbers: np.ndarray) -> SoftLabels:
         """One label for each of the planned samples `numbers`."""

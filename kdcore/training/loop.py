@@ -15,6 +15,7 @@ from kdcore.training.bad_steps import BadSteps
 from kdcore.training.batches import Samples
 from kdcore.training.checkpoint import aside_path, begin, checkpoint_path, finish_checkpoint, room_for
 from kdcore.training.engines import Engine
+from kdcore.training.feed import Feed, feeding
 from kdcore.training.metrics_log import MetricsLog
 from kdcore.training.model import seed_step
 from kdcore.training.preemption import Notice, Terminated
@@ -23,14 +24,16 @@ from kdcore.training.ranks import Ranks
 from kdcore.training.schedule import learning_rate
 from kdcore.training.step_plan import StepPlan
 
-# What is summed over a step: the loss and its own metrics, tokens that go through the student, and those with padding.
-_SUMS = ("loss", *METRICS, "inputs", "slots")
+# What is summed over a step and its ranks: the loss and its own metrics, tokens that go through the student, those with
+# padding, and the seconds that were spent waiting for data.
+_SUMS = ("loss", *METRICS, "inputs", "slots", "waited")
 
 
 @dataclass
 class _Window:
     """Sums over the steps that were taken since the last logged line."""
 
+    world: int
     sums: Tensor = field(default_factory=lambda: torch.zeros(len(_SUMS), dtype=torch.float64))
     norms: float = 0.0
     steps: int = 0
@@ -42,9 +45,11 @@ class _Window:
     def values(self, now: float) -> dict[str, float]:
         sums = dict(zip(_SUMS, self.sums.tolist(), strict=True))
         tokens, padding = sums.pop("tokens"), 1 - sums.pop("inputs") / sums.pop("slots")
+        seconds = max(now - self.started, 1e-9)
+        waiting = sums.pop("waited") / self.world / seconds
         means = {name: value / tokens for name, value in sums.items()}
-        speed = tokens / max(now - self.started, 1e-9)
-        return {**means, "gradient_norm": self.norms / self.steps, "tokens_per_second": speed, "padding": padding}
+        means |= {"gradient_norm": self.norms / self.steps, "tokens_per_second": tokens / seconds}
+        return {**means, "padding": padding, "waiting_for_data": waiting}
 
 
 class Loop:
@@ -66,7 +71,7 @@ class Loop:
         self._config, self._ranks, self._on_progress = config, ranks, on_progress
         self._checkpoints = directory / "checkpoints"
         self._notice, self._told_to_end = notice, False
-        self._window = _Window()
+        self._window = _Window(ranks.world)
         self.bad_steps = BadSteps(name, config)
 
     def run(self, first_step: int, steps: int, log: MetricsLog | None) -> None:
@@ -75,19 +80,25 @@ class Loop:
         Raises TrainingError for a bad step where the settings say so, and Terminated after SIGTERM to any rank, once
         the step in work is done and saved.
         """
-        begun, self._window = time.perf_counter(), _Window()
+        ranks, plan = self._ranks, self._plan
+        dealt = (plan.micro_batches(step, ranks.rank) for step in range(first_step, steps))
+        with feeding(self._samples, dealt, plan.layout, ranks.device, self._config.prefetch) as feed:
+            self._run(first_step, steps, log, feed)
+
+    def _run(self, first_step: int, steps: int, log: MetricsLog | None, feed: Feed) -> None:
+        begun, self._window = time.perf_counter(), _Window(self._ranks.world)
         every = self._config.log_every_steps
         for step in range(first_step, steps):
             rate, done = learning_rate(self._config.optimizer, step, steps), step + 1
             logged = done % every == 0 or done == steps
-            digest = self._step(step, rate, logged)
+            digest = self._step(step, rate, feed, logged)
             if logged and self._window.steps:
                 now = time.perf_counter()
                 seconds = now - begun + (log.seconds_before if log else 0.0)
                 values = {"step": done, **self._window.values(now), "lr": rate, "seconds": seconds}
                 notes = {"samples_digest": digest, "skipped_steps": len(self.bad_steps.skipped)}
                 self._report(values, notes, steps, (now - begun) / (done - first_step), log)
-                self._window = _Window()
+                self._window = _Window(self._ranks.world)
             if done < steps and (self._told_to_end or done % self._config.checkpoint.every_steps == 0):
                 self.save(done)
             if self._told_to_end and done < steps:
@@ -115,7 +126,7 @@ class Loop:
         for part in (prepare, write, finish):
             self._ranks.together(part, what)
 
-    def _step(self, step: int, rate: float, logged: bool) -> str:
+    def _step(self, step: int, rate: float, feed: Feed, logged: bool) -> str:
         """One optimizer step, taken if it is a good one. Returns the digest of its samples, empty if not `logged`."""
         ranks, plan = self._ranks, self._plan
         # The one global normaliser: valid tokens (or images) of the whole step, known to every rank from the plan.
@@ -123,15 +134,15 @@ class Loop:
         seed_step(plan.seed, step, ranks.rank)
         total = torch.zeros(len(_SUMS), dtype=torch.float64, device=ranks.device)
         digests = np.zeros(1, dtype=np.uint64)
-        parts = plan.micro_batches(step, ranks.rank)
-        for number, indices in enumerate(parts):
-            batch = self._samples.batch(indices, plan.layout).to(ranks.device)
-            loss, metrics = self._engine.accumulate(batch, scale, last=number == len(parts) - 1)
-            total[:-2] += torch.stack([loss, *(metrics[name].to(loss.dtype) for name in METRICS)])
-            total[-2] += int(plan.lengths[indices].sum())
-            total[-1] += batch.num_slots
+        waited = feed.waited
+        for part in feed.step():
+            loss, metrics = self._engine.accumulate(part.batch, scale, last=part.last)
+            total[:-3] += torch.stack([loss, *(metrics[name].to(loss.dtype) for name in METRICS)])
+            total[-3] += int(plan.lengths[part.indices].sum())
+            total[-2] += part.batch.num_slots
             if logged:
-                digests += self._samples.digests(indices).sum(dtype=np.uint64)
+                digests += self._samples.digests(part.indices).sum(dtype=np.uint64)
+        total[-1] = feed.waited - waited
         self._engine.update(rate, lambda norm: self._accept(step, total, norm, scale))
         return f"{int(ranks.sum(torch.from_numpy(digests.view(np.int64)))) % (1 << 64):016x}" if logged else ""
 
@@ -161,4 +172,5 @@ class Loop:
         log.write({**values, **notes})
         step = int(values["step"])
         left = (steps - step) * seconds
-        self._on_progress(Progress(self._name, step, steps, values["loss"], values["tokens_per_second"], left))
+        speed, waiting = values["tokens_per_second"], values["waiting_for_data"]
+        self._on_progress(Progress(self._name, step, steps, values["loss"], speed, left, waiting))

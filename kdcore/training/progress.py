@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """One message of rank 0: numbers of a step, or a `note` in words."""
+    """One message of rank 0: numbers of a step, or a `note` in words. `waiting_for_data` is a share of the time."""
 
     arm: str
     step: int
@@ -14,6 +14,7 @@ class Progress:
     loss: float | None = None
     tokens_per_second: float | None = None
     seconds_left: float | None = None
+    waiting_for_data: float | None = None
     note: str = ""
 
     def __str__(self) -> str:
@@ -25,6 +26,8 @@ class Progress:
             parts.append(f"loss {self.loss:.4f}")
         if self.tokens_per_second is not None:
             parts.append(f"{self.tokens_per_second:,.0f}/s")
+        if self.waiting_for_data is not None:
+            parts.append(f"{self.waiting_for_data:.0%} waiting for data")
         if self.seconds_left is not None:
             parts.append(f"{format_seconds(self.seconds_left)} left")
         return ", ".join(parts)

@@ -49,9 +49,20 @@ class Rows(Protocol):
         """Labels start..stop-1 of each row, one after the other."""
         ...
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether rows lie on another machine, from which `bring` copies them."""
+        ...
+
+    def bring(self, rows: np.ndarray) -> None:
+        """Copies what these rows are read from, many files at once."""
+        ...
+
 
 class SourceRows:
     """Documents of the recipe's source, tokenised here; they have no soft labels."""
+
+    elsewhere = False
 
     def __init__(self, recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> None:
         source, encoder = open_source(recipe.data), TextEncoder(tokenizer, recipe.data)
@@ -89,6 +100,9 @@ class SourceRows:
         """There are none: LabelError."""
         raise LabelError(f"rows {rows.tolist()[:5]} come from the source, which has no soft labels; open a label store")
 
+    def bring(self, rows: np.ndarray) -> None:
+        """They are in memory."""
+
     def _positions(self, row: int) -> np.ndarray:
         spans = self._rows[row].spans
         assert spans is not None
@@ -103,6 +117,8 @@ class StoreRows:
         self.labels_of = store.labels_of
         self.tokens = store.tokens
         self.occurrences = store.occurrences
+        self.bring = store.bring
+        self.elsewhere = store.place.remote
 
     def num_tokens(self) -> np.ndarray:
         """Tokens of each row, int64 [R]."""
@@ -134,6 +150,15 @@ class TextSamples:
 
     def __len__(self) -> int:
         return len(self._chunks)
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether they are read from another machine."""
+        return self._rows.elsewhere
+
+    def bring(self, indices: np.ndarray) -> None:
+        """Copies the shards that sequences are in to this machine, many at once."""
+        self._rows.bring(self._chunks.rows[indices])
 
     def tokens(self, indices: np.ndarray) -> int:
         """Labelled tokens (targets) of the sequences."""
@@ -220,10 +245,16 @@ def text_samples(
     from kdcore.store.reader import open_store
 
     store = open_store(recipe.store_path)
+    check_same_tokenizer(store, tokenizer)
+    return TextSamples(StoreRows(store), sequence_length, uses_labels, long_documents)
+
+
+def check_same_tokenizer(store: "LabelStore", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """TokenizerMismatch unless the labels were made with this tokenizer; a store that knows of none is not checked."""
     stored, ours = store.identity.get("tokenizer"), digest_tokenizer(tokenizer)
     if stored is not None and stored != ours:
         raise TokenizerMismatch(
-            f"student and teacher must share a tokenizer: the labels in {recipe.store_path} were made with "
-            f"{stored}, the student has {ours}; set student.tokenizer to the teacher's"
+            f"student and teacher must share a tokenizer: the labels in {store.path} were made with one of digest "
+            f"{stored}, the student's '{tokenizer.name_or_path}' has {ours}. Use the teacher's (student.tokenizer in a "
+            "recipe), special tokens and chat template included"
         )
-    return TextSamples(StoreRows(store), sequence_length, uses_labels, long_documents)

@@ -62,7 +62,11 @@ def test_without_a_baseline_nothing_is_claimed() -> None:
 def begin(run_dir: Path) -> None:
     arm = run_dir / "arms" / "student-seed0"
     arm.mkdir(parents=True)
-    lines = [{"step": step, "cross_entropy": 5.0 / step, "loss": 4.0, "seconds": step} for step in (1, 2, 3)]
+    lines = [
+        {"step": step, "cross_entropy": 5.0 / step, "loss": 4.0, "seconds": step, "tokens_per_second": 9876.0}
+        | {"waiting_for_data": 0.6 if step == 1 else 0.0}
+        for step in (1, 2, 3)
+    ]
     text = "\n".join(map(json.dumps, [*lines, {**lines[1], "loss": 1.0}]))
     (arm / "metrics.jsonl").write_text(text + '\n{"step": 4, "lo')
     (run_dir / "stages.json").write_text('{"labels": {"seconds": 12.5, "parts": 2, "finished": true}}')
@@ -93,6 +97,7 @@ def test_the_report_holds_everything(tmp_path: Path) -> None:
     text = path.read_text()
     for part in ("beats the baseline", "3.1000 ± 0.1414", "ids | 16.00", "16.25", "39.50", "1,234,567", "4.94 MB"):
         assert part in text
+    assert "| student-seed0 | 3 | 3.0 s | 9,876 | 20.0% |" in text
     for part in ("Losses are in nats.", "250,000 labels", "12.5 s", "1.5 ms", "report.png", "topk"):
         assert part in text
     report = json.loads((tmp_path / "report.json").read_text())

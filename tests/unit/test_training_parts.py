@@ -64,4 +64,6 @@ def test_lines_after_the_resumed_step_are_dropped_and_a_torn_one_too(tmp_path: P
 
 def test_a_progress_line_has_rate_and_time_left():
     assert str(Progress("a", 5, 9, 1.5, 1234.0, 3725.0)) == "a: step 5/9, loss 1.5000, 1,234/s, 1:02:05 left"
+    waited = Progress("a", 5, 9, 1.5, 1234.0, 3725.0, 0.034)
+    assert str(waited) == "a: step 5/9, loss 1.5000, 1,234/s, 3% waiting for data, 1:02:05 left"
     assert str(Progress("a", 5, 9, note="resumed")) == "a: resumed"

@@ -118,6 +118,9 @@ class Place(ABC):
     threads: int
     """How many operations at once are worth while."""
 
+    remote = False
+    """Whether files are copied into the cache of this machine before they are mapped."""
+
     trusts_nobody = False
     """Whether put-if-absent must be tried on the storage before it is relied on."""
 

@@ -6,6 +6,7 @@ A place holds no credential (see filesystem.py): it is pickled as its URL.
 import contextlib
 import datetime
 import io
+import os
 import re
 import secrets
 import time
@@ -31,6 +32,7 @@ _TAKEN = frozenset({"PreconditionFailed", "412"})
 class RemotePlace(Place):
     """BUCKET/PREFIX of a filesystem that fsspec knows."""
 
+    remote = True
     threads = 16
     trusts_nobody = True
 
@@ -38,12 +40,19 @@ class RemotePlace(Place):
         if not path:
             raise StoreError(f"a store's URL is {scheme}://BUCKET/PREFIX, this one names no bucket: set labels.path so")
         self.url, self._root, self._scheme = f"{scheme}://{path}", path, scheme
-        self._fs = filesystem(scheme, "labels.path")
+        self._made = (os.getpid(), filesystem(scheme, "labels.path"))
         self._root = self._fs._strip_protocol(self.url)
         self._errors = storage_errors()
 
     def __reduce__(self) -> tuple[type["RemotePlace"], tuple[str, str]]:
         return type(self), (self._scheme, self.url.removeprefix(f"{self._scheme}://"))
+
+    @property
+    def _fs(self) -> Any:
+        """The filesystem of this process: one that was forked, as a DataLoader's workers are, needs its own."""
+        if self._made[0] != os.getpid():
+            self._made = (os.getpid(), filesystem(self._scheme, "labels.path"))
+        return self._made[1]
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root

@@ -15,28 +15,36 @@ if TYPE_CHECKING:
     from kdcore.store.reader import open_store
     from kdcore.store.verify import verify_store
     from kdcore.students.export import load_student
+    from kdcore.training.labelled_text import LabelledText
+    from kdcore.training.scripting import distillation_loss, with_distillation_loss
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "LabelledText",
     "Recipe",
     "__version__",
+    "distillation_loss",
     "distillation_loss_from_hidden",
     "load_recipe",
     "load_student",
     "open_store",
     "soft_target_loss",
     "verify_store",
+    "with_distillation_loss",
 ]
 
 _HOMES = {
+    "LabelledText": "kdcore.training.labelled_text",
     "Recipe": "kdcore.config.recipe",
+    "distillation_loss": "kdcore.training.scripting",
     "distillation_loss_from_hidden": "kdcore.losses.sparse",
     "load_recipe": "kdcore.config.load",
     "load_student": "kdcore.students.export",
     "open_store": "kdcore.store.reader",
     "soft_target_loss": "kdcore.losses.response",
     "verify_store": "kdcore.store.verify",
+    "with_distillation_loss": "kdcore.training.scripting",
 }
 
 

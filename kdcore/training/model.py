@@ -4,17 +4,14 @@ The loss is computed inside `forward`, so that wrappers which move or shard para
 ZeRO-3) see every use of them, the head's included.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from kdcore.config import TrainingConfig
-from kdcore.losses.head import logit_rules
 from kdcore.losses.objective import objective_of
 from kdcore.losses.response import soft_target_loss
-from kdcore.losses.sparse import distillation_loss_from_hidden
-from kdcore.training.batches import Batch, ImageBatch, TextBatch
+from kdcore.training.batches import Batch, TextBatch
+from kdcore.training.text_loss import text_loss
 
 
 class DistillModel(nn.Module):
@@ -29,30 +26,7 @@ class DistillModel(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one micro-batch, summed over its valid tokens or images."""
         if isinstance(batch, TextBatch):
-            return self._text(batch)
-        return self._image(batch)
-
-    def _text(self, batch: TextBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        student: Any = self.student
-        loss = self.config.loss
-        hidden = student.get_decoder()(**batch.inputs(), use_cache=False).last_hidden_state
-        head = student.get_output_embeddings()
-        return distillation_loss_from_hidden(
-            hidden.flatten(0, 1)[batch.positions],
-            head.weight,
-            batch.labels,
-            batch.targets,
-            objective=self.objective,
-            head_bias=head.bias,
-            rules=logit_rules(student.config),
-            num_classes=loss.num_classes,
-            chunk_tokens=loss.chunk_tokens,
-            recompute=bool(loss.recompute),
-            implementation=loss.implementation,
-            gradient_filter=loss.gradient_filter,
-        )
-
-    def _image(self, batch: ImageBatch) -> tuple[Tensor, dict[str, Tensor]]:
+            return text_loss(self.student, batch, self.objective, self.config.loss)
         logits = self.student(batch.pixels)[: len(batch.targets)]
         return soft_target_loss(logits, batch.labels, batch.targets, objective=self.objective)
 

@@ -68,10 +68,10 @@ def finish_checkpoint(root: Path, step: int, keep: int, record: dict[str, Any]) 
         _write_synced(root / f"{_ASIDE}latest", final.name + "\n")
     os.replace(root / f"{_ASIDE}latest", root / "latest")
     _sync(root)
-    for old in _steps(root)[:-keep]:
-        shutil.rmtree(checkpoint_path(root, old), ignore_errors=True)
-    for converted in root.glob(f"{_CONVERTED}step-*"):  # of use until training has gone on from it
-        shutil.rmtree(converted, ignore_errors=True)
+    # A conversion is of use until training has gone on from it; what lies aside was left by a kill.
+    useless = [*root.glob(f"{_CONVERTED}step-*"), *root.glob(f"{_ASIDE}*step-*")]
+    for path in [*(checkpoint_path(root, old) for old in _steps(root)[:-keep]), *useless]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

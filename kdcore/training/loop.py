@@ -144,7 +144,10 @@ class Loop:
                 digests += self._samples.digests(part.indices).sum(dtype=np.uint64)
         total[-1] = feed.waited - waited
         self._engine.update(rate, lambda norm: self._accept(step, total, norm, scale))
-        return f"{int(ranks.sum(torch.from_numpy(digests.view(np.int64)))) % (1 << 64):016x}" if logged else ""
+        if not logged:
+            return ""
+        whole = ranks.sum(torch.from_numpy(digests.view(np.int64)).to(ranks.device))  # wraps around, as it should
+        return f"{int(whole) % (1 << 64):016x}"
 
     def _accept(self, step: int, total: Tensor, norm: Tensor, scale: float) -> bool:
         """Whether to take the step: decided on sums over all ranks, the norm's too, so that all decide the same."""

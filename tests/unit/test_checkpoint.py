@@ -39,8 +39,10 @@ def test_one_that_was_never_finished_is_not_there_and_does_not_hinder_the_next(t
     aside = begin(checkpoint_path(tmp_path, 4))
     (aside / "numbers").write_bytes(b"torn")
     assert latest_checkpoint(tmp_path, no_note) == 2
-    save(tmp_path, 4)
-    assert check_checkpoint(checkpoint_path(tmp_path, 4)) is None
+    save(tmp_path, 6)
+    assert check_checkpoint(checkpoint_path(tmp_path, 6)) is None
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["latest", "step-00000002", "step-00000006"]  # what the kill left is gone
 
 
 def truncate(directory: Path) -> None:

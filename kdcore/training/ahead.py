@@ -1,7 +1,7 @@
 """What is needed next, made in a thread while something else is at work.
 
-A thread, not a process: what a micro-batch takes most time for (reading and downloading shards, decoding labels,
-decoding images, copies) runs without the interpreter's lock, and a process would have to send every batch.
+A thread, not a process, which would have to send every batch: downloads, reads, the decoders of labels and images, and
+copies run without the interpreter's lock. What holds it, the bookkeeping for each sequence, is little beside a step.
 """
 
 from collections import deque

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from kdcore.config.load import dump_recipe
 from kdcore.config.recipe import Recipe
@@ -33,8 +34,10 @@ _NOT_COMPARED_OF_TRAINING = (
     "micro_batch_tokens",
     "on_bad_step",
     "packing",
+    "prefetch",
     "spike_factor",
 )
+_NOT_COMPARED_OF_LOSS = ("chunk_tokens", "implementation", "recompute")
 _PACKAGES = ("torch", "ray", "deepspeed", "peft", "transformers", "tokenizers", "datasets", "pyarrow", "numpy", "timm")
 
 
@@ -42,7 +45,7 @@ def begin_run(recipe: Recipe, command: list[str] | None = None) -> Path:
     """Create or re-enter the run directory; returns it.
 
     Raises RunMismatch when it holds a run of another configuration (settings under `cluster` may differ, and those of
-    `training` that split, save or log the steps).
+    `training` that split, feed, save or log the steps).
     """
     run_dir = recipe.run_dir
     config = run_dir / "config.yaml"
@@ -133,8 +136,7 @@ def _compare(config: Path, recipe: Recipe) -> None:
     stored = yaml.safe_load(config.read_text(encoding="utf-8"))
     if not isinstance(stored, dict):
         raise RunMismatch(f"'{config}' is not a recipe; move the folder away or run with another name: name=OTHER")
-    wanted = json.loads(recipe.model_dump_json())
-    before, now = flatten(_comparable(stored)), flatten(_comparable(wanted))
+    before, now = (flatten(_comparable(tree)) for tree in (_with_defaults(stored), recipe.model_dump(mode="json")))
     differing = [path for path in sorted(before.keys() | now.keys()) if before.get(path) != now.get(path)]
     if not differing:
         return
@@ -146,16 +148,30 @@ def _compare(config: Path, recipe: Recipe) -> None:
     )
 
 
+def _with_defaults(stored: dict[str, Any]) -> dict[str, Any]:
+    """A stored recipe with settings that came later, which it did without; as it is where it is no recipe any more."""
+    try:
+        return Recipe.model_validate(stored).model_dump(mode="json")
+    except ValidationError:
+        return stored
+
+
 def _comparable(tree: dict[str, Any]) -> dict[str, Any]:
     """What decides the run's results, with paths seen from the run directory: a moved checkout is the same run."""
     home = os.path.join(str(tree.get("runs", ".")), str(tree.get("name", "")))
     kept = _without(tree, _NOT_COMPARED)
     if isinstance(kept.get("training"), dict):
-        kept["training"] = _without(kept["training"], _NOT_COMPARED_OF_TRAINING)
+        kept["training"] = _of_training(kept["training"])
     teacher = kept.get("teacher")
     if isinstance(teacher, dict) and isinstance(teacher.get("fit"), dict):
-        kept["teacher"] = {**teacher, "fit": _without(teacher["fit"], _NOT_COMPARED_OF_TRAINING)}
+        kept["teacher"] = {**teacher, "fit": _of_training(teacher["fit"])}
     return _relative(kept, home)
+
+
+def _of_training(tree: dict[str, Any]) -> dict[str, Any]:
+    kept = _without(tree, _NOT_COMPARED_OF_TRAINING)
+    loss = kept.get("loss")
+    return {**kept, "loss": _without(loss, _NOT_COMPARED_OF_LOSS)} if isinstance(loss, dict) else kept
 
 
 def _without(tree: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

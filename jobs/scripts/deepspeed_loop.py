@@ -24,10 +24,9 @@ def main() -> None:
     parser.add_argument("--output", required=True, help="where the trained student goes")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--micro-batch", type=int, default=4, help="sequences per rank and forward pass")
-    parser.add_argument("--accumulate", type=int, default=2, help="micro-batches per rank and step")
+    parser.add_argument("--accumulate", type=int, default=2, help="per rank and step; an epoch's last few are left out")
     parser.add_argument("--local_rank", type=int, help="what the deepspeed launcher adds")
     args = parser.parse_args()
-
     deepspeed.init_distributed()
     tokenizer = AutoTokenizer.from_pretrained(args.student)
     data = LabelledText(args.store, tokenizer, long_documents="cut")
@@ -37,8 +36,7 @@ def main() -> None:
     settings = {"train_micro_batch_size_per_gpu": args.micro_batch, "gradient_accumulation_steps": args.accumulate}
     settings |= {"zero_optimization": {"stage": 2}, "bf16": {"enabled": torch.cuda.is_available()}}
     settings |= {"optimizer": {"type": "AdamW", "params": {"lr": 1e-4, "torch_adam": True}}, "gradient_clipping": 1.0}
-    parameters: Any = model.parameters()
-    engine: Any = deepspeed.initialize(model=model, model_parameters=parameters, config=settings)[0]
+    engine: Any = deepspeed.initialize(model=model, model_parameters=[*model.parameters()], config=settings)[0]
     for epoch in range(args.epochs):
         sampler.set_epoch(epoch)
         batches = iter(loader)
@@ -50,6 +48,8 @@ def main() -> None:
                 # DeepSpeed takes the mean over ranks and micro-batches; ours are shares of the step's, to be added.
                 engine.backward(loss * dist.get_world_size() * args.accumulate)
                 engine.step()
+    if engine.global_steps == 0:
+        raise SystemExit(f"no step was taken: {len(loader)} micro-batches an epoch are fewer than --accumulate")
     if dist.get_rank() == 0:
         model.save_pretrained(args.output)
         tokenizer.save_pretrained(args.output)

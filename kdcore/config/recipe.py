@@ -14,6 +14,9 @@ from kdcore.config.paths import path_settings
 from kdcore.config.training import TrainingConfig
 from kdcore.config.urls import check_url, is_url
 
+_OF_TEXT = ("packing", "long_documents")
+_LOSS_OF_TEXT = ("num_classes", "recompute", "implementation", "gradient_filter")
+
 
 class EvaluationConfig(Settings):
     """What the report measures."""
@@ -88,9 +91,13 @@ class Recipe(Settings):
     def _of_images(self) -> None:
         fit = self.teacher.fit if isinstance(self.teacher, TeacherImageConfig) else None
         for name, training in (("training", self.training), ("teacher.fit", fit)):
+            if training is None:
+                continue
             for size in ("tokens_per_step", "micro_batch_tokens"):
-                if training is not None and getattr(training, size) is not None:
+                if getattr(training, size) is not None:
                     raise ValueError(f"{name}.{size} counts tokens, which images have none of: set batch_size")
+            _refuse_of_text(training, name, _OF_TEXT)
+            _refuse_of_text(training.loss, f"{name}.loss", _LOSS_OF_TEXT)
 
     def _splittable(self, ranks: int) -> None:
         if self.codec.type == "feature":
@@ -132,3 +139,9 @@ class Recipe(Settings):
     def store_path(self) -> str:
         """The label store of this recipe: a directory, or a URL such as s3://bucket/prefix."""
         return self.labels.path or str(self.run_dir / "labels")
+
+
+def _refuse_of_text(settings: Settings, where: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        if getattr(settings, name) not in (type(settings).model_fields[name].default, False):
+            raise ValueError(f"{where}.{name} is of text and would do nothing to images: leave it out")

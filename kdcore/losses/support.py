@@ -31,11 +31,15 @@ class Support:
 
 
 def check_fit(labels: SoftLabels | None, targets: Tensor, num_tokens: int, num_outputs: int) -> None:
-    """Raise LabelError unless there is one target and one label per token, over classes that the student has."""
+    """Raise LabelError unless there is one target and one label per token, over classes that the student has.
+
+    That targets are outputs is checked at once on a CPU; a GPU, which is not waited for, stops with its own assertion.
+    """
     if targets.shape != (num_tokens,):
         raise LabelError(
             f"one target per token is needed: {num_tokens} tokens, targets of shape {tuple(targets.shape)}"
         )
+    _check_targets(targets, num_outputs)
     if labels is None:
         return
     if labels.num_labels != num_tokens:
@@ -48,6 +52,19 @@ def check_fit(labels: SoftLabels | None, targets: Tensor, num_tokens: int, num_o
         raise LabelError(
             f"labels over {labels.num_classes} classes do not fit a student with {num_outputs} outputs; the student "
             "must be built for the teacher's tokenizer or classes: change `student`, or training.loss.num_classes"
+        )
+
+
+def _check_targets(targets: Tensor, num_outputs: int) -> None:
+    inside = ((targets >= 0) & (targets < num_outputs)).all()
+    told = f"targets must be among the {num_outputs} outputs of the student that count"
+    if targets.device.type != "cpu":
+        torch._assert_async(inside, told)
+    elif not inside:
+        wrong = targets[(targets < 0) | (targets >= num_outputs)]
+        raise LabelError(
+            f"{told}, got {int(wrong[0])} ({len(wrong)} such tokens). Leave out the hidden states of tokens that are "
+            "not trained, instead of marking them (-100); or raise training.loss.num_classes"
         )
 
 

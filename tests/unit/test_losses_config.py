@@ -82,3 +82,20 @@ def test_a_recipe_whose_labels_do_not_fit_its_loss_is_refused_before_they_are_ma
 )
 def test_text_recipes_that_fit(loss, codec):
     assert recipe(loss, codec).training is not None
+
+
+@pytest.mark.parametrize(
+    ("training", "setting"),
+    [
+        ({"packing": True}, "training.packing"),
+        ({"long_documents": "drop"}, "training.long_documents"),
+        ({"loss": {"num_classes": 3}}, "training.loss.num_classes"),
+        ({"loss": {"implementation": "triton"}}, "training.loss.implementation"),
+        ({"loss": {"recompute": True}}, "training.loss.recompute"),
+    ],
+)
+def test_settings_of_text_are_refused_for_images(training, setting):
+    made = {"name": "x", "data": {"type": "digits"}, "student": {"type": "image_classifier", "source": "convnet"}}
+    with pytest.raises(ConfigError, match=f"{setting} is of text"):
+        parse_recipe({**made, "training": {"steps": 1, **training}})
+    parse_recipe({**made, "training": {"steps": 1, "packing": False, "loss": {"recompute": False}}})

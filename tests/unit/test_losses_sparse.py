@@ -304,6 +304,11 @@ def test_misfits_are_refused():
         distillation_loss_from_hidden(hidden, torch.zeros(6, 2), labels.index(slice(0, 2)), zeros)
     with pytest.raises(LabelError, match="one target per token"):
         distillation_loss_from_hidden(hidden, head, None, zeros[:2])
+    for wrong in (-100, 4):
+        with pytest.raises(LabelError, match=rf"among the 4 outputs.*got {wrong} \(1 such"):
+            distillation_loss_from_hidden(hidden, head, None, torch.tensor([0, wrong, 1]))
+    with pytest.raises(LabelError, match=r"among the 2 outputs.*num_classes"):
+        distillation_loss_from_hidden(hidden, head, None, torch.tensor([0, 2, 1]), num_classes=2)
     with pytest.raises(LabelError, match="features"):
         soft_target_loss(torch.zeros(2, 3), FeatureLabels(torch.zeros(2, 3), (("layer", 3),)), zeros[:2])
 

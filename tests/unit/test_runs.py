@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from kdcore.config.load import parse_recipe
 from kdcore.config.recipe import Recipe
@@ -118,3 +119,14 @@ def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [file.name for file in tmp_path.iterdir()] == ["stages.json"]
     assert json.loads((tmp_path / "stages.json").read_text()) == {"a": 1}
+
+
+def test_a_run_from_before_a_setting_goes_on(tmp_path: Path) -> None:
+    """What a stored recipe lacks has its default; a setting that it has otherwise is still another run."""
+    run = begin_run(make(tmp_path, training={"steps": 3, "loss": {"hard_weight": 0.5}}))
+    stored = yaml.safe_load((run / "config.yaml").read_text())
+    del stored["training"]["loss"]["gradient_filter"], stored["training"]["prefetch"], stored["training"]["precision"]
+    (run / "config.yaml").write_text(yaml.safe_dump(stored))
+    begin_run(make(tmp_path, training={"steps": 3, "loss": {"hard_weight": 0.5, "chunk_tokens": 7}, "prefetch": 0}))
+    with pytest.raises(RunMismatch, match=r"training\.precision"):
+        begin_run(make(tmp_path, training={"steps": 3, "loss": {"hard_weight": 0.5}, "precision": "bfloat16"}))

@@ -41,6 +41,8 @@ def test_extra_settings_are_merged_beside_ours():
         {"zero_optimization": {"stage": 3}},
         {"gradient_clipping": 2.0},
         {"bf16": {"enabled": True}},
+        {"bf16": {"check_grad_overflow": False}},
+        {"fp16": {"enabled": True}},
         {"checkpoint": {"load_universal": True}},
     ],
 )

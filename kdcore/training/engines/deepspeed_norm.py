@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdcore.errors import ConfigError
 from kdcore.training.engines.base import Accept
 
 
@@ -14,18 +15,41 @@ from kdcore.training.engines.base import Accept
 def gate(engine: Any, stage: int, accept: Accept) -> Iterator[None]:
     """Inside the block `engine.step()` asks `accept`, and leaves the step out where it says no.
 
-    ZeRO leaves a step out whose norm is infinite, with all its buffers cleared; so that is what it is told.
+    ZeRO leaves a step out whose norm is infinite, with all its buffers cleared; so that is what it is told. ConfigError
+    when it did not ask.
     """
+    asked: list[Tensor] = []
+
+    def heard(norm: Tensor) -> bool:
+        asked.append(norm)
+        return accept(norm)
+
+    with _asking(engine, stage, heard):
+        yield
+    if not asked:
+        raise ConfigError(
+            f"DeepSpeed must compute the gradient's norm in every step, and at ZeRO {stage} it did a step without; "
+            "likely training.engine.extra says so: remove what concerns norms, overflows or the optimizer"
+        )
+
+
+@contextmanager
+def _asking(engine: Any, stage: int, accept: Accept) -> Iterator[None]:
+    optimizer = engine.optimizer
     if stage == 0:
-        with nullcontext() if _accepted(engine, accept) else _instead(engine.optimizer, "step", lambda: None):
+        with nullcontext() if _accepted(engine, accept) else _instead(optimizer, "step", lambda: None):
             yield
     elif stage == 3:
-        groups = engine.optimizer._get_norm_groups
-        with _instead(engine.optimizer, "_get_norm_groups", lambda: _judged(groups(), accept)):
+        groups = optimizer._get_norm_groups
+        with _instead(optimizer, "_get_norm_groups", lambda: _judged(groups(), accept)):
             yield
     else:
-        norm = engine.optimizer.scaled_global_norm
-        with _instead(engine.optimizer, "scaled_global_norm", lambda: _judged([norm()], accept)[0]):
+        norm = optimizer.scaled_global_norm
+        # In bfloat16 it looks for overflows first, and would leave the step out unasked.
+        with (
+            _instead(optimizer, "check_overflow", lambda **_: None),
+            _instead(optimizer, "scaled_global_norm", lambda: _judged([norm()], accept)[0]),
+        ):
             yield
 
 
@@ -36,7 +60,7 @@ def _judged(norms: list[Tensor], accept: Accept) -> list[Tensor]:
 
 
 @contextmanager
-def _instead(owner: Any, name: str, function: Callable[[], Any]) -> Iterator[None]:
+def _instead(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
     setattr(owner, name, function)
     try:
         yield

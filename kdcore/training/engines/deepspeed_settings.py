@@ -8,8 +8,9 @@ from kdcore.errors import ConfigError
 from kdcore.facts import flatten
 from kdcore.training.ranks import Ranks
 
-# Set from other settings, also in parts: in `extra` they would silently disagree with those.
-_OURS = ("train_batch_size", "optimizer", "scheduler", "checkpoint")
+# Set from other settings, also in parts: in `extra` they would silently disagree with those. With its precisions go its
+# own rules for steps that overflow.
+_OURS = ("train_batch_size", "optimizer", "scheduler", "checkpoint", "bf16", "fp16")
 
 
 def deepspeed_settings(

@@ -38,4 +38,4 @@ def num_parameters(module: nn.Module, trained: bool = False) -> int:
 
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Seeds dropout for one step of one rank, so that a resumed run draws the same masks."""
-    torch.manual_seed((seed * 1_000_003 + step) * 4_099 + rank)
+    torch.manual_seed(((seed * 1_000_003 + step) * 4_099 + rank) % 2**63)  # torch takes 64 bits

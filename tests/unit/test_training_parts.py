@@ -1,12 +1,16 @@
 import json
+import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from kdcore.config.training import OptimizerConfig, TrainingConfig
 from kdcore.errors import ConfigError
 from kdcore.training.arms import Arm, plan_arms, teacher_arm
 from kdcore.training.metrics_log import MetricsLog, read_metrics
+from kdcore.training.model import seed_step
+from kdcore.training.preemption import termination_notice
 from kdcore.training.progress import Progress
 from kdcore.training.schedule import learning_rate, num_steps
 from tests.support.training import image_recipe, text_recipe
@@ -67,3 +71,21 @@ def test_a_progress_line_has_rate_and_time_left():
     waited = Progress("a", 5, 9, 1.5, 1234.0, 3725.0, 0.034)
     assert str(waited) == "a: step 5/9, loss 1.5000, 1,234/s, 3% waiting for data, 1:02:05 left"
     assert str(Progress("a", 5, 9, note="resumed")) == "a: resumed"
+
+
+def test_a_notice_that_is_given_again_ends_nothing():
+    with termination_notice() as notice:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGTERM)
+        assert notice.given
+
+
+@pytest.mark.parametrize("seed", [0, 5_000_000_000, 2**63])
+def test_any_seed_seeds_a_step_and_a_small_one_as_it_always_did(seed):
+    drawn = {}
+    for step, rank in ((0, 0), (1, 0), (1, 1)):
+        seed_step(seed, step, rank)
+        drawn[step, rank] = float(torch.rand(()))
+    assert len(set(drawn.values())) == 3
+    seed_step(3, 10, 1)
+    assert torch.initial_seed() == (3 * 1_000_003 + 10) * 4_099 + 1

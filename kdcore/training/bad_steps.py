@@ -58,7 +58,7 @@ class BadSteps:
         if factor is None or len(self._recent) < _ENOUGH:
             return None
         usual = median(self._recent)
-        if loss > factor * usual:
+        if usual > 0 and loss > factor * usual:  # a sampled tail's loss may be below zero, where a factor says nothing
             return f"its loss {loss:.4g} is a spike, {loss / usual:.3g} times the median {usual:.4g} of those before"
         return None
 

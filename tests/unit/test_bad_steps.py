@@ -60,3 +60,8 @@ def test_a_resumed_run_judges_as_an_undisturbed_one():
     assert [after.judge(step, losses[step], 1.0) for step in range(40, 80)] == wanted[40:]
     assert after.skipped == whole.skipped
     assert [entry["step"] for entry in whole.skipped] == [18, 71]
+
+
+def test_of_losses_below_zero_none_is_a_spike():
+    watch = bad_steps(on_bad_step="skip", spike_factor=3.0)
+    assert [watch.judge(step, -0.1, 1.0) for step in range(20)] == [None] * 20

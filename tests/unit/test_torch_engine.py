@@ -19,9 +19,9 @@ from kdcore.training.ranks import Ranks
 FACTS = {"engine": "torch"}
 
 
-def engine(width: int = 2) -> TorchEngine:
+def engine(width: int = 2, **optimizer) -> TorchEngine:
     torch.manual_seed(0)
-    config = TrainingConfig.model_validate({"steps": 1, "gradient_clip": 0.5})
+    config = TrainingConfig.model_validate({"steps": 1, "gradient_clip": 0.5, "optimizer": optimizer})
     return TorchEngine(DistillModel(nn.Linear(3, width), config, False), config, Ranks(0, 1, torch.device("cpu")))
 
 
@@ -81,3 +81,11 @@ def test_a_full_disk_is_told_with_its_number(tmp_path: Path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     save_state({"weights": torch.ones(10_000)}, tmp_path / "state.pt")
     assert torch.load(tmp_path / "state.pt", weights_only=True)["weights"].sum() == 10_000
+
+
+def test_a_checkpoint_brings_no_settings_of_its_own(tmp_path: Path):
+    engine(weight_decay=0.0).save(tmp_path)
+    other = engine(weight_decay=0.1, betas=(0.8, 0.9), epsilon=1e-6)
+    other.load(tmp_path, FACTS)
+    found = [(group["weight_decay"], group["betas"], group["eps"]) for group in other._optimizer.param_groups]
+    assert found == [(0.1, (0.8, 0.9), 1e-6), (0.0, (0.8, 0.9), 1e-6)]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from kdcore.config.training import OptimizerConfig
 from kdcore.errors import CheckpointError
@@ -68,6 +69,12 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[st
         {"params": vectors, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def renew_settings(optimizer: Optimizer, module: nn.Module, config: OptimizerConfig) -> None:
+    """Give the groups of `parameter_groups` the settings of the recipe, where a checkpoint brought those of its own."""
+    for group, wanted in zip(optimizer.param_groups, parameter_groups(module, config), strict=True):
+        group.update(weight_decay=wanted["weight_decay"], betas=config.betas, eps=config.epsilon)
 
 
 def refuse_other_engine(name: str, directory: Path, facts: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from kdcore.config import TrainingConfig
 from kdcore.errors import CheckpointError
 from kdcore.training.batches import Batch
-from kdcore.training.engines.base import Accept, parameter_groups, refuse_other_engine
+from kdcore.training.engines.base import Accept, parameter_groups, refuse_other_engine, renew_settings
 from kdcore.training.engines.state_file import save_state
 from kdcore.training.model import DistillModel
 from kdcore.training.ranks import Ranks
@@ -80,6 +80,7 @@ class TorchEngine:
             state = torch.load(directory / _FILE, map_location=self._ranks.device, weights_only=True)
             self._model.load_state_dict(state["model"])
             self._optimizer.load_state_dict(state["optimizer"])
+            renew_settings(self._optimizer, self._model, self._config.optimizer)
         except pickle.UnpicklingError as error:
             raise CheckpointError(
                 f"a checkpoint holds tensors and numbers alone, {directory / _FILE} more; nothing of it was run. "

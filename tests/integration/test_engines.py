@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from kdcore.students.export import load_student
 from kdcore.training.run import run_arms
-from tests.support.engine_worker import ARM, start
-from tests.support.training import TOKENIZER, text_recipe, write_corpus, write_labels
+from tests.support.engine_worker import ARM, start, start_weights, write_base
+from tests.support.training import Weights, assert_near, text_recipe, write_corpus, write_labels
 
 pytestmark = pytest.mark.timeout(900)  # dozens of runs in the first test's fixture
 LORA = {"rank": 4, "alpha": 8.0}
@@ -19,6 +19,8 @@ ENGINES: dict[str, dict[str, Any]] = {
     "torch": {},
     **{f"zero{stage}": {"engine": {"type": "deepspeed", "zero_stage": stage}} for stage in range(4)},
 }
+# Of the way that training went; rounding turns some of AdamW's first steps, which are as long for small gradients.
+SHARE, SHARE_BFLOAT16 = 0.02, 0.3
 # One rank, all at once, in this process. Others must be equal to the one that their name begins with.
 WHOLE = {
     "all": {},
@@ -27,6 +29,8 @@ WHOLE = {
     "lora": {"lora": LORA, "steps": 3},
 }
 BAD = {"3": "gradient", "5": "loss"}
+BFLOAT16 = {"precision": "bfloat16"}
+OFFLOADED = {"type": "deepspeed", "zero_stage": 2, "offload_optimizer": "cpu"}
 
 
 def two_ranks() -> dict[str, dict[str, Any]]:
@@ -35,20 +39,17 @@ def two_ranks() -> dict[str, dict[str, Any]]:
     in others; offloaded; with adapters.
     """
     runs = {f"skip-{name}": {**WHOLE["skip"], **engine, "micro_batch_size": 1} for name, engine in ENGINES.items()}
+    runs |= {f"skip-bf16-{name}": {**WHOLE["skip"], **engine, **BFLOAT16} for name, engine in ENGINES.items()}
+    runs["skip-bf16-offload2"] = {**WHOLE["skip"], "engine": OFFLOADED, **BFLOAT16}
     runs |= {f"alone-{name}": {**WHOLE["alone"], **engine} for name, engine in ENGINES.items()}
     for name, engine in ENGINES.items():
-        runs[f"all-bf16-{name}"] = {
-            **engine,
-            "micro_batch_size": 2,
-            "precision": "bfloat16",
-            "activation_checkpointing": True,
-        }
+        runs[f"all-bf16-{name}"] = {**engine, **BFLOAT16, "micro_batch_size": 2, "activation_checkpointing": True}
     runs["all-padded"] = {"packing": False}
     runs |= {f"all-tokens-{name}": {**engine, "micro_batch_tokens": 32} for name, engine in ENGINES.items()}
-    offloaded = {"type": "deepspeed", "zero_stage": 2, "offload_optimizer": "cpu"}
-    runs["all-offload2"] = {"engine": offloaded, "micro_batch_size": 2}
-    runs["all-offload3"] = {"engine": {**offloaded, "zero_stage": 3, "offload_parameters": "cpu"}}
+    runs["all-offload2"] = {"engine": OFFLOADED, "micro_batch_size": 2}
+    runs["all-offload3"] = {"engine": {**OFFLOADED, "zero_stage": 3, "offload_parameters": "cpu"}}
     runs |= {f"lora-{name}": {**WHOLE["lora"], **ENGINES[name]} for name in ("torch", "zero3")}
+    runs |= {f"lora-bf16-{name}": {**WHOLE["lora"], **ENGINES[name], **BFLOAT16} for name in ("zero1", "zero3")}
     return runs
 
 
@@ -66,6 +67,7 @@ def trained(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("engines")
     write_corpus(root / "corpus")
     write_labels(text_recipe(root, "labels", teacher=True))
+    write_base(root)
     start(root, 1, {name: injected(settings) for name, settings in WHOLE.items()})
     start(root, 2, {name: injected(settings) for name, settings in TWO_RANKS.items()})
     return root
@@ -87,7 +89,7 @@ def result(root: Path, name: str) -> dict[str, Any]:
     return json.loads((directory(root, name) / "result.json").read_text())
 
 
-def weights(root: Path, name: str) -> dict[str, torch.Tensor]:
+def weights(root: Path, name: str) -> Weights:
     return load_file(directory(root, name) / "student" / "model.safetensors")
 
 
@@ -99,11 +101,9 @@ def test_losses_norms_and_weights_of_one_rank_are_those_of_two_under_every_engin
     assert column(trained, name, "loss") == pytest.approx(column(trained, whole, "loss"), rel=near)
     norms = column(trained, whole, "gradient_norm")
     assert column(trained, name, "gradient_norm") == pytest.approx(norms, rel=10 * near)
-    ours, theirs = weights(trained, name), weights(trained, whole)
-    assert set(ours) == set(theirs)
-    for key, value in theirs.items():
-        assert (ours[key] - value).norm() < 50 * near * value.norm(), key
-        assert ours[key].dtype == torch.float32
+    ours, start = weights(trained, name), start_weights(trained, lora=whole == "lora")
+    assert_near(ours, weights(trained, whole), start, SHARE_BFLOAT16 if "bf16" in name else SHARE)
+    assert {value.dtype for value in ours.values()} == {torch.float32}
 
 
 def test_they_learn(trained):
@@ -131,12 +131,23 @@ def test_the_export_is_opened_by_from_pretrained(trained, name):
     assert bool(torch.isfinite(student(input_ids=torch.arange(8)[None]).logits).all())
 
 
-@pytest.mark.parametrize("name", ["lora", "lora-torch", "lora-zero3"])
+LORA_RUNS = [name for name in (*WHOLE, *TWO_RANKS) if name.startswith("lora")]
+
+
+@pytest.mark.parametrize("name", LORA_RUNS)
+def test_frozen_weights_are_exported_as_they_were_loaded(trained, name):
+    ours, base = weights(trained, name), start_weights(trained, lora=True)
+    frozen = [key for key in ours if "_proj" not in key]
+    assert any("embed_tokens" in key for key in frozen)
+    assert [key for key in frozen if not torch.equal(ours[key], base[key])] == []
+
+
+@pytest.mark.parametrize("name", LORA_RUNS)
 def test_adapters_alone_are_trained_and_the_export_has_them_merged(trained, name):
     import peft
     from transformers import AutoModelForCausalLM
 
-    found, base = result(trained, name), AutoModelForCausalLM.from_pretrained(TOKENIZER, dtype=torch.float32)
+    found, base = result(trained, name), AutoModelForCausalLM.from_pretrained(trained / "base", dtype=torch.float32)
     assert 0 < found["trained_parameters"] < 0.1 * found["parameters"]
     ids = torch.arange(12)[None]
     adapted = peft.PeftModel.from_pretrained(base.eval(), str(directory(trained, name) / "student" / "adapter"))

@@ -1,6 +1,7 @@
 """Trains several runs on the ranks of one torch.distributed group; the tests start it as a program."""
 
 import contextlib
+import functools
 import json
 import os
 import resource
@@ -17,11 +18,13 @@ import torch.multiprocessing as mp
 
 from kdcore.config import Recipe
 from kdcore.errors import OutOfSpace
+from kdcore.students.export import load_student
 from kdcore.training import loop
 from kdcore.training.arms import Arm
 from kdcore.training.model import DistillModel
 from kdcore.training.run import run_arms
-from tests.support.training import TOKENIZER, text_recipe
+from kdcore.training.task import make_task
+from tests.support.training import TOKENIZER, Weights, text_recipe
 
 ARM = Arm("student-seed0", 0, uses_labels=True)
 LITTLE = 20_000  # bytes: less than any file of a checkpoint's weights
@@ -30,7 +33,7 @@ LITTLE = 20_000  # bytes: less than any file of a checkpoint's weights
 def start(root: Path, world: int, runs: dict[str, dict[str, Any]]) -> None:
     """Train runs {name: settings} on `world` new processes. Settings that are not the recipe's:
 
-    `lora`: adapters on the shipped model; `stop_at`: SIGTERM to rank 0, so that this step is the last;
+    `lora`: adapters on the model of `write_base`; `stop_at`: SIGTERM to rank 0, so that this step is the last;
     `bad_at` {step: what}: on the last rank, the `loss` or the `gradient` of these steps is not finite;
     `full_at`: the last rank's disk is full from this step on, and every rank must say so.
     """
@@ -43,8 +46,29 @@ def run_recipe(root: Path, name: str, lora: dict[str, Any] | None = None, **sett
     """The recipe of one run."""
     recipe = text_recipe(root, name, teacher=True, **settings).model_dump(mode="json")
     if lora is not None:
-        recipe["student"] = {"type": "causal_lm", "path": TOKENIZER, "lora": lora}
+        recipe["student"] = {"type": "causal_lm", "path": str(root / "base"), "lora": lora}
     return Recipe.model_validate(recipe)
+
+
+def write_base(root: Path) -> None:
+    """The shipped model as ROOT/base, for adapters, with weights that bfloat16 would round."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(TOKENIZER, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 1.001
+    model.save_pretrained(root / "base")
+    AutoTokenizer.from_pretrained(TOKENIZER).save_pretrained(root / "base")
+
+
+@functools.cache
+def start_weights(root: Path, lora: bool = False) -> Weights:
+    """The student's weights before the first step, by the names of its export."""
+    if lora:
+        return load_student(root / "base").state_dict()
+    torch.manual_seed(ARM.seed)
+    return make_task(text_recipe(root, "unused", teacher=True), ARM).build().state_dict()
 
 
 def train(rank: int, world: int, root: str, runs: dict[str, dict[str, Any]]) -> None:

@@ -26,7 +26,20 @@ from kdcore.store import (
     write_shard,
 )
 
+Weights = dict[str, torch.Tensor]
 TOKENIZER = str(Path(__file__).parents[2] / "models" / "stdlib-lm-4m")
+
+
+def assert_near(found: Weights, wanted: Weights, start: Weights, share: float) -> None:
+    """That training went the same way: the difference is less than `share` of the way from `start`."""
+    assert set(found) == set(wanted)
+
+    def apart(ours: Weights, theirs: Weights) -> float:
+        return sum(float((ours[name].float() - theirs[name].float()).square().sum()) for name in wanted) ** 0.5
+
+    way = apart(wanted, start)
+    assert way > 0
+    assert apart(found, wanted) < share * way
 
 
 def write_corpus(folder: Path, documents: int = 12) -> None:

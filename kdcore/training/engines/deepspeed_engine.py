@@ -15,7 +15,7 @@ from kdcore.config import TrainingConfig
 from kdcore.config.training import DeepSpeedEngineConfig
 from kdcore.errors import CheckpointError, missing_extra
 from kdcore.training.batches import Batch
-from kdcore.training.engines.base import Accept, parameter_groups, refuse_other_engine
+from kdcore.training.engines.base import Accept, parameter_groups, refuse_other_engine, renew_settings
 from kdcore.training.engines.deepspeed_norm import gate
 from kdcore.training.engines.deepspeed_settings import deepspeed_settings
 from kdcore.training.engines.state_file import save_state
@@ -43,6 +43,7 @@ class DeepSpeedEngine:
         self._ranks, self._stage = ranks, settings.zero_stage
         self._optimizer_settings = config.optimizer
         self._micro_batches = micro_batches
+        self._frozen = _frozen(model) if ranks.first and config.precision == "bfloat16" else {}
         deepspeed = _import_deepspeed(ranks)
         _join_group(ranks)
         if self._stage == 3:
@@ -112,12 +113,9 @@ class DeepSpeedEngine:
         self._mend_optimizer()
 
     def _mend_optimizer(self) -> None:
-        """Decays and counters as they were: at stage 3 a universal load gives all groups those of the first."""
+        """Settings and counters as they were: at stage 3 a universal load gives all groups those of the first."""
         optimizer = getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
-        for group, wanted in zip(
-            optimizer.param_groups, parameter_groups(self._model, self._optimizer_settings), strict=True
-        ):
-            group["weight_decay"] = wanted["weight_decay"]
+        renew_settings(optimizer, self._model, self._optimizer_settings)
         for state in optimizer.state.values():
             if torch.is_tensor(state.get("step")):
                 state["step"] = state["step"].clone()  # one counter for all would be counted up by each
@@ -129,14 +127,14 @@ class DeepSpeedEngine:
         )
 
     def student_state(self) -> dict[str, Tensor]:
-        """See Engine. Parameters come from the float32 masters, gathered one at a time."""
+        """See Engine. Trained parameters come from the float32 masters, gathered one at a time."""
         state: dict[str, Tensor] = {}
         full: dict[int, Tensor] = {}
         masters = self._masters()
         for parameter in self._model.student.parameters():
             value = masters.get(id(parameter), self._whole(parameter))  # a collective: every rank, same order
             if self._ranks.first:
-                full[id(parameter)] = value.detach().float().cpu().clone()
+                full[id(parameter)] = self._frozen.get(id(parameter), value).detach().float().cpu().clone()
         if self._ranks.first:
             for name, value in self._model.student.state_dict(keep_vars=True).items():
                 state[name] = full[id(value)] if id(value) in full else value.detach().cpu()
@@ -166,6 +164,11 @@ class DeepSpeedEngine:
     def close(self) -> None:
         """Remove DeepSpeed's hooks."""
         self._engine.destroy()
+
+
+def _frozen(model: nn.Module) -> dict[int, Tensor]:
+    """What is not trained, by the id of its parameter, in host memory: DeepSpeed keeps it in bfloat16 alone."""
+    return {id(value): value.detach().cpu() for value in model.parameters() if not value.requires_grad}
 
 
 def _import_deepspeed(ranks: Ranks) -> Any:

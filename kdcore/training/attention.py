@@ -17,8 +17,9 @@ from kdcore.config import TrainingConfig
 from kdcore.errors import ConfigError
 from kdcore.training.batches import TextBatch
 from kdcore.training.packing import Layout, Places
+from kdcore.training.ranks import Ranks
 
-__all__ = ["choose_layout"]
+__all__ = ["agreed_layout", "choose_layout"]
 
 _LENGTHS = np.array([5, 9, 7])
 # Of the largest hidden state: above rounding, below what a token of another sequence does.
@@ -45,6 +46,25 @@ def choose_layout(student: nn.Module, config: TrainingConfig, device: torch.devi
     return layout, why
 
 
+def agreed_layout(student: nn.Module, config: TrainingConfig, ranks: Ranks) -> tuple[Layout, str]:
+    """`choose_layout` as the first rank finds it, on every rank; the reason is told to the first alone.
+
+    Errors are raised on every rank, CheckpointError on those that have none of their own (see Ranks.together).
+    """
+    layouts: list[Layout] = ["padded", "rows", "flat"]
+    found: list[tuple[Layout, str]] = [("padded", "")]
+
+    def choose() -> None:
+        if ranks.first:
+            found[0] = choose_layout(student, config, ranks.device)
+
+    ranks.together(choose, "trying the student on packed sequences")
+    layout = layouts[ranks.from_first(layouts.index(found[0][0]))]
+    if layout == "flat" and not ranks.first:
+        _set_borders(student)
+    return layout, found[0][1]
+
+
 def _packed(student: Any, config: TrainingConfig, device: torch.device) -> tuple[Layout, str]:
     name, implementation = type(student).__name__, str(student.config._attn_implementation)
     if "flash" in implementation:
@@ -61,12 +81,9 @@ def _packed(student: Any, config: TrainingConfig, device: torch.device) -> tuple
 
 def _use_borders(student: Any, alone: Tensor) -> str:
     """Sets the student's attention to that of kdcore.training.varlen; else leaves it and says why it does not fit."""
-    from kdcore.training.varlen import NAME, register
-
     before = student.config._attn_implementation
-    register()
     try:
-        student.set_attn_implementation(NAME)
+        _set_borders(student)
         with torch.autocast(next(student.parameters()).device.type, torch.bfloat16):
             _try_backward(student)
             refused = _mixes(student, alone, "flat")
@@ -75,6 +92,13 @@ def _use_borders(student: Any, alone: Tensor) -> str:
     if refused:
         student.set_attn_implementation(before)
     return refused
+
+
+def _set_borders(student: Any) -> None:
+    from kdcore.training.varlen import NAME, register
+
+    register()
+    student.set_attn_implementation(NAME)
 
 
 def _try_backward(student: Any) -> None:

@@ -64,14 +64,37 @@ def finish_checkpoint(root: Path, step: int, keep: int, record: dict[str, Any]) 
     """Publish the checkpoint that lies aside, point `latest` to it, drop all but the newest `keep` (rank 0 only)."""
     final = checkpoint_path(root, step)
     publish(final, {"step": step, **record})
+    _point_latest(root, final)
+    # A conversion is of use until training has gone on from it; what lies aside was left by a kill.
+    useless = [*root.glob(f"{_CONVERTED}step-*"), *root.glob(f"{_ASIDE}*step-*")]
+    old = [before for before in _steps(root) if before <= step][:-keep]
+    for path in [*(checkpoint_path(root, before) for before in old), *useless]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def set_torn_aside(root: Path, step: int) -> None:
+    """Rename what is torn after `step`, which a run goes on from (rank 0 only).
+
+    It no longer counts among those that are kept, and goes with the next that is whole, like what a kill left. `latest`
+    names the checkpoint of `step` then; at step 0 there is none.
+    """
+    torn = [checkpoint_path(root, later) for later in _steps(root) if later > step]
+    if not torn:
+        return
+    if step:
+        _point_latest(root, checkpoint_path(root, step))
+    else:
+        (root / "latest").unlink(missing_ok=True)
+    for path in torn:
+        shutil.rmtree(aside_path(path), ignore_errors=True)
+        path.rename(aside_path(path))
+
+
+def _point_latest(root: Path, final: Path) -> None:
     with room_for(final):
         _write_synced(root / f"{_ASIDE}latest", final.name + "\n")
     os.replace(root / f"{_ASIDE}latest", root / "latest")
     _sync(root)
-    # A conversion is of use until training has gone on from it; what lies aside was left by a kill.
-    useless = [*root.glob(f"{_CONVERTED}step-*"), *root.glob(f"{_ASIDE}*step-*")]
-    for path in [*(checkpoint_path(root, old) for old in _steps(root)[:-keep]), *useless]:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

@@ -15,9 +15,9 @@ from kdcore.errors import TrainingError
 from kdcore.students.build import checkpoint_activations
 from kdcore.students.export import export_student
 from kdcore.training.arms import Arm
-from kdcore.training.attention import choose_layout
+from kdcore.training.attention import agreed_layout
 from kdcore.training.bad_steps import BadSteps
-from kdcore.training.checkpoint import checkpoint_path, latest_checkpoint, read_record
+from kdcore.training.checkpoint import checkpoint_path, latest_checkpoint, read_record, set_torn_aside
 from kdcore.training.engines import Engine, make_engine
 from kdcore.training.loop import Loop
 from kdcore.training.metrics_log import MetricsLog, read_metrics
@@ -84,7 +84,7 @@ def _train_unless_finished(recipe: Recipe, arm: Arm, ranks: Ranks, report: OnPro
     model = DistillModel(task.build(), config, arm.uses_labels)
     if config.activation_checkpointing:
         checkpoint_activations(model.student)
-    layout, kept_apart = choose_layout(model.student, config, ranks.device)
+    layout, kept_apart = agreed_layout(model.student, config, ranks)
     plan = StepPlan(config, ranks.world, arm.seed, task.samples.lengths, layout)
     counts = num_parameters(model), num_parameters(model, trained=True)
     engine = make_engine(model, config, ranks, 2 if plan.accumulates else 1)
@@ -129,13 +129,28 @@ def _resume(run: _Run, checkpoints: Path, loop: Loop) -> int:
     def note(text: str) -> None:
         run.report(Progress(run.arm.name, 0, run.steps, note=text))
 
-    step = run.ranks.from_first(latest_checkpoint(checkpoints, note) if run.ranks.first else 0)
+    ranks, found, record = run.ranks, [0], {}
+
+    def look() -> None:
+        if ranks.first:
+            found[0] = latest_checkpoint(checkpoints, note)
+
+    def read() -> None:
+        record.update(read_record(checkpoint_path(checkpoints, step)))
+
+    def tidy() -> None:
+        if ranks.first:
+            set_torn_aside(checkpoints, step)
+
+    ranks.together(look, f"looking for a checkpoint in {checkpoints}")
+    step = ranks.from_first(found[0])
     if step:
-        record = read_record(checkpoint_path(checkpoints, step))
+        ranks.together(read, f"reading the checkpoint {checkpoint_path(checkpoints, step)}")
         run.engine.load(checkpoint_path(checkpoints, step), record)
         loop.bad_steps.restore(record["bad_steps"])
-        if run.ranks.first:
+        if ranks.first:
             note(f"resumed after step {step} of {run.steps}")
+    ranks.together(tidy, f"setting aside what is torn in {checkpoints}")
     return step
 
 

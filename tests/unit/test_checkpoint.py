@@ -9,6 +9,7 @@ from kdcore.training.checkpoint import (
     checkpoint_path,
     finish_checkpoint,
     latest_checkpoint,
+    set_torn_aside,
 )
 
 
@@ -90,3 +91,27 @@ def test_a_damaged_one_falls_back_to_the_one_before_and_says_so(tmp_path: Path, 
     assert "step-00000004" in notes[0]
     save(tmp_path, 4)  # training goes on and writes it again
     assert latest_checkpoint(tmp_path, no_note) == 4
+
+
+def test_torn_ones_do_not_count_among_those_that_are_kept(tmp_path: Path):
+    save(tmp_path, 2)
+    for step in (4, 6):
+        truncate(save(tmp_path, step))
+    set_torn_aside(tmp_path, latest_checkpoint(tmp_path, [].append))
+    assert (tmp_path / "latest").read_text() == "step-00000002\n"
+    assert latest_checkpoint(tmp_path, no_note) == 2
+    save(tmp_path, 5, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-00000002", "step-00000005"]
+
+
+def test_where_all_are_torn_latest_names_none(tmp_path: Path):
+    truncate(save(tmp_path, 2))
+    set_torn_aside(tmp_path, 0)
+    assert [path.name for path in tmp_path.iterdir()] == [".partial-step-00000002"]
+
+
+def test_the_one_just_saved_is_never_among_those_dropped(tmp_path: Path):
+    save(tmp_path, 4)
+    save(tmp_path, 2, keep=1)
+    assert check_checkpoint(tmp_path / (tmp_path / "latest").read_text().strip()) is None
+    assert (tmp_path / "latest").read_text() == "step-00000002\n"

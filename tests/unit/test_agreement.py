@@ -1,0 +1,92 @@
+"""What the first rank decides for all, as another rank sees it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import torch
+
+from kdcore.config import TrainingConfig
+from kdcore.errors import CheckpointError
+from kdcore.training import run
+from kdcore.training.attention import agreed_layout
+from kdcore.training.checkpoint import begin, checkpoint_path, finish_checkpoint
+from kdcore.training.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Exchanges(Ranks):
+    """A rank of two: what the other says is given, and what this one says in sums is noted."""
+
+    decided: int = 0
+    failed: int = 0
+    said: list[Any] = field(default_factory=list)
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        self.said.append(values.tolist())
+        return values + torch.tensor([self.failed, 0])
+
+    def from_first(self, value: int) -> int:
+        assert not self.failed, "the first rank is not there to say it"
+        return self.decided
+
+
+def exchanges(rank: int, decided: int = 0, failed: int = 0) -> Exchanges:
+    return Exchanges(rank, 2, torch.device("cpu"), decided, failed)
+
+
+class Student(torch.nn.Module):
+    """Notes which attention it is told to use."""
+
+    attention = "sdpa"
+
+    def get_decoder(self) -> Any:
+        raise AssertionError("only the first rank tries it")
+
+    def set_attn_implementation(self, name: str) -> None:
+        self.attention = name
+
+
+@pytest.mark.parametrize(
+    ("decided", "layout", "attention"), [(0, "padded", "sdpa"), (1, "rows", "sdpa"), (2, "flat", "kdcore_varlen")]
+)
+def test_the_layout_is_the_first_ranks(decided, layout, attention):
+    student = Student()
+    assert agreed_layout(student, TrainingConfig(steps=1), exchanges(1, decided=decided)) == (layout, "")
+    assert student.attention == attention
+
+
+def a_run(ranks: Ranks) -> Any:
+    return SimpleNamespace(ranks=ranks, arm=SimpleNamespace(name="arm"), steps=1, report=print)
+
+
+def test_no_rank_waits_for_a_first_one_that_cannot_read_its_checkpoints(tmp_path: Path, monkeypatch):
+    with pytest.raises(CheckpointError, match=r"looking for a checkpoint .* failed on 1 other"):
+        run._resume(a_run(exchanges(1, failed=1)), tmp_path, SimpleNamespace())  # pyright: ignore[reportArgumentType]
+
+    def unreadable(*_: Any) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(run, "latest_checkpoint", unreadable)
+    first = exchanges(0)
+    with pytest.raises(OSError, match="Input/output"):
+        run._resume(a_run(first), tmp_path, SimpleNamespace())  # pyright: ignore[reportArgumentType]
+    assert first.said == [[1, 0]]
+
+
+def test_a_run_that_goes_on_sets_aside_what_is_torn(tmp_path: Path):
+    for step in (2, 4):
+        begin(checkpoint_path(tmp_path, step))
+        finish_checkpoint(tmp_path, step, 2, {"bad_steps": {"step": step}})
+    (checkpoint_path(tmp_path, 4) / "complete.json").unlink()
+    loop, engine = SimpleNamespace(bad_steps=Mock()), Mock()
+    going_on = a_run(Ranks(0, 1, torch.device("cpu")))
+    going_on.engine = engine
+    assert run._resume(going_on, tmp_path, loop) == 2  # pyright: ignore[reportArgumentType]
+    loop.bad_steps.restore.assert_called_once_with({"step": 2})
+    assert engine.load.call_args.args[0] == checkpoint_path(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".partial-step-00000004", "latest", "step-00000002"]
+    assert (tmp_path / "latest").read_text() == "step-00000002\n"

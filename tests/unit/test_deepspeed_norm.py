@@ -15,6 +15,7 @@ class Zero:
 
     def __init__(self, gradient: float, norms: bool = True) -> None:
         self.gradient, self.norms, self.overflow, self.taken = torch.tensor(gradient), norms, False, False
+        self.averaged_gradients = {0: [self.gradient]}
 
     def check_overflow(self, partition_gradients: bool = True) -> None:
         assert partition_gradients
@@ -41,6 +42,7 @@ def test_every_step_is_asked_for_also_where_an_overflow_would_leave_it_out(stage
         optimizer.step()
     assert asked == [told]
     assert optimizer.taken is word
+    assert word or optimizer.averaged_gradients == {0: None}
 
 
 def test_a_step_without_a_question_is_an_error():

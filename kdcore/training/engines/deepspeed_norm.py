@@ -51,6 +51,9 @@ def _asking(engine: Any, stage: int, accept: Accept) -> Iterator[None]:
             _instead(optimizer, "scaled_global_norm", lambda: _judged([norm()], accept)[0]),
         ):
             yield
+        if optimizer.overflow:
+            # With its state in host memory it keeps the refused gradient, and would add the next one to it.
+            optimizer.averaged_gradients.update(dict.fromkeys(optimizer.averaged_gradients))
 
 
 def _judged(norms: list[Tensor], accept: Accept) -> list[Tensor]:

@@ -96,7 +96,9 @@ def _unknown_key(path: list[str], value: Any, tree: Any) -> str:
     near = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
     if near:
         return f"{line}; nearest valid key: '{'.'.join([*group, near[0]])}'"
-    elsewhere = sorted(set(_places(key, Recipe, ())), key=lambda place: (place.count("."), place))
+    # Its own place may be a key of another `type`.
+    others = set(_places(key, Recipe, ())) - {".".join(path)}
+    elsewhere = sorted(others, key=lambda place: (place.count("."), place))
     if elsewhere:
         return f"{line}; nearest valid key: '{elsewhere[0]}'"
     return f"{line}; valid keys here: {', '.join(keys)}"

@@ -203,3 +203,10 @@ def test_replicas_are_a_number_or_a_range(tmp_path: Path) -> None:
     assert [(one.min, one.max) for one in found] == [(3, 3), (1, 8)]
     for text, told in (("0", "greater than"), ("{min: 3, max: 2}", "at least min"), ("true", "{min: A, max: B}")):
         assert told in error_of(tmp_path, GOOD, f"cluster.replicas={text}")
+
+
+def test_a_key_of_another_type_is_not_its_own_nearest() -> None:
+    student = {"type": "image_classifier", "source": "convnet", "architecture": {}}
+    with pytest.raises(ConfigError, match=r"unknown key 'student\.architecture'") as caught:
+        parse_recipe({"name": "x", "data": {"type": "digits"}, "student": student})
+    assert "nearest valid key: 'student.architecture'" not in str(caught.value)

@@ -58,9 +58,19 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )[0]
         self._model = model
+        self._undo_trial_step()
         self._problem: OSError | None = None
         self._engine.checkpoint_engine.save = self._write
         self._engine._copy_recovery_script = lambda directory: None  # programs, beside data
+
+    def _undo_trial_step(self) -> None:
+        """At stage 0 in bfloat16 DeepSpeed makes AdamW's moments by a step of zeros, which counts and decays."""
+        masters = self._masters()
+        if masters:
+            self._engine.optimizer.optimizer.state.clear()
+        for parameter in self._model.parameters():
+            if id(parameter) in masters:
+                masters[id(parameter)].data.copy_(parameter.data)
 
     def facts(self) -> dict[str, Any]:
         """See Engine. Another number of ranks or stage reads a checkpoint only once it is converted."""

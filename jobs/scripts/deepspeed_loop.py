@@ -32,11 +32,11 @@ def main() -> None:
     data = LabelledText(args.store, tokenizer, long_documents="cut")
     sampler = DistributedSampler(data)
     loader = DataLoader(data, args.micro_batch, sampler=sampler, collate_fn=data.collate)
-    model = with_distillation_loss(AutoModelForCausalLM.from_pretrained(args.student, dtype=torch.float32)).train()
+    model: Any = with_distillation_loss(AutoModelForCausalLM.from_pretrained(args.student, dtype=torch.float32)).train()
     settings = {"train_micro_batch_size_per_gpu": args.micro_batch, "gradient_accumulation_steps": args.accumulate}
     settings |= {"zero_optimization": {"stage": 2}, "bf16": {"enabled": torch.cuda.is_available()}}
     settings |= {"optimizer": {"type": "AdamW", "params": {"lr": 1e-4, "torch_adam": True}}, "gradient_clipping": 1.0}
-    engine: Any = deepspeed.initialize(model=model, model_parameters=[*model.parameters()], config=settings)[0]
+    engine: Any = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=settings)[0]
     for epoch in range(args.epochs):
         sampler.set_epoch(epoch)
         batches = iter(loader)

@@ -1,5 +1,6 @@
 """`kd submit` killed at every point: the job is there whole or not at all, and the same command completes it."""
 
+import contextlib
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -53,8 +54,12 @@ def test_an_interrupted_submission_leaves_a_whole_job_or_none(point: str, sent: 
     def hook(now: str, method: str, path: str) -> bool:
         if now != when or not is_here(method, path):
             return True
-        running[0].send_signal(sent)
-        running[0].wait(60)
+        # One Ctrl-C can fall into a callback whose exceptions Python drops; a person presses it again.
+        for _ in range(3):
+            running[0].send_signal(sent)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running[0].wait(25)
+                break
         return False
 
     with proxied(site.head, hook) as proxy:

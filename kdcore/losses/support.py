@@ -39,9 +39,12 @@ def check_fit(labels: SoftLabels | None, targets: Tensor, num_tokens: int, num_o
         raise LabelError(
             f"one target per token is needed: {num_tokens} tokens, targets of shape {tuple(targets.shape)}"
         )
+    if labels is not None:
+        _check_labels(labels, num_tokens, num_outputs)
     _check_targets(targets, num_outputs)
-    if labels is None:
-        return
+
+
+def _check_labels(labels: SoftLabels, num_tokens: int, num_outputs: int) -> None:
     if labels.num_labels != num_tokens:
         raise LabelError(f"one soft label per token is needed: {num_tokens} tokens, {labels.num_labels} labels")
     if isinstance(labels, FeatureLabels):

@@ -371,7 +371,7 @@ def test_logits_of_a_chunk_are_the_largest_tensor_and_no_chunk_is_waited_for(kin
         )
         loss.backward()
     assert watch.largest == 64 * 2000
-    assert watch.waits == 0
+    assert watch.waits == 1  # for the targets, which a CPU looks at; the 16 chunks add none
 
 
 def test_the_mean_gradient_of_sparse_labels_is_the_whole_teachers():

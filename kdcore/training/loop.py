@@ -27,6 +27,8 @@ from kdcore.training.step_plan import StepPlan
 # What is summed over a step and its ranks: the loss and its own metrics, tokens that go through the student, those with
 # padding, and the seconds that were spent waiting for data.
 _SUMS = ("loss", *METRICS, "inputs", "slots", "waited")
+_OF_LOSS = 1 + len(METRICS)
+_INPUTS, _SLOTS, _WAITED = range(_OF_LOSS, len(_SUMS))
 
 
 @dataclass
@@ -137,12 +139,12 @@ class Loop:
         waited = feed.waited
         for part in feed.step():
             loss, metrics = self._engine.accumulate(part.batch, scale, last=part.last)
-            total[:-3] += torch.stack([loss, *(metrics[name].to(loss.dtype) for name in METRICS)])
-            total[-3] += int(plan.lengths[part.indices].sum())
-            total[-2] += part.batch.num_slots
+            total[:_OF_LOSS] += torch.stack([loss, *(metrics[name].to(loss.dtype) for name in METRICS)])
+            total[_INPUTS] += int(plan.lengths[part.indices].sum())
+            total[_SLOTS] += part.batch.num_slots
             if logged:
                 digests += self._samples.digests(part.indices).sum(dtype=np.uint64)
-        total[-1] = feed.waited - waited
+        total[_WAITED] = feed.waited - waited
         self._engine.update(rate, lambda norm: self._accept(step, total, norm, scale))
         if not logged:
             return ""

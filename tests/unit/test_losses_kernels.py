@@ -176,6 +176,8 @@ def test_kernels_that_cannot_make_a_loss_say_so_and_auto_takes_torch():
         case.loss(dense, torch.float32, "triton")
     with pytest.raises(ConfigError, match=r"products run in torch\.float64"):
         case.loss(topk_of(case.teacher, 2), torch.float64, "triton")
-    case.loss(dense, torch.float32, "auto")
+    chosen, wanted = (case.loss(dense, torch.float32, implementation) for implementation in ("auto", "torch"))
+    assert torch.equal(chosen[0], wanted[0])
+    assert all(map(torch.equal, chosen[2], wanted[2]))
     with pytest.raises(ValueError, match="gradient_filter"):
         LossConfig(implementation="torch", gradient_filter=0.1)

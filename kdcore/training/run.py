@@ -87,7 +87,7 @@ def _train_unless_finished(recipe: Recipe, arm: Arm, ranks: Ranks, report: OnPro
     layout, kept_apart = agreed_layout(model.student, config, ranks)
     plan = StepPlan(config, ranks.world, arm.seed, task.samples.lengths, layout)
     counts = num_parameters(model), num_parameters(model, trained=True)
-    engine = make_engine(model, config, ranks, 2 if plan.accumulates else 1)
+    engine = make_engine(model, config, ranks, plan.accumulates)
     try:
         run = _Run(recipe, arm, ranks, task, engine, plan.steps, report, notice, *counts)
         if ranks.first:

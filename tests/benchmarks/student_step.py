@@ -114,7 +114,7 @@ class Steps:
 def cached_steps(arms: dict[str, TextSamples], arguments: argparse.Namespace) -> dict[str, float]:
     """Median seconds of a step of each arm, in turns."""
     device = local_device()
-    engine = make_engine(DistillModel(llama(*STUDENT), training(), True), training(), Ranks(0, 1, device), 1)
+    engine = make_engine(DistillModel(llama(*STUDENT), training(), True), training(), Ranks(0, 1, device), False)
     steps = Steps(engine, device, arguments.sequences)
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for number in range(arguments.steps + 2):

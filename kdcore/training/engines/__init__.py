@@ -6,15 +6,18 @@ from kdcore.training.model import DistillModel
 from kdcore.training.ranks import Ranks
 
 
-def make_engine(model: DistillModel, config: TrainingConfig, ranks: Ranks, micro_batches: int) -> Engine:
-    """The engine that the settings name, holding `model` on the rank's device."""
+def make_engine(model: DistillModel, config: TrainingConfig, ranks: Ranks, accumulates: bool) -> Engine:
+    """The engine that the settings name, holding `model` on the rank's device.
+
+    `accumulates`: a step may take more than one micro-batch.
+    """
     if config.engine.type == "torch":
         from kdcore.training.engines.torch_engine import TorchEngine
 
         return TorchEngine(model, config, ranks)
     from kdcore.training.engines.deepspeed_engine import DeepSpeedEngine
 
-    return DeepSpeedEngine(model, config, config.engine, ranks, micro_batches)
+    return DeepSpeedEngine(model, config, config.engine, ranks, accumulates)
 
 
 __all__ = ["Engine", "make_engine"]

@@ -38,11 +38,12 @@ class DeepSpeedEngine:
         config: TrainingConfig,
         settings: DeepSpeedEngineConfig,
         ranks: Ranks,
-        micro_batches: int,
+        accumulates: bool,
     ) -> None:
         self._ranks, self._stage = ranks, settings.zero_stage
         self._optimizer_settings = config.optimizer
-        self._micro_batches = micro_batches
+        # That there may be several is all it has to know: each is told whether it is the last of its step.
+        self._micro_batches = 2 if accumulates else 1
         self._frozen = _frozen(model) if ranks.first and config.precision == "bfloat16" else {}
         deepspeed = _import_deepspeed(ranks)
         _join_group(ranks)
@@ -54,7 +55,7 @@ class DeepSpeedEngine:
         self._engine: Any = deepspeed.initialize(
             model=model.to(ranks.device).train(),
             model_parameters=parameter_groups(model, config.optimizer),
-            config=deepspeed_settings(config, settings, ranks, micro_batches),
+            config=deepspeed_settings(config, settings, ranks, self._micro_batches),
             dist_init_required=False,
         )[0]
         self._model = model

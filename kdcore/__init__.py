@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kdcore.config.load import load_recipe
     from kdcore.config.recipe import Recipe
-    from kdcore.losses.response import soft_target_loss
-    from kdcore.losses.sparse import distillation_loss_from_hidden
+    from kdcore.losses.response.soft_targets import soft_target_loss
+    from kdcore.losses.sparse.loss import distillation_loss_from_hidden
     from kdcore.store.reader import open_store
     from kdcore.store.verify import verify_store
     from kdcore.students.export import load_student
@@ -38,11 +38,11 @@ _HOMES = {
     "LabelledText": "kdcore.training.labelled_text",
     "Recipe": "kdcore.config.recipe",
     "distillation_loss": "kdcore.training.scripting",
-    "distillation_loss_from_hidden": "kdcore.losses.sparse",
+    "distillation_loss_from_hidden": "kdcore.losses.sparse.loss",
     "load_recipe": "kdcore.config.load",
     "load_student": "kdcore.students.export",
     "open_store": "kdcore.store.reader",
-    "soft_target_loss": "kdcore.losses.response",
+    "soft_target_loss": "kdcore.losses.response.soft_targets",
     "verify_store": "kdcore.store.verify",
     "with_distillation_loss": "kdcore.training.scripting",
 }

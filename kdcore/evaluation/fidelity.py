@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kdcore.labels import Codec, DenseLabels, FeatureCodec, FeatureLabels, RowView, SoftLabels, SparseLabels, TopKLabels
 from kdcore.labels.learn import ProbeBatch
-from kdcore.losses.response import soft_target_loss
+from kdcore.losses.response.soft_targets import soft_target_loss
 
 __all__ = ["column_bytes", "dense_weights", "fidelity"]
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kdcore.config import TrainingConfig
 from kdcore.losses.objective import objective_of
-from kdcore.losses.response import soft_target_loss
+from kdcore.losses.response.soft_targets import soft_target_loss
 from kdcore.training.batches import Batch, TextBatch
 from kdcore.training.text_loss import text_loss
 

@@ -5,10 +5,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdcore.config.loss import LossConfig
-from kdcore.losses.head import logit_rules
 from kdcore.losses.objective import Objective
-from kdcore.losses.sparse import distillation_loss_from_hidden
-from kdcore.losses.support import check_fit
+from kdcore.losses.sparse.head import logit_rules
+from kdcore.losses.sparse.loss import distillation_loss_from_hidden
+from kdcore.losses.sparse.support import check_fit
 from kdcore.training.batches import TextBatch
 
 __all__ = ["text_loss"]

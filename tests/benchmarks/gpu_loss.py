@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from kdcore.losses.sparse import distillation_loss_from_hidden
+from kdcore.losses.sparse.loss import distillation_loss_from_hidden
 from tests.benchmarks.harness import emit, progress
 from tests.benchmarks.loss_memory import Inputs, inputs_of
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdcore.labels.soft_labels import TopKLabels
-from kdcore.losses.sparse import distillation_loss_from_hidden
+from kdcore.losses.sparse.loss import distillation_loss_from_hidden
 from tests.benchmarks.harness import REPO, emit, progress
 
 CLASSES, WIDTH, K = 131_072, 1024, 64

@@ -24,11 +24,11 @@ def compile_kernels() -> None:
     from triton.runtime.jit import JITFunction
 
     from kdcore.labels.soft_labels import TopKLabels
-    from kdcore.losses.call import Call
-    from kdcore.losses.head import LogitRules
-    from kdcore.losses.kernels.loss import kernel_loss
     from kdcore.losses.objective import Objective
-    from kdcore.losses.shards import WHOLE
+    from kdcore.losses.sparse.call import Call
+    from kdcore.losses.sparse.head import LogitRules
+    from kdcore.losses.sparse.kernels.loss import kernel_loss
+    from kdcore.losses.sparse.shards import WHOLE
 
     class Device:
         get_current_device = staticmethod(lambda: 0)

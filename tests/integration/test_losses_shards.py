@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from kdcore.losses.forms import form_of
-from kdcore.losses.head import LogitRules
 from kdcore.losses.objective import Objective
-from kdcore.losses.shards import WHOLE, Shard
-from kdcore.losses.sparse import distillation_loss_from_hidden
+from kdcore.losses.sparse.head import LogitRules
+from kdcore.losses.sparse.loss import distillation_loss_from_hidden
+from kdcore.losses.sparse.shards import WHOLE, Shard
 from tests.support.losses import sparse_of, topk_of
 
 TOKENS, WIDTH, CLASSES, ROWS = 5, 16, 44, 50

@@ -7,7 +7,7 @@ import torch
 
 from kdcore.config import TrainingConfig
 from kdcore.errors import ConfigError
-from kdcore.losses.head import LogitRules, logit_rules
+from kdcore.losses.sparse.head import LogitRules, logit_rules
 from kdcore.training.batches import TextBatch
 from kdcore.training.model import DistillModel
 

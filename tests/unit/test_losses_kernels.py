@@ -10,14 +10,14 @@ from kdcore.config.loss import LossConfig
 from kdcore.errors import ConfigError
 from kdcore.labels.soft_labels import DenseLabels, SoftLabels
 from kdcore.losses.forms import form_of
-from kdcore.losses.head import LogitRules
 from kdcore.losses.objective import Objective
-from kdcore.losses.sparse import distillation_loss_from_hidden
+from kdcore.losses.sparse.head import LogitRules
+from kdcore.losses.sparse.loss import distillation_loss_from_hidden
 from tests.support.losses import sparse_of, topk_of
 
 pytest.importorskip("triton")
 
-from kdcore.losses.kernels.tiles import INTERPRETED
+from kdcore.losses.sparse.kernels.tiles import INTERPRETED
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 pytestmark = pytest.mark.skipif(not INTERPRETED and not torch.cuda.is_available(), reason="no GPU, and not interpreted")

@@ -5,7 +5,7 @@ from kdcore.errors import ConfigError
 from kdcore.labels.soft_labels import DenseLabels
 from kdcore.losses.forms import KL
 from kdcore.losses.objective import Objective
-from kdcore.losses.response import soft_target_loss
+from kdcore.losses.response.soft_targets import soft_target_loss
 from tests.support.losses import definition_of, topk_of
 
 

@@ -13,10 +13,10 @@ from kdcore.errors import ConfigError, LabelError
 from kdcore.labels import FeatureLabels
 from kdcore.labels.soft_labels import DenseLabels, SparseLabels, TopKLabels
 from kdcore.losses.forms import form_of
-from kdcore.losses.head import LogitRules
 from kdcore.losses.objective import METRICS, Objective
-from kdcore.losses.response import soft_target_loss
-from kdcore.losses.sparse import distillation_loss_from_hidden
+from kdcore.losses.response.soft_targets import soft_target_loss
+from kdcore.losses.sparse.head import LogitRules
+from kdcore.losses.sparse.loss import distillation_loss_from_hidden
 from tests.support.losses import PARAMETERS, Wanted, definition_of, reference, sparse_of, topk_of
 
 ALL = [(name, tuple(parameters.items())) for name, several in PARAMETERS.items() for parameters in several]

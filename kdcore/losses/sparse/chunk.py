@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from kdcore.labels.soft_labels import DenseLabels
-from kdcore.losses.cells import Seen, compare
-from kdcore.losses.dense import dense_loss
 from kdcore.losses.objective import Objective
-from kdcore.losses.shards import WHOLE, Partial, Shard
-from kdcore.losses.support import Support
+from kdcore.losses.sparse.cells import Seen, compare
+from kdcore.losses.sparse.dense import dense_loss
+from kdcore.losses.sparse.shards import WHOLE, Partial, Shard
+from kdcore.losses.sparse.support import Support
 
 _HOLE = -1e30
 """Takes a class out of a pass over logits: its exponential is 0, and 0 times it is 0, which -inf would not give."""

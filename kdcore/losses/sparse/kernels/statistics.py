@@ -5,8 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kdcore.losses.kernels.tiles import Head, grouped, logits_tile, tiles_of
-from kdcore.losses.shards import Partial
+from kdcore.losses.sparse.kernels.tiles import Head, grouped, logits_tile, tiles_of
+from kdcore.losses.sparse.shards import Partial
 
 __all__ = ["partial_sums", "sorted_names"]
 

@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 from triton import knobs
 
-from kdcore.losses.head import LogitRules
+from kdcore.losses.sparse.head import LogitRules
 
 __all__ = ["INTERPRETED", "Head", "Tiles", "grouped", "logits_tile", "slope", "tiles_of"]
 

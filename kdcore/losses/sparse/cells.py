@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kdcore.losses.forms import KL
 from kdcore.losses.objective import Objective
-from kdcore.losses.support import Support
+from kdcore.losses.sparse.support import Support
 
 __all__ = ["Group", "Seen", "compare"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from kdcore.config.loss import Implementation
 from kdcore.errors import ConfigError
 from kdcore.labels.soft_labels import DenseLabels
-from kdcore.losses.call import Call, compute_dtype
+from kdcore.losses.sparse.call import Call, compute_dtype
 
 __all__ = ["use_kernels"]
 
@@ -52,7 +52,7 @@ def _problem(asked: Implementation, hidden: Tensor, call: Call) -> str | None:
 
 
 def _interpreted() -> bool:
-    from kdcore.losses.kernels.tiles import INTERPRETED
+    from kdcore.losses.sparse.kernels.tiles import INTERPRETED
 
     return INTERPRETED
 

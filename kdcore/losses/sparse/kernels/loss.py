@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kdcore.losses.call import Call, compute_dtype, grad_dtype
-from kdcore.losses.cells import Seen, compare
-from kdcore.losses.kernels.gathers import entries_by_class, logits_of, weighted_rows
-from kdcore.losses.kernels.gradients import Gradients, add_group
-from kdcore.losses.kernels.statistics import partial_sums, sorted_names
-from kdcore.losses.kernels.tiles import Head
-from kdcore.losses.support import Support, chunks
+from kdcore.losses.sparse.call import Call, compute_dtype, grad_dtype
+from kdcore.losses.sparse.cells import Seen, compare
+from kdcore.losses.sparse.kernels.gathers import entries_by_class, logits_of, weighted_rows
+from kdcore.losses.sparse.kernels.gradients import Gradients, add_group
+from kdcore.losses.sparse.kernels.statistics import partial_sums, sorted_names
+from kdcore.losses.sparse.kernels.tiles import Head
+from kdcore.losses.sparse.support import Support, chunks
 
 __all__ = ["kernel_loss"]
 

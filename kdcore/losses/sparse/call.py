@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from kdcore.labels.soft_labels import SoftLabels
-from kdcore.losses.head import LogitRules
 from kdcore.losses.objective import Objective
-from kdcore.losses.shards import Shard
+from kdcore.losses.sparse.head import LogitRules
+from kdcore.losses.sparse.shards import Shard
 
 __all__ = ["Call", "compute_dtype", "grad_dtype"]
 

@@ -17,8 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kdcore.losses.kernels.gathers import Entries, rows_of_classes
-from kdcore.losses.kernels.tiles import INTERPRETED, Head, Tiles, grouped, logits_tile, slope, tiles_of
+from kdcore.losses.sparse.kernels.gathers import Entries, rows_of_classes
+from kdcore.losses.sparse.kernels.tiles import INTERPRETED, Head, Tiles, grouped, logits_tile, slope, tiles_of
 
 __all__ = ["Gradients", "add_group"]
 

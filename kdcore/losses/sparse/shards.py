@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kdcore.errors import ConfigError
 from kdcore.labels.soft_labels import DenseLabels, SoftLabels
-from kdcore.losses.cells import Group
+from kdcore.losses.sparse.cells import Group
 
 __all__ = ["WHOLE", "Partial", "Shard"]
 

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kdcore.losses.kernels.tiles import INTERPRETED, Head
+from kdcore.losses.sparse.kernels.tiles import INTERPRETED, Head
 
 __all__ = ["Entries", "entries_by_class", "logits_of", "rows_of_classes", "weighted_rows"]
 

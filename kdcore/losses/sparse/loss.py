@@ -18,13 +18,13 @@ from torch.autograd.function import once_differentiable
 
 from kdcore.config.loss import Implementation
 from kdcore.labels.soft_labels import DenseLabels, SoftLabels
-from kdcore.losses.call import Call, compute_dtype, grad_dtype
-from kdcore.losses.chunk import chunk_loss
-from kdcore.losses.head import LogitRules
-from kdcore.losses.implementation import use_kernels
 from kdcore.losses.objective import METRICS, Objective, choose
-from kdcore.losses.shards import WHOLE, Shard
-from kdcore.losses.support import Support, check_fit, chunks
+from kdcore.losses.sparse.call import Call, compute_dtype, grad_dtype
+from kdcore.losses.sparse.chunk import chunk_loss
+from kdcore.losses.sparse.head import LogitRules
+from kdcore.losses.sparse.implementation import use_kernels
+from kdcore.losses.sparse.shards import WHOLE, Shard
+from kdcore.losses.sparse.support import Support, check_fit, chunks
 
 __all__ = ["distillation_loss_from_hidden"]
 
@@ -80,7 +80,7 @@ def distillation_loss_from_hidden(
     rules = rules or LogitRules()
     call = Call(labels, targets, weights, objective, rules, outputs, chunk_tokens, recompute, gradient_filter, shard)
     if use_kernels(implementation, hidden_states, call):
-        from kdcore.losses.kernels.loss import kernel_loss
+        from kdcore.losses.sparse.kernels.loss import kernel_loss
 
         loss, metrics = kernel_loss(hidden_states, head_weight, head_bias, call)
     else:

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kdcore.labels.soft_labels import SoftLabels
-from kdcore.losses.chunk import chunk_loss
 from kdcore.losses.objective import METRICS, Objective, choose
-from kdcore.losses.support import check_fit, chunks
+from kdcore.losses.sparse.chunk import chunk_loss
+from kdcore.losses.sparse.support import check_fit, chunks
 
 __all__ = ["soft_target_loss"]
 

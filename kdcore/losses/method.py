@@ -1,0 +1,94 @@
+"""What a loss of the library is given, and what it gives back.
+
+A file of `response/`, `feature/`, `relation/` or `attention/` has one method: a pure function of tensors as the paper
+has it, and the Method that a recipe names, which owns what is learnt beside the student (projectors, memories).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Generic, TypeVar
+
+from torch import Tensor, nn
+
+from kdcore.config.losses.base import FeatureTerm, LossTerm
+
+__all__ = ["FeatureMethod", "LossInputs", "Method", "Shapes"]
+
+TermT = TypeVar("TermT", bound=LossTerm)
+FeatureTermT = TypeVar("FeatureTermT", bound=FeatureTerm)
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What a method is built for: the shapes of features by module path, without the batch, such as (C, H, W)."""
+
+    student: Mapping[str, Shape]
+    teacher: Mapping[str, Shape]
+    num_classes: int
+    num_samples: int
+    """Of the training set: the rows of a memory."""
+    student_model: nn.Module | None = None
+    teacher_model: nn.Module | None = None
+    """None where the teacher's labels and features come from a store."""
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """One micro-batch of B samples, as both networks see it. Of the teacher nothing has a gradient.
+
+    `student_logits` [B, C] and `teacher_logits` [B, C] (logits or log-probabilities; None without a teacher),
+    `targets` int64 [B], features [B, ...] by module path, and `indices` int64 [B], the numbers of the samples in the
+    training set. `progress` is the share of the steps that are done, in [0, 1). The networks are there for methods that
+    need another pass over `pixels` [B, ...]; the teacher's only where it is live.
+    """
+
+    student_logits: Tensor
+    teacher_logits: Tensor | None
+    targets: Tensor
+    student: Mapping[str, Tensor] = field(default_factory=dict)
+    teacher: Mapping[str, Tensor] = field(default_factory=dict)
+    indices: Tensor | None = None
+    progress: float = 0.0
+    pixels: Tensor | None = None
+    student_model: nn.Module | None = None
+    teacher_model: nn.Module | None = None
+
+
+class Method(nn.Module, ABC, Generic[TermT]):
+    """One loss, built from its settings and the shapes of what it will see.
+
+    `forward` returns a scalar: the mean over the samples of the micro-batch, or the paper's value for losses of the
+    batch as a whole. What is made of it over micro-batches and ranks is the composition's affair.
+    """
+
+    needs_teacher_logits: ClassVar[bool] = False
+    needs_input_gradient: ClassVar[bool] = False
+    """Whether `pixels` must require a gradient, for losses of a network's Jacobian."""
+    needs_live_teacher: ClassVar[bool] = False
+
+    def __init__(self, term: TermT, shapes: Shapes) -> None:
+        super().__init__()
+        self.term = term
+
+    @abstractmethod
+    def forward(self, inputs: LossInputs) -> Tensor:
+        """The loss of one micro-batch, a scalar in float32 or float64."""
+
+
+class FeatureMethod(Method[FeatureTermT]):
+    """A loss that is a sum over pairs of layers, the n-th of `at` with the n-th of `teacher_at`."""
+
+    def forward(self, inputs: LossInputs) -> Tensor:
+        """The sum over the pairs."""
+        pairs = zip(self.term.at, self.term.teacher_paths, strict=True)
+        losses = [
+            self.pair(number, inputs.student[ours], inputs.teacher[theirs], inputs)
+            for number, (ours, theirs) in enumerate(pairs)
+        ]
+        return sum(losses[1:], losses[0])
+
+    @abstractmethod
+    def pair(self, number: int, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
+        """The loss of one pair of layers, a scalar."""

@@ -1,0 +1,61 @@
+"""Examples of every loss that a recipe can name, and the inputs that they are tried on."""
+
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor, nn
+
+from kdcore.config.losses import AnyLossTerm, LossTerm
+from kdcore.losses.method import LossInputs, Method, Shapes
+from kdcore.losses.registry import make_method
+from tests.support.method_examples import feature, response
+
+CLASSES, SAMPLES = 5, 12
+EXAMPLES: dict[str, dict[str, Any]] = {**response.EXAMPLES, **feature.EXAMPLES}
+# `maps` are convolutional features [B, C, H, W], `vectors` [B, D], `tokens` hidden states [B, L, D].
+FEATURES = {
+    "maps": ((4, 6, 6), (6, 6, 6)),
+    "maps.wide": ((8, 3, 3), (8, 3, 3)),
+    "vectors": ((10,), (14,)),
+    "tokens": ((7, 8), (7, 12)),
+}
+"""Shapes of the student's and the teacher's, without the batch."""
+
+
+def term(name: str, **settings: Any) -> LossTerm:
+    """The settings of the example of `name`, with others where they are given."""
+    return TypeAdapter(AnyLossTerm).validate_python({"type": name, **EXAMPLES[name], **settings})
+
+
+def shapes(student: nn.Module | None = None, teacher: nn.Module | None = None) -> Shapes:
+    """Of the features below."""
+    ours, theirs = ({path: pair[side] for path, pair in FEATURES.items()} for side in (0, 1))
+    return Shapes(ours, theirs, CLASSES, SAMPLES, student, teacher)
+
+
+def method(name: str, **settings: Any) -> Method:
+    """The example's Method, its own parameters from one seed."""
+    torch.manual_seed(0)
+    return make_method(term(name, **settings), shapes())
+
+
+def inputs(batch: int = 4, kind: str = "random", seed: int = 0) -> LossInputs:
+    """Features and logits: `random`, `constant` (every sample alike), or `zero`; the student's require a gradient."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def make(*shape: int) -> Tensor:
+        if kind == "zero":
+            return torch.zeros(batch, *shape)
+        values = torch.randn(1 if kind == "constant" else batch, *shape, generator=generator)
+        return values.expand(batch, *shape).clone()
+
+    return LossInputs(
+        student_logits=make(CLASSES).requires_grad_(),
+        teacher_logits=make(CLASSES),
+        targets=torch.arange(batch) % CLASSES,
+        student={path: make(*pair[0]).requires_grad_() for path, pair in FEATURES.items()},
+        teacher={path: make(*pair[1]) for path, pair in FEATURES.items()},
+        indices=torch.arange(batch) % SAMPLES,
+        progress=0.5,
+    )

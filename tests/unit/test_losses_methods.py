@@ -1,0 +1,52 @@
+"""What holds of every loss that a recipe can name: it has an example, a page's worth of settings, finite gradients."""
+
+import re
+from typing import get_args
+
+import pytest
+import torch
+
+from kdcore.config.losses import AnyLossTerm, LossTerm
+from kdcore.config.losses.base import FeatureTerm
+from tests.support.methods import EXAMPLES, inputs, method
+
+TYPES = {one.model_fields["type"].default: one for one in get_args(get_args(AnyLossTerm)[0])}
+
+
+def test_every_loss_has_an_example():
+    assert set(EXAMPLES) == set(TYPES) - {"import"}
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+@pytest.mark.parametrize(("kind", "batch"), [("random", 4), ("constant", 4), ("zero", 4), ("random", 1), ("zero", 1)])
+def test_gradients_are_finite_on_degenerate_input(name, kind, batch):
+    loss_of, given = method(name), inputs(batch, kind)
+    loss = loss_of(given)
+    assert loss.shape == ()
+    assert torch.isfinite(loss)
+    if not loss.requires_grad:
+        assert batch == 1, "a loss without a gradient teaches nothing"
+        return
+    loss.backward()
+    leaves = [given.student_logits, *given.student.values(), *loss_of.parameters()]
+    found = [leaf.grad for leaf in leaves if leaf.grad is not None]
+    assert found
+    assert all(bool(torch.isfinite(gradient).all()) for gradient in found)
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_a_method_says_where_it_comes_from(name):
+    home = TYPES[name].home
+    assert re.fullmatch(r"kdcore\.losses\.(response|feature|relation|attention)\.\w+:\w+", home)
+    assert type(method(name)).__doc__
+
+
+def test_a_weight_over_the_run():
+    term = LossTerm(weight=2.0, final_weight=0.0, warmup=0.25, until=0.75)
+    assert [term.weight_at(progress) for progress in (0.0, 0.125, 0.5, 0.75)] == [0.0, 0.875, 1.0, 0.0]
+
+
+def test_layers_come_in_pairs():
+    assert FeatureTerm(at="a").teacher_paths == ("a",)
+    with pytest.raises(ValueError, match="`teacher_at` needs one path for each of `at`: got 1 for 2"):
+        FeatureTerm(at=("a", "b"), teacher_at="c")

@@ -5,15 +5,16 @@ has it, and the Method that a recipe names, which owns what is learnt beside the
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
 from kdcore.config.losses.base import FeatureTerm, LossTerm
+from kdcore.losses.projectors import require_maps
 
-__all__ = ["FeatureMethod", "LossInputs", "Method", "Shapes"]
+__all__ = ["FeatureMethod", "LossInputs", "MapMethod", "Method", "Shapes"]
 
 TermT = TypeVar("TermT", bound=LossTerm)
 FeatureTermT = TypeVar("FeatureTermT", bound=FeatureTerm)
@@ -89,6 +90,21 @@ class FeatureMethod(Method[FeatureTermT]):
         ]
         return sum(losses[1:], losses[0])
 
+    def for_pairs(self, shapes: Shapes, make: Callable[[Shape, Shape], nn.Module]) -> nn.ModuleList:
+        """A module for each pair of layers, made from the shapes of the student's and of the teacher's features."""
+        pairs = zip(self.term.at, self.term.teacher_paths, strict=True)
+        return nn.ModuleList(make(shapes.student[ours], shapes.teacher[theirs]) for ours, theirs in pairs)
+
     @abstractmethod
     def pair(self, number: int, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
         """The loss of one pair of layers, a scalar."""
+
+
+class MapMethod(FeatureMethod[FeatureTermT]):
+    """A FeatureMethod of feature maps alone: ConfigError where a layer gives something else."""
+
+    def __init__(self, term: FeatureTermT, shapes: Shapes) -> None:
+        super().__init__(term, shapes)
+        require_maps(
+            *(shapes.student[path] for path in term.at), *(shapes.teacher[path] for path in term.teacher_paths)
+        )

@@ -4,8 +4,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdcore.errors import ConfigError
+from kdcore.losses.numerics import wide
 
-__all__ = ["same_size", "spatial_projector", "vector_projector"]
+__all__ = ["ChannelNorm", "project", "projector", "require_maps", "same_size", "spatial_projector", "vector_projector"]
+
+
+class ChannelNorm(nn.BatchNorm2d):
+    """BatchNorm of maps [B, C, H, W] that takes its running statistics where a batch has one value a channel."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps of the same shape."""
+        if self.training and input.numel() == self.num_features:
+            return functional.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, False, eps=self.eps
+            )
+        return super().forward(input)
 
 
 def vector_projector(ours: tuple[int, ...], theirs: tuple[int, ...]) -> nn.Module:
@@ -13,15 +26,31 @@ def vector_projector(ours: tuple[int, ...], theirs: tuple[int, ...]) -> nn.Modul
     return nn.Identity() if ours[-1] == theirs[-1] else nn.Linear(ours[-1], theirs[-1])
 
 
-def spatial_projector(ours: tuple[int, ...], theirs: tuple[int, ...]) -> nn.Module:
-    """1 x 1 convolution and BatchNorm, maps (C, H, W) to (C', H, W). ConfigError for what are no maps."""
-    for shape in (ours, theirs):
+def require_maps(*shapes: tuple[int, ...]) -> None:
+    """ConfigError unless all shapes are of maps, (C, H, W)."""
+    for shape in shapes:
         if len(shape) != 3:
             raise ConfigError(
                 f"this loss compares feature maps [B, C, H, W], but a tapped layer gives {['B', *shape]}: set `at` and "
                 "`teacher_at` to convolutional layers"
             )
-    return nn.Sequential(nn.Conv2d(ours[0], theirs[0], 1, bias=False), nn.BatchNorm2d(theirs[0]))
+
+
+def spatial_projector(ours: tuple[int, ...], theirs: tuple[int, ...]) -> nn.Module:
+    """1 x 1 convolution and BatchNorm, maps (C, H, W) to (C', H, W). ConfigError for what are no maps."""
+    require_maps(ours, theirs)
+    return nn.Sequential(nn.Conv2d(ours[0], theirs[0], 1, bias=False), ChannelNorm(theirs[0]))
+
+
+def projector(ours: tuple[int, ...], theirs: tuple[int, ...]) -> nn.Module:
+    """The spatial one for maps of both networks, else the one for vectors."""
+    return spatial_projector(ours, theirs) if len(ours) == len(theirs) == 3 else vector_projector(ours, theirs)
+
+
+def project(module: nn.Module, features: Tensor) -> Tensor:
+    """What a projector makes of features, in its own dtype on the way and in `wide` after it."""
+    parameter = next(module.parameters(), None)
+    return wide(module(features if parameter is None else features.to(parameter.dtype)))
 
 
 def same_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

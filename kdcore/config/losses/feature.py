@@ -1,8 +1,35 @@
-"""Losses of features: section 2.2 of the survey (arXiv 2006.05525), and those that came later."""
+"""Losses of features: section 2.2 of the survey (arXiv 2006.05525). Those with more of their own to learn, and those
+that came later, are in `feature_later.py`."""
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from kdcore.config.losses.base import FeatureTerm
+from kdcore.config.losses.feature_later import LaterFeatureTerm
+
+
+class FitNetTerm(FeatureTerm):
+    """Features through a regressor are to be the teacher's (row F1)."""
+
+    home: ClassVar[str] = "kdcore.losses.feature.fitnet:FitNet"
+    type: Literal["fitnet"] = "fitnet"
+    mode: Literal["code", "paper"] = Field(
+        default="code", description="the mean of squared differences, or half their sum a sample as in the paper"
+    )
+    relu: bool = Field(
+        default=True, description="whether the teacher's layers end in a ReLU, so that regressors do too"
+    )
+
+
+class NeuronSelectivityTerm(FeatureTerm):
+    """Channels as samples of a distribution over places (row F2)."""
+
+    home: ClassVar[str] = "kdcore.losses.feature.neuron_selectivity:NeuronSelectivity"
+    type: Literal["nst"] = "nst"
+    kernel: Literal["polynomial", "linear", "gaussian"] = Field(
+        default="polynomial", description="of the maximum mean discrepancy"
+    )
 
 
 class AttentionTransferTerm(FeatureTerm):
@@ -10,6 +37,66 @@ class AttentionTransferTerm(FeatureTerm):
 
     home: ClassVar[str] = "kdcore.losses.feature.attention_transfer:AttentionTransfer"
     type: Literal["attention_transfer"] = "attention_transfer"
+    mode: Literal["code", "paper"] = Field(
+        default="code", description="the mean of squared differences, or their length a sample as in the paper"
+    )
+    power: float = Field(default=2.0, ge=1, description="of the absolute activations")
+    channels: Literal["mean", "max"] = Field(default="mean", description="what is made of the channels of a place")
 
 
-FeatureLossTerm = AttentionTransferTerm
+class FactorTransferTerm(FeatureTerm):
+    """Paraphrased features against translated ones (row F4)."""
+
+    home: ClassVar[str] = "kdcore.losses.feature.factor_transfer:FactorTransfer"
+    type: Literal["factor_transfer"] = "factor_transfer"
+    p: Literal[1, 2] = Field(default=1, description="the norm of the difference of factors")
+    rate: float = Field(default=0.5, gt=0, le=4, description="factors for each channel of the teacher")
+    reconstruction: float = Field(
+        default=1.0, ge=0, description="weight of the paraphraser's own loss, which the student does not see"
+    )
+
+
+class ActivationBoundaryTerm(FeatureTerm):
+    """Which neurons fire, before the ReLU (row F7)."""
+
+    home: ClassVar[str] = "kdcore.losses.feature.activation_boundary:ActivationBoundary"
+    type: Literal["activation_boundary"] = "activation_boundary"
+    margin: float = Field(default=1.0, gt=0, description="beyond zero that counts as firing or silent for sure")
+
+
+class OverhaulTerm(FeatureTerm):
+    """Margin ReLU and a partial distance, before the ReLU (row F9)."""
+
+    home: ClassVar[str] = "kdcore.losses.feature.overhaul:Overhaul"
+    type: Literal["ofd"] = "ofd"
+
+
+class SemCKDTerm(FeatureTerm):
+    """Every layer learns from every layer of the teacher, by attention (row F15)."""
+
+    home: ClassVar[str] = "kdcore.losses.feature.sem_ckd:SemCKD"
+    paired: ClassVar[bool] = False
+    type: Literal["sem_ckd"] = "sem_ckd"
+    batch: int = Field(default=64, ge=1, description="the largest micro-batch: similarities that a query is made of")
+    factor: int = Field(default=4, ge=1, description="how much narrower than `batch` queries and keys are")
+
+
+class VariationalInformationTerm(FeatureTerm):
+    """The teacher's features predicted with a learnt variance a channel (row F17)."""
+
+    home: ClassVar[str] = "kdcore.losses.feature.variational_information:VariationalInformation"
+    type: Literal["vid"] = "vid"
+    initial_variance: float = Field(default=5.0, gt=1e-3, description="of every channel")
+
+
+FeatureLossTerm = (
+    FitNetTerm
+    | NeuronSelectivityTerm
+    | AttentionTransferTerm
+    | FactorTransferTerm
+    | ActivationBoundaryTerm
+    | OverhaulTerm
+    | SemCKDTerm
+    | VariationalInformationTerm
+    | LaterFeatureTerm
+)

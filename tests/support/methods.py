@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from kdcore.config.losses import AnyLossTerm, LossTerm
 from kdcore.losses.method import LossInputs, Method, Shapes
 from kdcore.losses.registry import make_method
-from tests.support.method_examples import feature, response
+from tests.support.method_examples import feature, relation, response
 
 CLASSES, SAMPLES = 5, 12
-EXAMPLES: dict[str, dict[str, Any]] = {**response.EXAMPLES, **feature.EXAMPLES}
+EXAMPLES: dict[str, dict[str, Any]] = {**response.EXAMPLES, **feature.EXAMPLES, **relation.EXAMPLES}
 # `maps` are convolutional features [B, C, H, W], `vectors` [B, D], `tokens` hidden states [B, L, D].
 FEATURES = {
     "maps": ((4, 6, 6), (6, 6, 6)),

@@ -10,8 +10,9 @@ from pydantic import Field
 from kdcore.config.losses.base import FeatureTerm, LossTerm
 from kdcore.config.losses.feature import FeatureLossTerm
 from kdcore.config.losses.own import OwnTerm
+from kdcore.config.losses.relation import RelationTerm
 from kdcore.config.losses.response import ResponseTerm
 
 __all__ = ["AnyLossTerm", "FeatureTerm", "LossTerm"]
 
-AnyLossTerm = Annotated[ResponseTerm | FeatureLossTerm | OwnTerm, Field(discriminator="type")]
+AnyLossTerm = Annotated[ResponseTerm | FeatureLossTerm | RelationTerm | OwnTerm, Field(discriminator="type")]

@@ -11,10 +11,10 @@ __all__ = ["ContrastMemory"]
 class ContrastMemory(nn.Module):
     """Rows of length one by the numbers of samples, `student` and `teacher` [N, D], and what else a run must keep.
 
-    Buffers, so that checkpoints hold them: 8 N D bytes. Each rank has a memory of its own and never waits for another's:
-    a row is what this rank made of the sample when it last had it, or random where it had it never. As samples are dealt
-    anew in each epoch, rows of one of R ranks are about R epochs old. A checkpoint has the first rank's memory, which all
-    ranks go on with.
+    Buffers, so that checkpoints hold them: 8 N D bytes. Each rank has a memory of its own and never waits for another:
+    a row is what this rank made of the sample when it last had it, or random where it had it never. As samples are
+    dealt anew in each epoch, rows of one of R ranks are about R epochs old. Ranks that resume from one checkpoint go on
+    with the memory of the rank that wrote it.
     """
 
     student: Tensor
@@ -34,9 +34,9 @@ class ContrastMemory(nn.Module):
         self.register_buffer("seed", torch.tensor(torch.initial_seed() % 2**62))
 
     def draw(self, batch: int, count: int) -> Tensor:
-        """Numbers of samples [batch, count], each as likely: a function of torch's seed and of how often this was called.
+        """Numbers of samples [batch, count], each as likely, by torch's seed and how often this was called before.
 
-        Not from torch's generator, whose state is in no checkpoint.
+        Not from torch's own generator: its state is in no checkpoint.
         """
         generator = torch.Generator(self.drawn.device).manual_seed(int(self.seed + self.drawn))
         self.drawn = self.drawn + 1
@@ -52,7 +52,7 @@ class ContrastMemory(nn.Module):
         return with_teacher, with_student
 
     def normalise(self, densities: Tensor) -> Tensor:
-        """Z of both sides, [2]: once and for all N times the first `densities` [2], means of exp(score / temperature)."""
+        """Z of both sides, [2]: for good N times the first `densities` [2], which are means of exp(score / T)."""
         normalisers = torch.where(
             self.normalisers < 0, densities.detach().float() * len(self.student), self.normalisers
         )

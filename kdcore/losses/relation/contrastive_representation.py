@@ -1,7 +1,7 @@
 """CRD: that two embeddings are of the same sample.
 
-Tian, Krishnan and Isola, "Contrastive Representation Distillation" (arXiv 1910.10699), eq. 17 to 19 with a memory as in
-the authors' code, or InfoNCE (eq. 14 of its ablation) over the batch.
+Tian, Krishnan and Isola, "Contrastive Representation Distillation" (arXiv 1910.10699), eq. 18 with a memory as in the
+authors' code, or InfoNCE over the batch.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """CCKD: the correlations between the samples of a batch.
 
-Peng et al., "Correlation Congruence for Knowledge Distillation" (arXiv 1904.01802), eq. 5 to 9; and the short form
+Peng et al., "Correlation Congruence for Knowledge Distillation" (arXiv 1904.01802); and the short form
 that the authors gave to RepDistiller, whose tables show it.
 """
 

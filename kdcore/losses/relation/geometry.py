@@ -34,6 +34,6 @@ def cosines(vectors: Tensor) -> Tensor:
 
 
 def angles(vectors: Tensor) -> Tensor:
-    """[B, B, B] of [B, D]: at j, i, k the cosine of the angle at x_j between x_i and x_k; 0 where two of them are one."""
+    """[B, B, B] of [B, D]: at j, i, k the cosine of the angle at x_j between x_i and x_k; 0 where two are equal."""
     edges = unit(vectors - vectors[:, None])
     return edges @ edges.mT

@@ -1,8 +1,8 @@
 """PKT: how likely a sample is to have each other one as its neighbour.
 
 Passalis and Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer" (arXiv 1803.10837), with the
-cosine kernel. As in the authors' code a sample is among its own neighbours, and the loss is the mean over all B^2 pairs:
-1 / B of the mean KL divergence of a sample. Published weights, such as 30000, belong to that mean.
+cosine kernel. As in the authors' code a sample is among its own neighbours, and the loss is the mean over all B^2
+pairs: 1 / B of the mean KL divergence of a sample. RepDistiller's weight of 30000 belongs to that mean.
 """
 
 from torch import Tensor

@@ -1,7 +1,7 @@
 """RKD: the distances between samples, and the angles that three of them make.
 
-Park, Kim, Lu and Cho, "Relational Knowledge Distillation" (arXiv 1904.05068), eq. 4 to 9 as the authors' code reduces
-them: means over all pairs and all triplets of the batch, those of a sample with itself among them.
+Park, Kim, Lu and Cho, "Relational Knowledge Distillation" (arXiv 1904.05068), section 3.2, as the authors' code reduces
+it: means over all pairs and all triplets of the batch, those of a sample with itself among them.
 """
 
 from torch import Tensor

@@ -1,7 +1,7 @@
 """SP: which samples of a batch are alike.
 
-Tung and Mori, "Similarity-Preserving Knowledge Distillation" (arXiv 1907.09682), eq. 1 to 4, as in RepDistiller, which
-the authors checked. torchdistill 1.1 divides rows by the sum of their absolute values in place of their length.
+Tung and Mori, "Similarity-Preserving Knowledge Distillation" (arXiv 1907.09682), as in RepDistiller, which the authors
+checked. torchdistill 1.1 divides rows by the sum of their absolute values in place of their length.
 """
 
 from torch import Tensor

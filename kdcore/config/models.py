@@ -58,11 +58,12 @@ class StudentLMConfig(CausalLMConfig):
 
 
 class ImageClassifierConfig(Settings):
-    """An image classifier from timm, torchvision, transformers, the built-in convnet, or an import path."""
+    """An image classifier from timm, torchvision, transformers, this project's own few, or an import path."""
 
     type: Literal["image_classifier"] = "image_classifier"
-    source: Literal["timm", "torchvision", "transformers", "convnet", "import"] = Field(
-        default="convnet", description="who builds it; convnet is this project's own and needs no other package"
+    source: Literal["timm", "torchvision", "transformers", "convnet", "cifar_resnet", "lenet", "mlp", "import"] = Field(
+        default="convnet",
+        description="who builds it; convnet, cifar_resnet, lenet and mlp are this project's own and need no package",
     )
     name: Annotated[str, IsPath(where=("source", "transformers"))] = Field(
         default="", description="timm/torchvision model name, transformers path, or `module:callable`"

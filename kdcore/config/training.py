@@ -1,5 +1,6 @@
 """How a student (or a teacher, on the spot) is trained."""
 
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -7,26 +8,65 @@ from pydantic import Field, model_validator
 from kdcore.config.base import IsPath, Settings
 from kdcore.config.loss import LossConfig
 
+_OF_OPTIMIZER: dict[str, dict[str, Any]] = {
+    "adamw": {"betas": (0.9, 0.95), "epsilon": 1e-8},
+    "sgd": {"momentum": 0.9, "nesterov": False},
+}
+
 
 class OptimizerConfig(Settings):
-    """AdamW with a warm-up and a decay."""
+    """AdamW, or SGD with momentum, and the learning rate over the run."""
 
+    type: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0, description="its peak, after the warm-up")
-    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's, of matrices: vectors have none")
-    betas: tuple[float, float] = Field(default=(0.9, 0.95), description="AdamW's; 0.95 as is usual for language models")
-    epsilon: float = Field(default=1e-8, gt=0, description="AdamW's")
-    schedule: Literal["constant", "linear", "cosine", "wsd"] = Field(
+    weight_decay: float = Field(
+        default=0.0, ge=0, description="of matrices and kernels: vectors have none; sgd adds it to the gradient"
+    )
+    betas: tuple[float, float] | None = Field(
+        default=None, description="of adamw; default: 0.9 and 0.95, as is usual for language models"
+    )
+    epsilon: float | None = Field(default=None, gt=0, description="of adamw; default: 1e-8")
+    momentum: float | None = Field(default=None, ge=0, lt=1, description="of sgd; default: 0.9")
+    nesterov: bool | None = Field(default=None, description="of sgd: momentum that looks ahead; default: no")
+    schedule: Literal["constant", "linear", "cosine", "wsd", "step"] = Field(
         default="cosine",
         description="of the learning rate, from the peak to final_ratio of it at the last step; wsd: stays at the peak "
-        "and falls at the end",
+        "and falls at the end; step: is multiplied by milestone_factor at each of the milestones",
     )
     decay_fraction: float = Field(
         default=0.2, gt=0, le=1, description="wsd: share of all steps, at the end, in which the rate falls linearly"
     )
+    milestones: tuple[float, ...] = Field(
+        default=(0.5, 0.75), description="step: shares of all steps after which the rate falls, in their order"
+    )
+    milestone_factor: float = Field(default=0.1, gt=0, lt=1, description="step: of the rate, at each milestone")
     warmup_steps: int = Field(
         default=0, ge=0, description="optimizer steps in which the learning rate rises to its peak"
     )
-    final_ratio: float = Field(default=0.0, ge=0, le=1, description="last learning rate / peak learning rate")
+    final_ratio: float = Field(
+        default=0.0, ge=0, le=1, description="last learning rate / peak learning rate; not of constant and step"
+    )
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The settings of this type of optimizer alone, with their defaults."""
+        given = {name: getattr(self, name) for name in _OF_OPTIMIZER[self.type]}
+        return {name: _OF_OPTIMIZER[self.type][name] if value is None else value for name, value in given.items()}
+
+    @model_validator(mode="after")
+    def _parameters_of_the_type(self) -> "OptimizerConfig":
+        for other, names in _OF_OPTIMIZER.items():
+            given = [name for name in names if other != self.type and getattr(self, name) is not None]
+            if given:
+                raise ValueError(f"`{given[0]}` is of type {other}, but type is '{self.type}': remove it, or set type")
+        if self.type == "sgd" and self.parameters["nesterov"] and not self.parameters["momentum"]:
+            raise ValueError("nesterov looks ahead along the momentum, which is 0: set momentum, or leave nesterov out")
+        rising = all(before < after for before, after in pairwise((0.0, *self.milestones, 1.0)))
+        if not rising or not self.milestones:
+            raise ValueError(
+                f"milestones must be shares of the run between 0 and 1, rising, got {list(self.milestones)}"
+            )
+        return self
 
 
 class TorchEngineConfig(Settings):
@@ -129,7 +169,7 @@ class TrainingConfig(Settings):
         default=None, gt=1, description="a loss so many times the median of the last 50 is a spike; default: none is"
     )
     max_skipped_steps: int = Field(default=10, ge=1, description="with on_bad_step skip: more than these stop the run")
-    optimizer: OptimizerConfig = Field(default=OptimizerConfig(), description="AdamW and its schedule")
+    optimizer: OptimizerConfig = Field(default=OptimizerConfig(), description="AdamW or SGD, and its schedule")
     engine: EngineConfig = Field(default=TorchEngineConfig(), description="who runs the steps of several ranks")
     loss: LossConfig = Field(default=LossConfig(), description="what is minimised")
     checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), description="what a killed run goes on from")

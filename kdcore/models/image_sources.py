@@ -7,7 +7,10 @@ from torch import Tensor, nn
 
 from kdcore.config.models import ImageClassifierConfig
 from kdcore.errors import ConfigError, missing_extra
+from kdcore.models.cifar_resnet import CifarResNet
 from kdcore.models.convnet import ConvNet
+from kdcore.models.lenet import LeNet5
+from kdcore.models.mlp import MLP
 from kdcore.models.pretrained import load_safetensors_model
 
 
@@ -23,8 +26,16 @@ class LogitsOnly(nn.Module):
         return self.model(pixel_values=pixels).logits
 
 
-def _convnet(config: ImageClassifierConfig, num_classes: int, in_channels: int) -> nn.Module:
-    return ConvNet(num_classes, in_channels, **config.kwargs)
+_OWN: dict[str, Callable[..., nn.Module]] = {
+    "convnet": ConvNet,
+    "cifar_resnet": CifarResNet,
+    "lenet": LeNet5,
+    "mlp": MLP,
+}
+
+
+def _own(config: ImageClassifierConfig, num_classes: int, in_channels: int) -> nn.Module:
+    return _OWN[config.source](num_classes, in_channels, **config.kwargs)
 
 
 def _timm(config: ImageClassifierConfig, num_classes: int, in_channels: int) -> nn.Module:
@@ -73,7 +84,7 @@ def _imported(config: ImageClassifierConfig, num_classes: int, in_channels: int)
 
 
 BUILDERS: dict[str, Callable[[ImageClassifierConfig, int, int], nn.Module]] = {
-    "convnet": _convnet,
+    **dict.fromkeys(_OWN, _own),
     "timm": _timm,
     "torchvision": _torchvision,
     "transformers": _transformers,

@@ -24,11 +24,15 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
 
     The first step after a warm-up of W steps has the peak rate; the decay would reach
     its final rate one step after the last, so that no step is wasted on a rate of zero.
+    The schedule `step` falls instead at its milestones, which are shares of `steps`, rounded.
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
     if config.schedule == "constant":
         return config.learning_rate
+    if config.schedule == "step":
+        passed = sum(step >= round(share * steps) for share in config.milestones)
+        return config.learning_rate * config.milestone_factor**passed
     start = config.warmup_steps
     if config.schedule == "wsd":  # warm-up, stable, decay
         start = max(start, steps - math.ceil(config.decay_fraction * steps))

@@ -21,6 +21,13 @@ ENGINES = {
 NARROW = {f"{name}-bf16": ENGINES[name] for name in ("torch", "zero1", "zero3")}
 RUNS = {name: {**DECAY, **settings} for name, settings in ENGINES.items()}
 RUNS |= {name: {**DECAY, **settings, "precision": "bfloat16"} for name, settings in NARROW.items()}
+# SGD, whose steps are as long as its gradients: rounding alone, no first steps that it turns.
+SGD = {"type": "sgd", "learning_rate": 0.3, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
+RUNS |= {f"sgd-{name}": {**settings, "optimizer": SGD} for name, settings in ENGINES.items()}
+RUNS["sgd-zero1-bf16"] = {**RUNS["sgd-zero1"], "precision": "bfloat16"}
+PLAIN = {"type": "sgd", "learning_rate": 0.3, "momentum": 0.0}  # which has no state
+RUNS["plain-sgd-zero2"] = {**RUNS["sgd-zero2"], "optimizer": PLAIN}
+WHOLE = {"whole": DECAY, "sgd-whole": {"optimizer": SGD}, "plain-sgd-whole": {"optimizer": PLAIN}}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +37,8 @@ def resumed(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("resume")
     write_corpus(root / "corpus")
     write_labels(text_recipe(root, "labels", teacher=True))
-    run_arms(text_recipe(root, "whole", teacher=True, **DECAY), [ARM])
+    for name, settings in WHOLE.items():
+        run_arms(text_recipe(root, name, teacher=True, **settings), [ARM])
     start(root, 2, {name: {**settings, "stop_at": 2} for name, settings in RUNS.items()})
     start(root, 1, {name: {**settings, "stop_at": 4, "micro_batch_size": 2} for name, settings in RUNS.items()})
     start(root, 2, {name: {**settings, "micro_batch_size": 1} for name, settings in RUNS.items()})
@@ -47,13 +55,14 @@ def lines(root: Path, name: str) -> list[dict]:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_order_losses_and_weights_are_those_of_an_undisturbed_run(resumed, name):
-    ours, wanted = lines(resumed, name), lines(resumed, "whole")
+    whole = f"{name.rpartition('sgd-')[0]}sgd-whole" if "sgd" in name else "whole"
+    ours, wanted = lines(resumed, name), lines(resumed, whole)
     assert [line["step"] for line in ours] == [1, 2, 3, 4, 5, 6]
     assert [line["samples_digest"] for line in ours] == [line["samples_digest"] for line in wanted]
     near = 2e-2 if name.endswith("bf16") else 2e-4
     assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in wanted], rel=near)
     weights = load_file(directory(resumed, name) / "student" / "model.safetensors")
-    undisturbed = load_file(directory(resumed, "whole") / "student" / "model.safetensors")
+    undisturbed = load_file(directory(resumed, whole) / "student" / "model.safetensors")
     assert_near(weights, undisturbed, start_weights(resumed), 0.1 if name.endswith("bf16") else 0.002)
 
 

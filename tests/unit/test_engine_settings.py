@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from kdcore.config.models import LoraConfig, StudentLMConfig
-from kdcore.config.training import DeepSpeedEngineConfig, TrainingConfig
+from kdcore.config.training import DeepSpeedEngineConfig, OptimizerConfig, TrainingConfig
 from kdcore.errors import ConfigError, MissingExtra
 from kdcore.students.build import checkpoint_activations
 from kdcore.students.lora import with_adapters
@@ -18,9 +18,14 @@ from kdcore.training.ranks import Ranks
 CPU, GPU = (Ranks(0, 2, torch.device(name)) for name in ("cpu", "cuda"))
 
 
-def told(ranks: Ranks = CPU, precision: str = "float32", **engine) -> dict:
+def told(ranks: Ranks = CPU, precision: str = "float32", optimizer: dict | None = None, **engine) -> dict:
     config = TrainingConfig.model_validate(
-        {"steps": 1, "precision": precision, "engine": {"type": "deepspeed", **engine}}
+        {
+            "steps": 1,
+            "precision": precision,
+            "optimizer": optimizer or {},
+            "engine": {"type": "deepspeed", **engine},
+        }
     )
     assert isinstance(config.engine, DeepSpeedEngineConfig)
     return deepspeed_settings(config, config.engine, ranks, micro_batches=3)
@@ -61,6 +66,40 @@ def test_offloading_to_host_memory_and_to_disk():
     assert found["optimizer"]["params"]["torch_adam"] is False
     assert told(GPU, zero_stage=2)["optimizer"]["params"]["torch_adam"] is True
     assert told(zero_stage=2, offload_optimizer="cpu")["optimizer"]["params"]["torch_adam"] is True
+
+
+def test_deepspeed_is_told_the_optimizer_alone_that_the_recipe_names():
+    adam = told()["optimizer"]
+    assert adam["type"] == "AdamW"
+    assert adam["params"] == {"lr": 1e-3, "weight_decay": 0.0, "betas": [0.9, 0.95], "eps": 1e-8, "torch_adam": True}
+    sgd = told(optimizer={"type": "sgd", "learning_rate": 0.1, "nesterov": True}, zero_stage=2)
+    wanted = {"lr": 0.1, "weight_decay": 0.0, "momentum": 0.9, "nesterov": True}
+    assert sgd["optimizer"] == {"type": "SGD", "params": wanted}
+    assert sgd["zero_allow_untested_optimizer"] is True
+    assert sgd["zero_force_ds_cpu_optimizer"] is False
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "words"),
+    [
+        ({"type": "sgd", "betas": (0.9, 0.9)}, "`betas` is of type adamw, but type is 'sgd'"),
+        ({"momentum": 0.9}, "`momentum` is of type sgd, but type is 'adamw'"),
+        ({"nesterov": False}, "`nesterov` is of type sgd"),
+        ({"type": "sgd", "momentum": 0.0, "nesterov": True}, "nesterov looks ahead"),
+        ({"milestones": (0.5, 0.5)}, r"rising, got \[0\.5, 0\.5\]"),
+        ({"milestones": (0.5, 1.0)}, "between 0 and 1"),
+        ({"milestones": ()}, "milestones must be"),
+    ],
+)
+def test_settings_of_an_optimizer_that_do_not_go_together_are_refused(optimizer, words):
+    with pytest.raises(ValidationError, match=words):
+        OptimizerConfig.model_validate(optimizer)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_a_resolved_optimizer_can_be_read_back(kind):
+    config = OptimizerConfig.model_validate({"type": kind, "schedule": "step"})
+    assert OptimizerConfig.model_validate(config.model_dump(mode="json")) == config
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,10 @@ from kdcore.config.models import CausalLMConfig, ImageClassifierConfig
 from kdcore.data.tokenizer import encode_document
 from kdcore.errors import ConfigError, TokenizerMismatch
 from kdcore.models.causal_lm import build_causal_lm
+from kdcore.models.cifar_resnet import BasicBlock
 from kdcore.models.image import build_image_model, load_image_model, save_image_model
+from kdcore.models.lenet import LeNet5
+from kdcore.models.mlp import MLP
 from kdcore.models.tokenizer import check_tokenizer, load_tokenizer, valid_vocabulary
 
 pytest.importorskip("transformers")
@@ -169,3 +172,79 @@ def test_pickled_and_unfitting_weights_are_refused(tmp_path):
     save_file({"head.bias": torch.zeros(9)}, tmp_path / "w.safetensors")
     with pytest.raises(ConfigError, match="do not fit"):
         build_image_model(image_config(path=str(tmp_path / "w.safetensors")), 5, 1)
+
+
+@pytest.mark.parametrize(
+    ("source", "kwargs", "channels", "size"),
+    [
+        ("cifar_resnet", {"depth": 8, "width": 6}, 3, 16),
+        ("mlp", {"hidden": [12, 7], "size": 6, "dropout_input": 0.2, "dropout": 0.5}, 3, 6),
+        ("lenet", {"width": 0.5}, 1, 28),
+    ],
+)
+def test_our_own_networks_are_exported_and_loaded_again(source, kwargs, channels, size, tmp_path):
+    config = image_config(source=source, kwargs=kwargs)
+    model = build_image_model(config, 5, channels)
+    pixels = torch.randn(4, channels, size, size)
+    model(pixels)  # in training, so that running averages are those of some images
+    model.eval()
+    assert model(pixels).shape == (4, 5)
+    save_image_model(model, config, 5, channels, tmp_path)
+    again = load_image_model(tmp_path)
+    assert torch.equal(again.eval()(pixels), model(pixels))
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_a_shortcut_of_option_a_has_every_second_pixel_and_zeros_for_new_channels():
+    block = BasicBlock(4, 8).eval()
+    torch.nn.init.zeros_(block.bn2.weight)  # the shortcut alone
+    maps = torch.rand(2, 4, 6, 6)
+    found = block(maps)
+    assert torch.equal(found[:, 2:6], maps[:, :, ::2, ::2])
+    assert not found[:, :2].any()
+    assert not found[:, 6:].any()
+    same = BasicBlock(4, 4).eval()
+    torch.nn.init.zeros_(same.bn2.weight)
+    assert torch.equal(same(maps), maps)
+
+
+@pytest.mark.parametrize(("depth", "parameters"), [(20, 269_722), (56, 853_018)])
+def test_the_residual_networks_have_the_paper_s_sizes(depth, parameters):
+    """Section 4.2 of He et al. 2015: 0.27 and 0.85 million."""
+    model = build_image_model(image_config(source="cifar_resnet", kwargs={"depth": depth}), 10, 3)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    weighted = [name for name, value in model.named_parameters() if value.ndim > 1]
+    assert len(weighted) == depth
+
+
+def test_dropout_is_of_pixels_and_of_every_hidden_layer_s_units():
+    model = MLP(3, 1, (200, 200), size=20, dropout_input=0.25, dropout=0.5)
+    with torch.no_grad():
+        kept = (model.input(torch.ones(50, 1, 20, 20)) != 0).float().mean()
+        assert kept == pytest.approx(0.75, abs=0.02)
+        for layer, width in zip(model.hidden, (400, 200), strict=True):
+            torch.nn.init.ones_(layer[0].weight)
+            assert (layer(torch.ones(50, width)) != 0).float().mean() == pytest.approx(0.5, abs=0.03)
+    assert not [module for module in MLP(3, 1).modules() if getattr(module, "p", 0) > 0]
+
+
+@pytest.mark.parametrize("width", [0.5, 2.0])
+def test_a_lenet_of_another_width_has_so_many_times_the_channels(width):
+    model = LeNet5(10, 1, width)
+    layers = (model.conv1, model.conv2, model.conv3, model.hidden)
+    assert [layer.weight.shape[0] for layer in layers] == [6 * width, 16 * width, 120 * width, 84 * width]
+    inner = torch.rand(2, 1, 28, 28)
+    assert torch.equal(model(inner), model(torch.nn.functional.pad(inner, (2, 2, 2, 2))))
+
+
+@pytest.mark.parametrize(
+    ("source", "kwargs", "pixels", "words"),
+    [
+        ("mlp", {"size": 8}, (1, 1, 9, 9), r"\(1, 8, 8\), got \(1, 9, 9\): set `size`"),
+        ("lenet", {}, (1, 1, 30, 30), r"got 30 x 30: set data\.size"),
+        ("cifar_resnet", {"depth": 21}, (1, 1, 8, 8), r"depth must be 6 n \+ 2 .* got 21"),
+    ],
+)
+def test_what_our_own_networks_cannot_take_is_said(source, kwargs, pixels, words):
+    with pytest.raises(ConfigError, match=words):
+        build_image_model(image_config(source=source, kwargs=kwargs), 5, 1)(torch.zeros(pixels))

@@ -89,3 +89,38 @@ def test_a_checkpoint_brings_no_settings_of_its_own(tmp_path: Path):
     other.load(tmp_path, FACTS)
     found = [(group["weight_decay"], group["betas"], group["eps"]) for group in other._optimizer.param_groups]
     assert found == [(0.1, (0.8, 0.9), 1e-6), (0.0, (0.8, 0.9), 1e-6)]
+    engine(type="sgd").save(tmp_path)
+    other = engine(type="sgd", momentum=0.5, nesterov=True, weight_decay=0.1)
+    other.load(tmp_path, {"engine": "torch", "optimizer": "sgd"})
+    found = [(group["weight_decay"], group["momentum"], group["nesterov"]) for group in other._optimizer.param_groups]
+    assert found == [(0.1, 0.5, True), (0.0, 0.5, True)]
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_is_the_textbook_s(nesterov: bool, tmp_path: Path):
+    """Momentum m = 0.9 m + g from the clipped and decayed gradient; also over a checkpoint between the steps."""
+    student = engine(type="sgd", nesterov=nesterov, weight_decay=0.2)
+    weight = student.student_state()["weight"].clone()
+    momentum = torch.zeros_like(weight)
+    for _ in range(3):
+        linear = nn.Linear(3, 2)
+        linear.load_state_dict({**student.student_state(), "weight": weight})
+        loss = nn.functional.cross_entropy(linear(torch.tensor([[1.0, 2.0, 3.0]])), torch.tensor([1]))
+        (4 * loss).backward()
+        nn.utils.clip_grad_norm_(linear.parameters(), 0.5)
+        assert linear.weight.grad is not None
+        gradient = linear.weight.grad + 0.2 * weight
+        momentum = 0.9 * momentum + gradient
+        weight = weight - 0.1 * (gradient + 0.9 * momentum if nesterov else momentum)
+        step(student, lambda norm: True)
+        torch.testing.assert_close(student.student_state()["weight"], weight)
+        student.save(tmp_path)
+        student = engine(type="sgd", nesterov=nesterov, weight_decay=0.2)
+        student.load(tmp_path, student.facts())
+
+
+def test_the_state_of_another_optimizer_is_refused(tmp_path: Path):
+    engine().save(tmp_path)
+    for facts in (FACTS, {**FACTS, "optimizer": "adamw"}):  # before there was SGD, none was noted
+        with pytest.raises(CheckpointError, match=r"has the state of adamw, and training\.optimizer\.type is 'sgd'"):
+            engine(type="sgd").load(tmp_path, facts)

@@ -30,6 +30,12 @@ def test_the_learning_rate_warms_up_and_decays():
     assert learning_rate(stable, 1, 10) < 1
     constant = OptimizerConfig(learning_rate=1.0, schedule="constant")
     assert learning_rate(constant, 99, 100) == 1.0
+    steps = OptimizerConfig(learning_rate=1.0, schedule="step", milestones=(0.5, 0.8), milestone_factor=0.5)
+    rates = [learning_rate(steps, step, 10) for step in range(10)]
+    assert rates == [1.0] * 5 + [0.5] * 3 + [0.25] * 2
+    cifar = OptimizerConfig(learning_rate=1.0, schedule="step", milestones=(150 / 240, 180 / 240, 210 / 240))
+    falls = [step for step in range(1, 240) if learning_rate(cifar, step, 240) < learning_rate(cifar, step - 1, 240)]
+    assert falls == [150, 180, 210]
 
 
 def test_epochs_are_counted_in_optimizer_steps():

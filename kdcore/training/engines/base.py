@@ -71,10 +71,26 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[st
     return [group for group in groups if group["params"]]
 
 
+def optimizer_settings(config: OptimizerConfig) -> dict[str, Any]:
+    """Keywords of torch's class of optimizer, without learning rate and decay."""
+    names = {"epsilon": "eps"}
+    return {names.get(name, name): value for name, value in config.parameters.items()}
+
+
 def renew_settings(optimizer: Optimizer, module: nn.Module, config: OptimizerConfig) -> None:
     """Give the groups of `parameter_groups` the settings of the recipe, where a checkpoint brought those of its own."""
     for group, wanted in zip(optimizer.param_groups, parameter_groups(module, config), strict=True):
-        group.update(weight_decay=wanted["weight_decay"], betas=config.betas, eps=config.epsilon)
+        group.update(weight_decay=wanted["weight_decay"], **optimizer_settings(config))
+
+
+def refuse_other_optimizer(config: OptimizerConfig, directory: Path, facts: dict[str, Any]) -> None:
+    """CheckpointError for a checkpoint of another type of optimizer, whose state means nothing to this one."""
+    wrote = facts.get("optimizer", "adamw")  # before there was another, none was noted
+    if wrote != config.type:
+        raise CheckpointError(
+            f"the checkpoint {directory} has the state of {wrote}, and training.optimizer.type is '{config.type}': set "
+            "it as it was, or remove the arm's directory"
+        )
 
 
 def refuse_other_engine(name: str, directory: Path, facts: dict[str, Any]) -> None:

@@ -15,11 +15,17 @@ from kdcore.config import TrainingConfig
 from kdcore.config.training import DeepSpeedEngineConfig
 from kdcore.errors import CheckpointError, missing_extra
 from kdcore.training.batches import Batch
-from kdcore.training.engines.base import Accept, parameter_groups, refuse_other_engine, renew_settings
+from kdcore.training.engines.base import (
+    Accept,
+    parameter_groups,
+    refuse_other_engine,
+    refuse_other_optimizer,
+    renew_settings,
+)
 from kdcore.training.engines.deepspeed_norm import gate
 from kdcore.training.engines.deepspeed_settings import deepspeed_settings
 from kdcore.training.engines.state_file import save_state
-from kdcore.training.engines.universal import universal_checkpoint
+from kdcore.training.engines.universal import momentum_from_adam, universal_checkpoint
 from kdcore.training.model import DistillModel
 from kdcore.training.ranks import Ranks
 
@@ -28,7 +34,7 @@ _FORMATS = {0: "whole", 1: "optimizer", 2: "optimizer", 3: "parameters"}  # what
 
 
 class DeepSpeedEngine:
-    """DeepSpeed's engine around the module; its optimizer is torch's AdamW under ZeRO."""
+    """DeepSpeed's engine around the module; its optimizer is torch's AdamW or SGD under ZeRO."""
 
     name = "deepspeed"
 
@@ -65,7 +71,7 @@ class DeepSpeedEngine:
         self._engine._copy_recovery_script = lambda directory: None  # programs, beside data
 
     def _undo_trial_step(self) -> None:
-        """At stage 0 in bfloat16 DeepSpeed makes AdamW's moments by a step of zeros, which counts and decays."""
+        """At stage 0 in bfloat16 DeepSpeed makes the moments by a step of zeros, which counts and decays."""
         masters = self._masters()
         if masters:
             self._engine.optimizer.optimizer.state.clear()
@@ -75,7 +81,8 @@ class DeepSpeedEngine:
 
     def facts(self) -> dict[str, Any]:
         """See Engine. Another number of ranks or stage reads a checkpoint only once it is converted."""
-        return {"engine": self.name, "zero_stage": self._stage, "world": self._ranks.world}
+        facts = {"engine": self.name, "zero_stage": self._stage, "world": self._ranks.world}
+        return {**facts, "optimizer": self._optimizer_settings.type}
 
     def accumulate(self, batch: Batch, scale: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """See Engine. DeepSpeed takes the mean over ranks and micro-batches; we want the sum."""
@@ -110,9 +117,11 @@ class DeepSpeedEngine:
     def load(self, directory: Path, facts: dict[str, Any]) -> None:
         """See Engine. These files are pickles: they are read only after their digests were compared."""
         refuse_other_engine(self.name, directory, facts)
+        refuse_other_optimizer(self._optimizer_settings, directory, facts)
         if _FORMATS[facts["zero_stage"]] != _FORMATS[self._stage]:
             raise self._misfit(directory, f"DeepSpeed at stage {facts['zero_stage']} writes other files")
-        universal = self._stage > 0 and {**facts, **self.facts()} != facts
+        as_it_is = all(facts.get(name, value) == value for name, value in self.facts().items())
+        universal = self._stage > 0 and not as_it_is
         source = universal_checkpoint(directory, _TAG, self._ranks) if universal else directory
         try:
             self._engine._config.load_universal_checkpoint = universal
@@ -127,6 +136,8 @@ class DeepSpeedEngine:
         """Settings and counters as they were: at stage 3 a universal load gives all groups those of the first."""
         optimizer = getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
         renew_settings(optimizer, self._model, self._optimizer_settings)
+        if self._optimizer_settings.type == "sgd":
+            momentum_from_adam(optimizer)
         for state in optimizer.state.values():
             if torch.is_tensor(state.get("step")):
                 state["step"] = state["step"].clone()  # one counter for all would be counted up by each

@@ -3,9 +3,10 @@
 from typing import Any
 
 from kdcore.config import TrainingConfig
-from kdcore.config.training import DeepSpeedEngineConfig
+from kdcore.config.training import DeepSpeedEngineConfig, OptimizerConfig
 from kdcore.errors import ConfigError
 from kdcore.facts import flatten
+from kdcore.training.engines.base import optimizer_settings
 from kdcore.training.ranks import Ranks
 
 # Set from other settings, also in parts: in `extra` they would silently disagree with those. With its precisions go its
@@ -17,21 +18,13 @@ def deepspeed_settings(
     config: TrainingConfig, settings: DeepSpeedEngineConfig, ranks: Ranks, micro_batches: int
 ) -> dict[str, Any]:
     """DeepSpeed's configuration: ours, and `extra` beside it. ConfigError for keys of `extra` that are ours alone."""
-    optimizer, on_gpu = config.optimizer, ranks.device.type == "cuda"
-    adam = {
-        "lr": optimizer.learning_rate,
-        "betas": list(optimizer.betas),
-        "eps": optimizer.epsilon,
-        "weight_decay": optimizer.weight_decay,
-        # DeepSpeed's own Adam for state in host memory is compiled on first use; it pays where there is a GPU.
-        "torch_adam": not (on_gpu and settings.offload_optimizer != "none"),
-    }
+    on_gpu = ranks.device.type == "cuda"
     ours: dict[str, Any] = {
         # Loss sums are scaled by us, so that these two only say how many micro-batches make a step.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": micro_batches,
         "gradient_clipping": config.gradient_clip,
-        "optimizer": {"type": "AdamW", "params": adam},
+        **_optimizer(config.optimizer, on_gpu and settings.offload_optimizer != "none"),
         "zero_optimization": {"stage": settings.zero_stage, **_offload(settings, on_gpu)},
         "bf16": {"enabled": config.precision == "bfloat16"},
         "steps_per_print": 10**9,
@@ -41,6 +34,17 @@ def deepspeed_settings(
         ours["data_types"] = {"grad_accum_dtype": "fp32"}
     _refuse(settings.extra, ours)
     return _merge(ours, settings.extra)
+
+
+def _optimizer(config: OptimizerConfig, own_adam: bool) -> dict[str, Any]:
+    """DeepSpeed's own Adam for state in host memory is compiled on first use; it pays where there is a GPU."""
+    params = {"lr": config.learning_rate, "weight_decay": config.weight_decay, **optimizer_settings(config)}
+    params = {name: list(value) if isinstance(value, tuple) else value for name, value in params.items()}
+    if config.type == "adamw":
+        return {"optimizer": {"type": "AdamW", "params": {**params, "torch_adam": not own_adam}}}
+    # Torch's SGD, which ZeRO takes once it is told to, and offloads.
+    permits = {"zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False}
+    return {"optimizer": {"type": "SGD", "params": params}, **permits}
 
 
 def _offload(settings: DeepSpeedEngineConfig, pinned: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Plain torch: AdamW, DistributedDataParallel for more than one rank, autocast for bfloat16."""
+"""Plain torch: AdamW or SGD, DistributedDataParallel for more than one rank, autocast for bfloat16."""
 
 import pickle
 from contextlib import nullcontext
@@ -12,7 +12,14 @@ from torch.nn.parallel import DistributedDataParallel
 from kdcore.config import TrainingConfig
 from kdcore.errors import CheckpointError
 from kdcore.training.batches import Batch
-from kdcore.training.engines.base import Accept, parameter_groups, refuse_other_engine, renew_settings
+from kdcore.training.engines.base import (
+    Accept,
+    optimizer_settings,
+    parameter_groups,
+    refuse_other_engine,
+    refuse_other_optimizer,
+    renew_settings,
+)
 from kdcore.training.engines.state_file import save_state
 from kdcore.training.model import DistillModel
 from kdcore.training.ranks import Ranks
@@ -33,17 +40,14 @@ class TorchEngine:
             ids = [ranks.device.index] if ranks.device.type == "cuda" else None
             self._wrapped = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
         settings = config.optimizer
-        self._optimizer = torch.optim.AdamW(
-            parameter_groups(model, settings),
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            eps=settings.epsilon,
-            fused=True,
+        kind = torch.optim.SGD if settings.type == "sgd" else torch.optim.AdamW
+        self._optimizer = kind(
+            parameter_groups(model, settings), lr=settings.learning_rate, fused=True, **optimizer_settings(settings)
         )
 
     def facts(self) -> dict[str, Any]:
         """See Engine."""
-        return {"engine": self.name}
+        return {"engine": self.name, "optimizer": self._config.optimizer.type}
 
     def accumulate(self, batch: Batch, scale: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """See Engine. Gradients travel between ranks once a step, with the last micro-batch."""
@@ -76,6 +80,7 @@ class TorchEngine:
     def load(self, directory: Path, facts: dict[str, Any]) -> None:
         """See Engine. Any number of ranks reads what any other wrote."""
         refuse_other_engine(self.name, directory, facts)
+        refuse_other_optimizer(self._config.optimizer, directory, facts)
         try:
             state = torch.load(directory / _FILE, map_location=self._ranks.device, weights_only=True)
             self._model.load_state_dict(state["model"])

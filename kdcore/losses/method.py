@@ -1,7 +1,8 @@
 """What a loss of the library is given, and what it gives back.
 
-A file of `response/`, `feature/`, `relation/` or `attention/` has one method: a pure function of tensors as the paper
-has it, and the Method that a recipe names, which owns what is learnt beside the student (projectors, memories).
+A file of `response/`, `feature/`, `relation/`, `attention/` or `transformer/` has one method: a pure function of
+tensors as the paper has it, and the Method that a recipe names, which owns what is learnt beside the student
+(projectors, memories).
 """
 
 from abc import ABC, abstractmethod
@@ -42,7 +43,8 @@ class LossInputs:
     `student_logits` [B, C] and `teacher_logits` [B, C] (logits or log-probabilities; None without a teacher),
     `targets` int64 [B], features [B, ...] by module path, and `indices` int64 [B], the numbers of the samples in the
     training set. `progress` is the share of the steps that are done, in [0, 1). The networks are there for methods that
-    need another pass over `pixels` [B, ...]; the teacher's only where it is live.
+    need another pass over `pixels` [B, ...]; the teacher's only where it is live. `mask` bool [B, L] is true for tokens
+    and false for padding, None where there is none.
     """
 
     student_logits: Tensor
@@ -53,6 +55,7 @@ class LossInputs:
     indices: Tensor | None = None
     progress: float = 0.0
     pixels: Tensor | None = None
+    mask: Tensor | None = None
     student_model: nn.Module | None = None
     teacher_model: nn.Module | None = None
 

@@ -1,5 +1,6 @@
 """Examples of every loss that a recipe can name, and the inputs that they are tried on."""
 
+import math
 from typing import Any
 
 import torch
@@ -9,16 +10,23 @@ from torch import Tensor, nn
 from kdcore.config.losses import AnyLossTerm, LossTerm
 from kdcore.losses.method import LossInputs, Method, Shapes
 from kdcore.losses.registry import make_method
-from tests.support.method_examples import feature, relation, response
+from tests.support.method_examples import attention, feature, relation, response, transformer
 
-CLASSES, SAMPLES = 5, 12
-EXAMPLES: dict[str, dict[str, Any]] = {**response.EXAMPLES, **feature.EXAMPLES, **relation.EXAMPLES}
+CLASSES, SAMPLES, PIXELS = 5, 12, (3, 4, 4)
+EXAMPLES: dict[str, dict[str, Any]] = {
+    **response.EXAMPLES,
+    **feature.EXAMPLES,
+    **relation.EXAMPLES,
+    **attention.EXAMPLES,
+    **transformer.EXAMPLES,
+}
 # `maps` are convolutional features [B, C, H, W], `vectors` [B, D], `tokens` hidden states [B, L, D].
 FEATURES = {
     "maps": ((4, 6, 6), (6, 6, 6)),
     "maps.wide": ((8, 3, 3), (8, 3, 3)),
     "vectors": ((10,), (14,)),
     "tokens": ((7, 8), (7, 12)),
+    "tokens.late": ((7, 8), (7, 12)),
 }
 """Shapes of the student's and the teacher's, without the batch."""
 
@@ -40,8 +48,17 @@ def method(name: str, **settings: Any) -> Method:
     return make_method(term(name, **settings), shapes())
 
 
-def inputs(batch: int = 4, kind: str = "random", seed: int = 0) -> LossInputs:
-    """Features and logits: `random`, `constant` (every sample alike), or `zero`; the student's require a gradient."""
+def network(seed: int) -> nn.Module:
+    """A small classifier of pixels, smooth, in training mode."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(PIXELS), 6), nn.Tanh(), nn.Linear(6, CLASSES))
+
+
+def inputs(batch: int = 4, kind: str = "random", seed: int = 0, through_networks: bool = False) -> LossInputs:
+    """Features and logits: `random`, `constant` (every sample alike), or `zero`; the student's require a gradient.
+
+    `through_networks`: logits are those of `network` for the pixels. Samples have 2, 4, 6, ... tokens, at most all.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def make(*shape: int) -> Tensor:
@@ -50,12 +67,18 @@ def inputs(batch: int = 4, kind: str = "random", seed: int = 0) -> LossInputs:
         values = torch.randn(1 if kind == "constant" else batch, *shape, generator=generator)
         return values.expand(batch, *shape).clone()
 
+    pixels = make(*PIXELS).requires_grad_()
+    student, teacher = network(0), network(1)
     return LossInputs(
-        student_logits=make(CLASSES).requires_grad_(),
-        teacher_logits=make(CLASSES),
+        student_logits=student(pixels) if through_networks else make(CLASSES).requires_grad_(),
+        teacher_logits=teacher(pixels).detach() if through_networks else make(CLASSES),
         targets=torch.arange(batch) % CLASSES,
         student={path: make(*pair[0]).requires_grad_() for path, pair in FEATURES.items()},
         teacher={path: make(*pair[1]) for path, pair in FEATURES.items()},
         indices=torch.arange(batch) % SAMPLES,
         progress=0.5,
+        pixels=pixels,
+        mask=torch.arange(FEATURES["tokens"][0][0]) < torch.arange(1, batch + 1)[:, None] * 2,
+        student_model=student,
+        teacher_model=teacher,
     )

@@ -20,7 +20,8 @@ def test_every_loss_has_an_example():
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
 @pytest.mark.parametrize(("kind", "batch"), [("random", 4), ("constant", 4), ("zero", 4), ("random", 1), ("zero", 1)])
 def test_gradients_are_finite_on_degenerate_input(name, kind, batch):
-    loss_of, given = method(name), inputs(batch, kind)
+    loss_of = method(name)
+    given = inputs(batch, kind, through_networks=loss_of.needs_input_gradient)
     loss = loss_of(given)
     assert loss.shape == ()
     assert torch.isfinite(loss)
@@ -29,6 +30,9 @@ def test_gradients_are_finite_on_degenerate_input(name, kind, batch):
         return
     loss.backward()
     leaves = [given.student_logits, *given.student.values(), *loss_of.parameters()]
+    if loss_of.needs_input_gradient:
+        assert given.student_model is not None
+        leaves = list(given.student_model.parameters())
     found = [leaf.grad for leaf in leaves if leaf.grad is not None]
     assert found
     assert all(bool(torch.isfinite(gradient).all()) for gradient in found)
@@ -37,7 +41,7 @@ def test_gradients_are_finite_on_degenerate_input(name, kind, batch):
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
 def test_a_method_says_where_it_comes_from(name):
     home = TYPES[name].home
-    assert re.fullmatch(r"kdcore\.losses\.(response|feature|relation|attention)\.\w+:\w+", home)
+    assert re.fullmatch(r"kdcore\.losses\.(response|feature|relation|attention|transformer)\.\w+:\w+", home)
     assert type(method(name)).__doc__
 
 

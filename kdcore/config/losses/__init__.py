@@ -7,12 +7,17 @@ from typing import Annotated
 
 from pydantic import Field
 
+from kdcore.config.losses.attention import AttentionTerm
 from kdcore.config.losses.base import FeatureTerm, LossTerm
 from kdcore.config.losses.feature import FeatureLossTerm
 from kdcore.config.losses.own import OwnTerm
 from kdcore.config.losses.relation import RelationTerm
 from kdcore.config.losses.response import ResponseTerm
+from kdcore.config.losses.transformer import TransformerTerm
 
 __all__ = ["AnyLossTerm", "FeatureTerm", "LossTerm"]
 
-AnyLossTerm = Annotated[ResponseTerm | FeatureLossTerm | RelationTerm | OwnTerm, Field(discriminator="type")]
+AnyLossTerm = Annotated[
+    ResponseTerm | FeatureLossTerm | RelationTerm | AttentionTerm | TransformerTerm | OwnTerm,
+    Field(discriminator="type"),
+]

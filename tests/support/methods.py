@@ -59,15 +59,15 @@ def inputs(batch: int = 4, kind: str = "random", seed: int = 0, through_networks
 
     `through_networks`: logits are those of `network` for the pixels. Samples have 2, 4, 6, ... tokens, at most all.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator, of_pixels = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)
 
-    def make(*shape: int) -> Tensor:
+    def make(*shape: int, generator: torch.Generator = generator) -> Tensor:
         if kind == "zero":
             return torch.zeros(batch, *shape)
         values = torch.randn(1 if kind == "constant" else batch, *shape, generator=generator)
         return values.expand(batch, *shape).clone()
 
-    pixels = make(*PIXELS).requires_grad_()
+    pixels = make(*PIXELS, generator=of_pixels).requires_grad_()
     student, teacher = network(0), network(1)
     return LossInputs(
         student_logits=student(pixels) if through_networks else make(CLASSES).requires_grad_(),

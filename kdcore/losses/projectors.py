@@ -6,7 +6,18 @@ from torch.nn import functional
 from kdcore.errors import ConfigError
 from kdcore.losses.numerics import wide
 
-__all__ = ["ChannelNorm", "project", "projector", "require_maps", "same_size", "spatial_projector", "vector_projector"]
+__all__ = [
+    "ChannelNorm",
+    "VectorNorm",
+    "pooled",
+    "pooled_width",
+    "project",
+    "projector",
+    "require_maps",
+    "same_size",
+    "spatial_projector",
+    "vector_projector",
+]
 
 
 class ChannelNorm(nn.BatchNorm2d):
@@ -19,6 +30,14 @@ class ChannelNorm(nn.BatchNorm2d):
                 input, self.running_mean, self.running_var, self.weight, self.bias, False, eps=self.eps
             )
         return super().forward(input)
+
+
+class VectorNorm(ChannelNorm):
+    """The same of vectors [B, D]."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Vectors of the same shape."""
+        return super().forward(input[:, :, None, None]).flatten(1)
 
 
 def vector_projector(ours: tuple[int, ...], theirs: tuple[int, ...]) -> nn.Module:
@@ -57,3 +76,18 @@ def same_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Maps [B, C, H, W] of both, the larger one averaged down to the smaller one's H x W."""
     size = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
     return functional.adaptive_avg_pool2d(student, size), functional.adaptive_avg_pool2d(teacher, size)
+
+
+def pooled(features: Tensor) -> Tensor:
+    """Vectors [B, D], in `wide`: maps [B, C, H, W] averaged over places, tokens [B, L, D] over tokens."""
+    features = wide(features)
+    return (
+        features.mean((2, 3))
+        if features.dim() == 4
+        else features.reshape(len(features), -1, features.shape[-1]).mean(1)
+    )
+
+
+def pooled_width(shape: tuple[int, ...]) -> int:
+    """The width of `pooled` features of a shape without the batch."""
+    return shape[0] if len(shape) == 3 else shape[-1]

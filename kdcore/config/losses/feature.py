@@ -71,6 +71,15 @@ class OverhaulTerm(FeatureTerm):
     type: Literal["ofd"] = "ofd"
 
 
+class AdaptiveNormalisationTerm(FeatureTerm):
+    """Statistics of channels, which a live teacher judges (row F12)."""
+
+    home: ClassVar[str] = "kdcore.losses.feature.adaptive_normalisation:AdaptiveNormalisation"
+    type: Literal["adain"] = "adain"
+    statistics: float = Field(default=1.0, ge=0, description="weight of the distance of means and deviations")
+    judgement: float = Field(default=1.0, ge=0, description="weight of the distance of the teacher's logits")
+
+
 class SemCKDTerm(FeatureTerm):
     """Every layer learns from every layer of the teacher, by attention (row F15)."""
 
@@ -89,6 +98,31 @@ class VariationalInformationTerm(FeatureTerm):
     initial_variance: float = Field(default=5.0, gt=1e-3, description="of every channel")
 
 
+class TaskOrientedTerm(FeatureTerm):
+    """Features that auxiliary classifiers made serve the task (row F18)."""
+
+    home: ClassVar[str] = "kdcore.losses.feature.task_oriented:TaskOriented"
+    type: Literal["tofd"] = "tofd"
+    alpha: float = Field(default=0.05, ge=0, description="weight of the distance of features")
+    beta: float = Field(default=0.03, ge=0, description="weight of the orthogonal penalty")
+    heat: float = Field(default=3.0, ge=0, description="how much the temperature rises above one until the last step")
+
+
+class PrimeAwareTerm(FeatureTerm):
+    """Embeddings with a learnt variance a sample (row F20)."""
+
+    home: ClassVar[str] = "kdcore.losses.feature.prime_aware:PrimeAware"
+    type: Literal["pad"] = "pad"
+
+
+class MatchingGuidedTerm(FeatureTerm):
+    """Channels that are assigned to each other, before the ReLU (row F21)."""
+
+    home: ClassVar[str] = "kdcore.losses.feature.matching_guided:MatchingGuided"
+    type: Literal["matching_guided"] = "matching_guided"
+    every: int = Field(default=200, ge=1, description="micro-batches between one assignment and the next")
+
+
 FeatureLossTerm = (
     FitNetTerm
     | NeuronSelectivityTerm
@@ -96,7 +130,11 @@ FeatureLossTerm = (
     | FactorTransferTerm
     | ActivationBoundaryTerm
     | OverhaulTerm
+    | AdaptiveNormalisationTerm
     | SemCKDTerm
     | VariationalInformationTerm
+    | TaskOrientedTerm
+    | PrimeAwareTerm
+    | MatchingGuidedTerm
     | LaterFeatureTerm
 )

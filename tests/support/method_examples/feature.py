@@ -11,6 +11,13 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "ofd": {"at": ("maps", "maps.wide")},
     "sem_ckd": {"at": ("maps", "maps.wide"), "teacher_at": "maps", "batch": 8},
     "vid": {"at": ("maps", "vectors")},
+    "tofd": {"at": ("maps", "maps.wide")},
+    "pad": {"at": ("maps", "vectors", "tokens")},
+    "matching_guided": {"at": ("maps", "maps.wide"), "every": 2},
     "review_kd": {"at": ("maps", "maps.wide", "vectors")},
     "sim_kd": {"at": "maps.wide"},
+    "cat_kd": {"at": "maps.wide"},
+    "masked_generative": {"at": ("maps", "maps.wide")},
+    "wkd_feature": {"at": ("maps", "maps.wide"), "grid": 2},
+    "srd": {"at": ("maps", "vectors")},
 }

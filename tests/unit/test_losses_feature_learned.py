@@ -13,6 +13,7 @@ from torchdistill.losses.mid_level import PADL2Loss, SRDLoss
 
 from kdcore.config.losses.feature_later import ClassAttentionTerm
 from kdcore.errors import ConfigError
+from kdcore.losses.feature.adaptive_normalisation import logits_with, with_statistics_of
 from kdcore.losses.feature.class_attention import ClassAttention, class_attention, class_maps
 from kdcore.losses.feature.masked_generative import masked
 from kdcore.losses.feature.matching_guided import Matching, assign, channel_costs, strongest
@@ -80,9 +81,8 @@ def test_cat_kd_goes_through_the_heads_of_both():
     given_ = inputs()
     object.__setattr__(given_, "student_model", student)
     loss = ClassAttention(term, shapes(student, teacher))(given_)
-    ours, theirs = (
-        class_maps(x["maps"], m.fc.weight) for x, m in ((given_.student, student), (given_.teacher, teacher))
-    )
+    ours = class_maps(given_.student["maps"], student.fc.weight)
+    theirs = class_maps(given_.teacher["maps"], teacher.fc.weight)
     torch.testing.assert_close(loss, class_attention(ours, theirs))
     loss.backward()
     assert student.fc.weight.grad is not None
@@ -149,6 +149,23 @@ def test_wasserstein(seed: int, sizes: tuple[int, int, int]):
             means = float(ours.mean() - theirs.mean()) ** 2
             wanted += (4 * means + (deviations[0] - deviations[1]) ** 2) / grid**2 / 2
     assert math.isclose(gaussian_distance(student, teacher, grid), wanted, rel_tol=1e-9)
+
+
+def test_maps_get_the_statistics_of_others():
+    student, teacher = normal(1, 2, 3, 4, 4), normal(2, 2, 3, 5, 5)
+    mixed = with_statistics_of(student, teacher)
+    torch.testing.assert_close(mixed.mean((2, 3)), student.mean((2, 3)))
+    torch.testing.assert_close(mixed.std((2, 3)), student.std((2, 3)), rtol=1e-4, atol=0.0)
+    torch.testing.assert_close(with_statistics_of(teacher, teacher), teacher)
+
+
+def test_the_teacher_judges_maps_in_the_place_of_its_own():
+    teacher = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 5))
+    pixels, maps = torch.randn(2, 3, 4, 4), torch.randn(2, 6, 2, 2, requires_grad=True)
+    before = teacher(pixels)
+    torch.testing.assert_close(logits_with(teacher, "1", maps, pixels), teacher[2:](maps))
+    assert torch.equal(teacher(pixels), before)
+    assert torch.equal(logits_with(teacher, "1", teacher[:2](pixels), pixels), before)
 
 
 def test_wasserstein_does_not_see_the_order_of_places_nor_lose_digits_by_a_shift():
@@ -246,7 +263,7 @@ def test_the_assignment_costs_least_and_gives_no_channel_twice(seed: int, ours: 
 def test_channels_that_were_shuffled_are_found_again():
     student, order = normal(1, 4, 5, 3, 3), torch.tensor([3, 1, 4, 0, 2])
     matching = Matching(5, 5, every=3)
-    found = matching(student, student[:, order].float() * 2)
+    found = matching(student, student[:, order] * 2)
     assert torch.equal(order[found[:, 0]], torch.arange(5))
     before = found.clone()
     for _ in range(2):

@@ -20,7 +20,7 @@ __all__ = ["AdaptiveNormalisation", "logits_with", "with_statistics_of"]
 
 
 def with_statistics_of(student: Tensor, teacher: Tensor) -> Tensor:
-    """The teacher's maps [B, C, H, W] with the mean and deviation of the student's [B, C, H', W'], channel by channel."""
+    """The teacher's maps [B, C, H, W] with each channel's mean and deviation those of the student's [B, C, H', W']."""
     mean, deviation = channel_statistics(student)
     theirs, spread = channel_statistics(teacher)
     return (wide(teacher) - theirs) / spread * deviation + mean
@@ -54,8 +54,8 @@ class AdaptiveNormalisation(MapMethod[AdaptiveNormalisationTerm]):
         """See FeatureMethod."""
         if inputs.teacher_model is None or inputs.teacher_logits is None or inputs.pixels is None:
             raise ConfigError(
-                "adain lets the teacher judge the student's statistics, so the teacher must be live, got one whose labels "
-                "are read: leave the store out, or match statistics alone with wkd_feature and mean_ratio 1"
+                "adain lets the teacher judge the student's statistics, so the teacher must be live, got one whose "
+                "labels are read: leave the store out, or match statistics alone with wkd_feature and mean_ratio 1"
             )
         student = project(self.projectors[number], student)
         mixed = with_statistics_of(student, teacher)

@@ -1,6 +1,7 @@
 """Examples of every loss that a recipe can name, and the inputs that they are tried on."""
 
 import math
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -49,9 +50,11 @@ def method(name: str, **settings: Any) -> Method:
 
 
 def network(seed: int) -> nn.Module:
-    """A small classifier of pixels, smooth, in training mode."""
+    """A small classifier of pixels, smooth, in training mode; its `maps` are those of the teacher's features."""
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(PIXELS), 6), nn.Tanh(), nn.Linear(6, CLASSES))
+    shape = FEATURES["maps"][1]
+    layers = {"maps": nn.Conv2d(PIXELS[0], shape[0], 3, padding=2), "flat": nn.Flatten(), "tanh": nn.Tanh()}
+    return nn.Sequential(OrderedDict(layers, head=nn.Linear(math.prod(shape), CLASSES)))
 
 
 def inputs(batch: int = 4, kind: str = "random", seed: int = 0, through_networks: bool = False) -> LossInputs:

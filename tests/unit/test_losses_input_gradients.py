@@ -76,7 +76,7 @@ def test_the_student_learns_from_the_gradient_of_a_gradient(name):
     given = double()
     assert given.student_model is not None
     loss = method(name)(given)
-    weight = given.student_model.get_parameter("1.weight")
+    weight = given.student_model.get_parameter("maps.weight")
     (gradient,) = torch.autograd.grad(loss, weight)
     ends = []
     for sign in (1, -1):

@@ -9,6 +9,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "factor_transfer": {"at": ("maps", "maps.wide")},
     "activation_boundary": {"at": ("maps", "tokens")},
     "ofd": {"at": ("maps", "maps.wide")},
+    "adain": {"at": "maps"},
     "sem_ckd": {"at": ("maps", "maps.wide"), "teacher_at": "maps", "batch": 8},
     "vid": {"at": ("maps", "vectors")},
     "tofd": {"at": ("maps", "maps.wide")},

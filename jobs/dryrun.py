@@ -18,8 +18,9 @@ from kdcore.errors import DataError
 if TYPE_CHECKING:
     import numpy as np
 
-    from cluster.labelling.replica.answers import ImageAnswers, TextAnswers, TextRows
+    from cluster.labelling.replica.answers import TextAnswers, TextRows
     from cluster.labelling.replica.endpoint_answers import EndpointAnswers
+    from cluster.labelling.replica.image_answers import ImageAnswers
     from kdcore.data.encoding import EncodedText, TextEncoder
     from kdcore.data.sources import Source
     from kdcore.labels import Codec
@@ -243,15 +244,18 @@ def _estimate_images(recipe: Recipe) -> Estimate:
 
     from kdcore.data.document import ImageSample
     from kdcore.data.sources import open_source, readable
+    from kdcore.data.viewed import view_spec, without_views
     from kdcore.labels.learn import fixed_codec
+    from kdcore.labels.views import bytes_per_view
     from kdcore.models.image import build_image_model
 
-    source = open_source(recipe.data)
-    corpus = _sketch(recipe)
+    plain = without_views(recipe.data)
+    source, corpus, spec = open_source(plain), _sketch(recipe), view_spec(recipe.data)
     sample = next((sample for _, sample in readable(source, corpus.some, recipe.data.on_unreadable)), None)
     if not isinstance(sample, ImageSample):
         raise DataError(f"at least one image must be readable, none of {len(corpus.some)} is: set data.path")
     num = corpus.num_samples
+    labels = num * (1 if spec is None else spec.per_image)
     classes, channels = source.num_classes or 0, sample.pixels.shape[0]
     pixels = torch.from_numpy(sample.pixels)[None].repeat(32, 1, 1, 1)
 
@@ -262,23 +266,26 @@ def _estimate_images(recipe: Recipe) -> Estimate:
 
     label, train = 0.0, 0.0
     if isinstance(recipe.teacher, TeacherImageConfig):
-        label = per_image(recipe.teacher, False) * num / _cpu_share(recipe.cluster.replicas.max)
+        label = per_image(recipe.teacher, False) * labels / _cpu_share(recipe.cluster.replicas.max)
         if recipe.teacher.fit is not None:
             train += per_image(recipe.teacher, True) * _trained(recipe.teacher.fit, num)
     if recipe.training is not None and isinstance(recipe.student, ImageClassifierConfig):
         images = _trained(recipe.training, num) * _arms(recipe.training)
         train += per_image(recipe.student, True) * images
     codec = fixed_codec(recipe.codec, classes)
-    per_label = codec.bytes_per_label() if codec is not None else _image_label_bytes(recipe, source, corpus)
-    size = int(store_bytes(per_label, num, num))
-    return Estimate(num, num, size, label, train / _cpu_share(recipe.cluster.workers))
+    per_label = codec.bytes_per_label() if codec is not None else _image_label_bytes(recipe, corpus, classes)
+    per_label += 0 if spec is None else bytes_per_view(spec.policy)
+    size = int(store_bytes(per_label, num, labels))
+    return Estimate(num, labels, size, label, train / _cpu_share(recipe.cluster.workers))
 
 
-def _image_label_bytes(recipe: Recipe, source: "Source", corpus: "Sketch") -> float:
+def _image_label_bytes(recipe: Recipe, corpus: "Sketch", classes: int) -> float:
     """Bytes of a label whose codec is learnt; a teacher that is still to be trained says nothing yet: dense labels."""
     from cluster.labelling.replica.loading import load_answers
+    from kdcore.data.sources import open_source
 
     teacher = recipe.teacher
     if isinstance(teacher, TeacherImageConfig) and teacher.fit is not None:
-        return 2.0 * (source.num_classes or 0)
+        return 2.0 * classes
+    source = open_source(recipe.data)
     return _learnt_codec(recipe, source, corpus, load_answers(recipe, source)).bytes_per_label()

@@ -22,8 +22,10 @@ from cluster.progress import ProgressReport
 from kdcore.config import Recipe
 from kdcore.config.data import RowData
 from kdcore.config.models import TeacherImageConfig
+from kdcore.data.viewed import view_spec
 from kdcore.errors import ConfigError
 from kdcore.identity import compare_identity
+from kdcore.labels.views import bytes_per_view
 from kdcore.planning.plan import Input, Plan, WorkUnit
 from kdcore.store import (
     Receipt,
@@ -183,8 +185,9 @@ class _Job:
         size = self.todo_bytes
         rows = self.input.num_keys * size / max(1, self.all_bytes)
         tokens = size * outlook["tokens"]
-        labels = size * outlook["labels"] if tokens else rows  # an image has one
-        per_label = self.probe.codec.bytes_per_label()
+        per_label, spec = self.probe.codec.bytes_per_label(), view_spec(self.recipe.data)
+        labels = size * outlook["labels"] if tokens else rows * (1 if spec is None else spec.per_image)
+        per_label += 0 if spec is None else bytes_per_view(spec.policy)
         needed = store_bytes(per_label, rows, labels, tokens, self.identity["vocabulary"])
         check_room(str(self.path), needed, outlook["free"], self.on_note)
 
@@ -219,7 +222,7 @@ class _Job:
 
 
 def _counted(recipe: Recipe) -> str:
-    """What a label is to a person: a token, where each has one."""
+    """What a label is to a person: a token, where each has one; an image, or a view of it."""
     if isinstance(recipe.teacher, TeacherImageConfig):
-        return "images"
+        return "images" if view_spec(recipe.data) is None else "views"
     return "labels" if isinstance(recipe.data, RowData) and recipe.data.labelled != "all" else "tokens"

@@ -105,6 +105,7 @@ def _targets(batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
     if "tokens" not in batch.schema.names:
         column = batch.column("target")
         values = np.asarray(column.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
+        values = np.repeat(values, labels_per_row(batch))  # of the image, whatever it is mixed with
         return values, values >= 0
     targets = hard_labels(batch)
     return targets, np.ones(len(targets), bool)

@@ -6,6 +6,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from kdcore.config.base import IsPath, Settings
 from kdcore.config.urls import is_url, readable_places
+from kdcore.config.views import ViewPolicy
 
 _Paths = str | tuple[str, ...]
 
@@ -97,7 +98,13 @@ class PythonStdlibData(_Source):
     type: Literal["python_stdlib"] = "python_stdlib"
 
 
-class DigitsData(_Source):
+class _Viewed(Settings):
+    views: ViewPolicy | None = Field(
+        default=None, description="augmented views that are labelled and trained on; none: images as they are"
+    )
+
+
+class DigitsData(_Source, _Viewed):
     """scikit-learn's 1,797 digits of 8 x 8 pixels."""
 
     type: Literal["digits"] = "digits"
@@ -106,7 +113,7 @@ class DigitsData(_Source):
     )
 
 
-class ImageData(_Source):
+class ImageData(_Source, _Viewed):
     """How images are read: from which columns of a table, and what they become."""
 
     image_column: str = Field(default="image", description="the column of encoded images")

@@ -44,7 +44,10 @@ class TextDocument:
 
 @dataclass(frozen=True)
 class ImageSample:
-    """One image: `pixels` float32 [C, H, W], normalised; `target` is its class, None if unknown."""
+    """One image: `pixels` float32 [C, H, W], normalised; `target` is its class, None if unknown.
+
+    Where `data.views` are made of the images, `pixels` is the image as decoded: uint8 [H, W, C], of its own size.
+    """
 
     name: str
     pixels: np.ndarray

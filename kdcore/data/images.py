@@ -12,7 +12,7 @@ from kdcore.errors import ConfigError, missing_extra
 
 
 class ImageDecoder:
-    """Decodes, resizes and normalises images as a recipe's `data` section says."""
+    """Decodes images as a recipe's `data` section says; resizes and normalises them, unless views of them are made."""
 
     def __init__(self, config: ImageData) -> None:
         for setting, values in (("mean", config.mean), ("std", config.std)):
@@ -23,6 +23,7 @@ class ImageDecoder:
                 )
         self._mode = "L" if config.channels == 1 else "RGB"
         self._size = config.size
+        self._is_viewed = config.views is not None
         self._mean = np.asarray(config.mean, dtype=np.float32)[:, None, None]
         self._std = np.asarray(config.std, dtype=np.float32)[:, None, None]
 
@@ -34,14 +35,17 @@ class ImageDecoder:
         return ImageSample(name, self.decode(data), target)
 
     def decode(self, data: bytes) -> np.ndarray:
-        """Pixels float32 [C, size, size]. Raises ValueError for bytes that are no whole image."""
+        """Pixels as ImageSample has them. Raises ValueError for bytes that are no whole image."""
         try:
             from PIL import Image
         except ImportError as error:
             raise missing_extra("pillow", "vision", "Reading images") from error
         try:
             with Image.open(io.BytesIO(data)) as image:
-                resized = image.convert(self._mode).resize((self._size, self._size), Image.Resampling.BILINEAR)
+                whole = image.convert(self._mode)
+                if self._is_viewed:
+                    return np.array(whole, dtype=np.uint8).reshape(whole.height, whole.width, -1)
+                resized = whole.resize((self._size, self._size), Image.Resampling.BILINEAR)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"not a whole image: {error}") from error
         values = np.asarray(resized, dtype=np.float32).reshape(self._size, self._size, -1)

@@ -15,12 +15,13 @@ _BRIGHTEST = 16.0
 
 
 class DigitsSource(BaseSource):
-    """Pixels float32 [1, 8, 8] in -1..1."""
+    """Pixels float32 [1, 8, 8] in -1..1; where views are made of them, uint8 [8, 8, 1]."""
 
     kind: Kind = "image"
 
     def __init__(self, config: DigitsData) -> None:
         super().__init__(config.heldout_fraction, config.max_samples, "scikit-learn's digits")
+        self._is_viewed = config.views is not None
 
     @property
     def num_classes(self) -> int:
@@ -52,5 +53,7 @@ class DigitsSource(BaseSource):
         except ImportError as error:
             raise missing_extra("scikit-learn", "vision", "data.type 'digits'") from error
         data, targets = load_digits(return_X_y=True)
-        pixels = np.asarray(data, dtype=np.float32).reshape(-1, 1, _SIDE, _SIDE)
-        return pixels * (2 / _BRIGHTEST) - 1, np.asarray(targets, dtype=np.int64)
+        pixels, classes = np.asarray(data, dtype=np.float32), np.asarray(targets, dtype=np.int64)
+        if self._is_viewed:
+            return np.round(pixels * (255 / _BRIGHTEST)).astype(np.uint8).reshape(-1, _SIDE, _SIDE, 1), classes
+        return pixels.reshape(-1, 1, _SIDE, _SIDE) * (2 / _BRIGHTEST) - 1, classes

@@ -17,6 +17,7 @@ from kdcore.data.document import ImageSample, SampleRef, TextDocument
 from kdcore.data.encoding import TextEncoder
 from kdcore.data.sources import Source, open_source, readable
 from kdcore.data.tokenizer import load_tokenizer
+from kdcore.data.viewed import without_views
 from kdcore.errors import ConfigError
 from kdcore.evaluation.image import evaluate_classifier
 from kdcore.evaluation.language import evaluate_lms, heldout_texts
@@ -36,7 +37,7 @@ def evaluate_run(recipe: Recipe) -> dict[str, Any]:
     students = exported_students(recipe.run_dir)
     if not students:
         raise ConfigError(f"'{recipe.run_dir}' has no exported student to evaluate; run `kd train` first")
-    source = open_source(recipe.data)
+    source = open_source(without_views(recipe.data))
     measure = _measure_text if source.kind == "text" else _measure_images
     found = {"kind": source.kind, "models": measure(recipe, source, students), "store": _store_sizes(recipe)}
     mask = recipe.data.labelled if isinstance(recipe.data, RowData) else "all"

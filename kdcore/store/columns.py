@@ -3,15 +3,28 @@
 import numpy as np
 import pyarrow as pa
 
-from kdcore.errors import CorruptShard
+from kdcore.errors import CorruptShard, LabelError
 from kdcore.labels.spans import positions_of
-from kdcore.store.schema import LABEL_SPANS
+from kdcore.labels.views import Views, unpack_views
+from kdcore.labels.views.fields import PARTNER_BITS
+from kdcore.store.schema import LABEL_SPANS, VIEWS, views_of_schema
 
-__all__ = ["check_batch", "hard_labels", "key_words", "labels_per_row", "list_offsets", "list_values"]
+__all__ = [
+    "batch_views",
+    "check_batch",
+    "hard_labels",
+    "key_prefixes",
+    "key_words",
+    "labels_per_row",
+    "list_offsets",
+    "list_values",
+]
 
 
 def check_batch(batch: pa.RecordBatch, where: str) -> None:
-    """Offsets that rise within the values, spans within the tokens, no nulls: every later slice is within bounds."""
+    """Offsets that rise within the values, spans within the tokens, views of the policy, no nulls: every later slice
+    is within bounds.
+    """
     for column, entry in zip(batch.columns, batch.schema, strict=True):
         if column.null_count and entry.name != "target":
             raise CorruptShard(f"{where}: column '{entry.name}' has nulls")
@@ -24,6 +37,11 @@ def check_batch(batch: pa.RecordBatch, where: str) -> None:
                 raise CorruptShard(f"{where}: column '{entry.name}' has nulls in its lists")
     if LABEL_SPANS in batch.schema.names:
         _check_spans(batch, where)
+    if VIEWS in batch.schema.names:
+        try:
+            batch_views(batch)
+        except LabelError as error:
+            raise CorruptShard(f"{where}: column '{VIEWS}': {error}") from error
 
 
 def _check_spans(batch: pa.RecordBatch, where: str) -> None:
@@ -43,7 +61,11 @@ def _check_spans(batch: pa.RecordBatch, where: str) -> None:
 
 
 def labels_per_row(batch: pa.RecordBatch) -> np.ndarray:
-    """Labels of each row, int64 [rows]: one of an image; of a text one a next token, or those of its spans."""
+    """Labels of each row, int64 [rows]: one of an image, or of each view; of a text one a next token, or its spans'."""
+    if VIEWS in batch.schema.names:
+        spec = views_of_schema(batch.schema)
+        assert spec is not None
+        return np.full(batch.num_rows, spec.per_image, np.int64)
     if "tokens" not in batch.schema.names:
         return np.ones(batch.num_rows, np.int64)
     if LABEL_SPANS not in batch.schema.names:
@@ -67,6 +89,15 @@ def hard_labels(batch: pa.RecordBatch) -> np.ndarray:
     return tokens[positions_of(spans + np.repeat(offsets[:-1] + 1, np.diff(runs) // 2)[:, None])].astype(np.int64)
 
 
+def batch_views(batch: pa.RecordBatch) -> Views:
+    """The parameters of all views of a batch that has them, row after row; LabelError where they cannot be read."""
+    spec = views_of_schema(batch.schema)
+    assert spec is not None
+    offsets = list_offsets(batch, VIEWS).astype(np.int64)
+    flat = list_values(batch, VIEWS)[offsets[0] : offsets[-1]] if batch.num_rows else np.empty(0, np.uint8)
+    return unpack_views(spec.policy, flat, np.diff(offsets))
+
+
 def list_offsets(batch: pa.RecordBatch, column: str) -> np.ndarray:
     """Offsets [rows + 1] int32 of a list column, a view."""
     return batch.column(column).offsets.to_numpy()
@@ -82,3 +113,8 @@ def key_words(batch: pa.RecordBatch) -> np.ndarray:
     data = batch.column("key").buffers()[1]
     words = np.frombuffer(data, np.uint64, count=2 * batch.num_rows) if batch.num_rows else np.empty(0, np.uint64)
     return words.reshape(-1, 2).copy()
+
+
+def key_prefixes(words: np.ndarray) -> np.ndarray:
+    """The first 40 bits of keys uint64 [n, 2] as in `key_words`, by which a view names its partner, uint64 [n]."""
+    return words[:, 0].astype("<u8").byteswap() >> np.uint64(64 - PARTNER_BITS)

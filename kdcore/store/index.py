@@ -1,17 +1,18 @@
 """Where each row of a store lies: one Arrow file of its own, so that a store opens without opening its shards."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from kdcore.errors import CorruptShard
-from kdcore.identity import KEY_BYTES, canonical_json
+from kdcore.identity import KEY_BYTES
 from kdcore.labels import Codec
 from kdcore.store.columns import key_words
 from kdcore.store.part import PartBuilder, ShardPart
-from kdcore.store.schema import FORMAT, METADATA_KEY
+from kdcore.store.schema import packed_metadata, views_of_schema
 from kdcore.store.shard import Shard, open_batches
 from kdcore.store.storage.place import Source
 from kdcore.store.writer import Receipt
@@ -25,7 +26,7 @@ class Index:
 
     `keys` uint64 [R, 2] (the 16 bytes), `lengths` in tokens (0 for images), `targets` -1 where there is none;
     `first` int64 [shards + 1]: the rows of shard n are first[n] .. first[n + 1] - 1. `labels` is None where a text has
-    one label fewer than tokens, and an image one.
+    one label fewer than tokens, and an image `per_image`.
     """
 
     keys: np.ndarray
@@ -37,6 +38,7 @@ class Index:
     row: np.ndarray
     first: np.ndarray
     labels: np.ndarray | None = None
+    per_image: int = 1
 
     def part(self, number: int) -> ShardPart:
         """The rows of one shard."""
@@ -57,7 +59,7 @@ class Index:
         if self.labels is not None:
             return self.labels[rows].astype(np.int64)
         lengths = self.lengths[rows].astype(np.int64)
-        return np.maximum(lengths - 1, 0) if kind == "text" else np.ones_like(lengths)
+        return np.maximum(lengths - 1, 0) if kind == "text" else np.full_like(lengths, self.per_image)
 
 
 def read_part(shard: Shard, codec: Codec) -> ShardPart:
@@ -95,11 +97,10 @@ def _columns(masked: bool) -> dict[str, str]:
     return {**_COLUMNS, "labels": "labels"} if masked else _COLUMNS
 
 
-def index_schema(kind: str, codec: Codec, masked: bool) -> pa.Schema:
+def index_schema(kind: str, codec: Codec, masked: bool, views: Mapping[str, Any] | None = None) -> pa.Schema:
     """Columns of an index; its metadata is that of the shards, so that files of two stores are not mixed."""
     columns = [pa.field("key", pa.binary(KEY_BYTES)), *(pa.field(name, pa.int32()) for name in _columns(masked))]
-    metadata = {"format": FORMAT, "kind": kind, "codec": codec.spec(), "part": "index"}
-    return pa.schema(columns, metadata={METADATA_KEY: canonical_json(metadata).encode()})
+    return pa.schema(columns, metadata=packed_metadata(kind, codec, views, part="index"))
 
 
 def index_batch(index: Index, schema: pa.Schema) -> pa.RecordBatch:
@@ -120,7 +121,9 @@ def load_index(source: Source, schema: pa.Schema, receipts: Sequence[Receipt], k
     arrays = {name: batches[0].column(column).to_numpy() for column, name in names.items()}
     first = np.zeros(len(receipts) + 1, np.int64)
     np.cumsum([receipt.rows for receipt in receipts], out=first[1:])
-    index = Index(keys=key_words(batches[0]), **arrays, first=first)
+    views = views_of_schema(schema)
+    per_image = 1 if views is None else views.per_image
+    index = Index(keys=key_words(batches[0]), **arrays, first=first, per_image=per_image)
     expected = np.repeat(np.arange(len(receipts), dtype=np.int32), np.diff(first))
     if not np.array_equal(index.shard, expected):
         raise CorruptShard(f"{where} must have the rows of every shard in the manifest's order, it does not")

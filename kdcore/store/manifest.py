@@ -13,6 +13,7 @@ import pyarrow as pa
 from kdcore.errors import CorruptShard, IncompleteStore
 from kdcore.identity import digest_json
 from kdcore.labels import Codec, codec_from_spec
+from kdcore.labels.views.spec import ViewSpec
 from kdcore.store.journal import from_json, receipt_from_json, receipt_to_json
 from kdcore.store.layout import MANIFEST, check_index, check_shard
 from kdcore.store.schema import FORMAT, check_format, store_schema
@@ -65,6 +66,11 @@ class Manifest:
         return "mask" in self.identity
 
     @property
+    def views(self) -> dict[str, Any] | None:
+        """What the views of the images are (`ViewSpec.to_json`); None where a label is of the image as it is."""
+        return self.identity.get("views")
+
+    @property
     def codec(self) -> dict[str, Any]:
         """The codec's spec."""
         return self.identity["codec"]
@@ -90,7 +96,7 @@ class Manifest:
 
     def schema(self, codec: Codec) -> pa.Schema:
         """What every shard's schema is."""
-        return store_schema(self.kind, codec, self.identity.get("vocabulary"), self.masked)
+        return store_schema(self.kind, codec, self.identity.get("vocabulary"), self.masked, self.views)
 
     def to_json(self) -> dict[str, Any]:
         """The file's content, with a digest over the rest of it."""
@@ -207,6 +213,10 @@ def check_manifest(manifest: Manifest, where: str) -> Manifest:
         raise CorruptShard(
             f"`mask` of the identity in {where} is a word, and of text alone; it is {identity['mask']!r}"
         )
+    if "views" in identity:
+        if manifest.kind != "image":
+            raise CorruptShard(f"`views` of the identity in {where} are of images, its kind is '{manifest.kind}'")
+        ViewSpec.from_json(identity["views"], f"the identity in {where}")
     for name in ("unit", "shard"):
         _refuse_twice([getattr(receipt, name) for receipt in manifest.shards], name, where)
     for receipt in manifest.shards:

@@ -39,6 +39,5 @@ def open_index(place: Place, manifest: Manifest, codec: Codec) -> tuple[MappedFi
     """The store's index, mapped, its digest compared; CorruptShard when it is not the manifest's."""
     file, where = manifest.index, place.where(manifest.index.file)
     source = place.mapped(file.file, file.bytes, file.digest, verify=True)
-    return source, load_index(
-        source, index_schema(manifest.kind, codec, manifest.masked), manifest.shards, manifest.kind, where
-    )
+    schema = index_schema(manifest.kind, codec, manifest.masked, manifest.views)
+    return source, load_index(source, schema, manifest.shards, manifest.kind, where)

@@ -59,7 +59,7 @@ def publish_manifest(
     codec = check_manifest(draft, str(place)).make_codec()
     index, columns = _join_index(place, draft, receipts, codec)
     _refuse_repeated_keys(place, index)
-    file = _write_index(place, name, index, index_schema(draft.kind, codec, draft.masked))
+    file = _write_index(place, name, index, index_schema(draft.kind, codec, draft.masked, draft.views))
     manifest = Manifest(draft.identity, draft.shards, created, file, columns, codec_state, draft.extra)
     place.put(CARD, dataset_card(manifest.to_json()).encode())
     if place.put_if_absent(MANIFEST, manifest_text(manifest.to_json())):

@@ -12,12 +12,14 @@ from kdcore.errors import CorruptShard, MissingLabels, StoreError
 from kdcore.identity import compare_identity
 from kdcore.labels import Codec, RowView, SoftLabels
 from kdcore.labels.spans import positions_of
+from kdcore.labels.views import Views, unpack_views
+from kdcore.labels.views.spec import ViewSpec
 from kdcore.store.index import Index, read_part
 from kdcore.store.keys import KeyTable
 from kdcore.store.manifest import Manifest, load_manifest
 from kdcore.store.opening import check_sizes, open_index
 from kdcore.store.order import share_of
-from kdcore.store.schema import LABEL_SPANS, TOKEN_LOG_PROBS
+from kdcore.store.schema import LABEL_SPANS, TOKEN_LOG_PROBS, VIEWS
 from kdcore.store.shard import Shard
 from kdcore.store.storage.parallel import in_order
 from kdcore.store.storage.places import Location, Place, open_place
@@ -124,7 +126,7 @@ class LabelStore:
         return self._index.lengths.astype(np.int64)
 
     def num_labels_per_row(self) -> np.ndarray:
-        """Labels of each row, int64 [rows]: of a text T - 1 or, with a mask, fewer; 1 of an image."""
+        """Labels of each row, int64 [rows]: of a text T - 1 or, with a mask, fewer; of an image one a view, or one."""
         return self._index.labels_of(slice(None), self.kind)
 
     def targets(self) -> np.ndarray:
@@ -185,6 +187,24 @@ class LabelStore:
         if not self.masked:
             return np.arange(self._num_labels(row))
         return positions_of(self._values(row, LABEL_SPANS))
+
+    @cached_property
+    def view_spec(self) -> ViewSpec | None:
+        """What the views of the images are; None where a label is of the image as it is."""
+        views = self.manifest.views
+        return None if views is None else ViewSpec.from_json(views, self.path)
+
+    def views_of(self, rows: Indices, numbers: Indices | None = None) -> Views:
+        """The parameters of view numbers[i] of rows[i], or of all views of the rows; label n of a row is of view n.
+
+        StoreError in a store without views, LabelError for a view that there is not.
+        """
+        if self.view_spec is None:
+            raise StoreError(f"{self.path} was labelled without views (data.views): its labels are of whole images")
+        packed = [self._values(row, VIEWS) for row in np.asarray(rows).tolist()]
+        lengths = np.array([part.size for part in packed], np.int64)
+        flat = np.concatenate([np.empty(0, np.uint8), *packed])
+        return unpack_views(self.view_spec.policy, flat, lengths, None if numbers is None else np.asarray(numbers))
 
     def token_log_probs(self, row: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         """The teacher's log-probability of the actual next tokens, float32 [stop - start]."""

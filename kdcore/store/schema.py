@@ -11,37 +11,43 @@ import pyarrow as pa
 from kdcore.errors import CorruptShard, StoreError
 from kdcore.identity import KEY_BYTES, canonical_json
 from kdcore.labels import Codec
+from kdcore.labels.views.spec import ViewSpec
 
 __all__ = [
     "FORMAT",
     "LABEL_SPANS",
     "METADATA_KEY",
     "TOKEN_LOG_PROBS",
+    "VIEWS",
     "Kind",
     "ShardRow",
     "batches_from_rows",
     "check_format",
     "image_schema",
+    "packed_metadata",
     "schema_metadata",
     "store_schema",
     "text_schema",
     "token_dtype",
+    "views_of_schema",
 ]
 
 FORMAT = 2
 Kind = Literal["text", "image"]
 TOKEN_LOG_PROBS = "token_log_probs"
 LABEL_SPANS = "label_spans"
+VIEWS = "views"
 METADATA_KEY = b"kdcore"
 _BATCH_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
 class ShardRow:
-    """One labelled sample: text has `tokens` [T] and N labels, an image has `target` (or None) and one label.
+    """One labelled sample: text has `tokens` [T] and N labels, an image has `target` (or None) and one label, or N.
 
     `columns` are the codec's flat columns and, for text, `token_log_probs` [N]; N is T - 1 unless `label_spans`
-    [S, 2], in stores with a mask, say which positions are labelled (see kdcore.labels.spans).
+    [S, 2], in stores with a mask, say which positions are labelled (see kdcore.labels.spans). An image of a store with
+    views has a label for each of its N, whose packed parameters are `views` uint8.
     """
 
     key: bytes
@@ -71,12 +77,19 @@ def text_schema(codec: Codec, vocabulary: int, masked: bool = False) -> pa.Schem
     return _schema("text", codec, [tokens, *spans, *codec.fields(), log_probs])
 
 
-def image_schema(codec: Codec) -> pa.Schema:
-    """Columns of an image shard."""
-    return _schema("image", codec, [pa.field("target", pa.int32()), *codec.fields()])
+def image_schema(codec: Codec, views: Mapping[str, Any] | None = None) -> pa.Schema:
+    """Columns of an image shard; `views` are those of its identity (`ViewSpec.to_json`), where labels belong to such."""
+    packed = [] if views is None else [pa.field(VIEWS, pa.list_(pa.uint8()))]
+    return _schema("image", codec, [pa.field("target", pa.int32()), *packed, *codec.fields()], views)
 
 
-def store_schema(kind: str, codec: Codec, vocabulary: int | None = None, masked: bool = False) -> pa.Schema:
+def store_schema(
+    kind: str,
+    codec: Codec,
+    vocabulary: int | None = None,
+    masked: bool = False,
+    views: Mapping[str, Any] | None = None,
+) -> pa.Schema:
     """The schema of either kind; `vocabulary` of a text store is the codec's class count unless given."""
     if kind == "text":
         bound = codec.num_classes if vocabulary is None else vocabulary
@@ -87,18 +100,31 @@ def store_schema(kind: str, codec: Codec, vocabulary: int | None = None, masked:
             )
         return text_schema(codec, bound, masked)
     if kind == "image":
-        return image_schema(codec)
+        return image_schema(codec, views)
     raise StoreError(f"a store holds 'text' or 'image' labels, got kind {kind!r}")
 
 
-def _schema(kind: Kind, codec: Codec, fields: Sequence[pa.Field]) -> pa.Schema:
+def _schema(
+    kind: Kind, codec: Codec, fields: Sequence[pa.Field], views: Mapping[str, Any] | None = None
+) -> pa.Schema:
     first = [
         pa.field("key", pa.binary(KEY_BYTES)),
         pa.field("name", pa.string()),
         pa.field("occurrences", pa.int32()),
     ]
-    metadata = {"format": FORMAT, "kind": kind, "codec": codec.spec()}
-    return pa.schema([*first, *fields], metadata={METADATA_KEY: canonical_json(metadata).encode()})
+    return pa.schema([*first, *fields], metadata=packed_metadata(kind, codec, views))
+
+
+def packed_metadata(kind: str, codec: Codec, views: Mapping[str, Any] | None, **more: str) -> dict[bytes, bytes]:
+    """The schema metadata of a file of a store."""
+    metadata = {"format": FORMAT, "kind": kind, "codec": codec.spec(), **more}
+    return {METADATA_KEY: canonical_json(metadata if views is None else {**metadata, "views": views}).encode()}
+
+
+def views_of_schema(schema: pa.Schema) -> ViewSpec | None:
+    """What the views of the rows are; None where a row has one label, of the image as it is."""
+    views = schema_metadata(schema).get("views")
+    return None if views is None else ViewSpec.from_json(views, "the schema of a shard")
 
 
 def schema_metadata(schema: pa.Schema) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Prove a store, or say everything that is wrong with it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -9,8 +9,10 @@ import numpy as np
 from kdcore.errors import CorruptShard, KDError
 from kdcore.identity import differences, new_hash
 from kdcore.labels import Codec, RowView
+from kdcore.labels.views import UNMIXED
+from kdcore.labels.views.fields import PARTNER_BITS
 from kdcore.store.beginning import identity_text, read_identity
-from kdcore.store.columns import labels_per_row
+from kdcore.store.columns import batch_views, key_prefixes, labels_per_row
 from kdcore.store.index import Index, read_part
 from kdcore.store.keys import KeyTable
 from kdcore.store.layout import DATA, IDENTITY, check_shard
@@ -93,19 +95,22 @@ def verify_store(
     problems = _identity_problems(place, manifest)
     index = _index_of(place, manifest, codec, problems)
     check = partial(_check_shard, place, manifest, codec, full)
-    keys: list[np.ndarray] = []
+    seen: dict[int, _Shard] = {}
     total = len(manifest.shards)
     for number, found in enumerate(in_order(check, manifest.shards, threads or place.threads)):
-        if isinstance(found, ShardPart):
-            keys.append(found.keys)
-            problems += _index_problems(place, manifest, index, number, found)
+        if isinstance(found, _Shard):
+            seen[number] = found
+            problems += _index_problems(place, manifest, index, number, found.part)
         else:
             problems.append(found)
         if progress is not None:
             progress(number + 1, total)
-    repeated = len(KeyTable(np.concatenate([np.empty((0, 2), np.uint64), *keys])).repeated())
+    keys = np.concatenate([np.empty((0, 2), np.uint64), *(shard.part.keys for shard in seen.values())])
+    repeated = len(KeyTable(keys).repeated())
     if repeated:
         problems.append(f"{repeated} keys occur in several rows of {place}: a sample is labelled once in a store")
+    if len(seen) == total:  # else a partner may be in the shard that is damaged
+        problems += _partner_problems(place, manifest, keys, seen)
     return VerifyReport(
         str(place),
         full,
@@ -116,6 +121,27 @@ def verify_store(
         problems,
         _notes(place, manifest),
     )
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """A shard that is right: its part of the index, and the partners of its mixed views, uint64."""
+
+    part: ShardPart
+    partners: np.ndarray
+
+
+def _partner_problems(
+    place: Place, manifest: Manifest, keys: np.ndarray, seen: Mapping[int, _Shard]
+) -> Iterator[str]:
+    there = key_prefixes(keys)
+    for number, shard in seen.items():
+        missing = shard.partners[~np.isin(shard.partners, there)]
+        if len(missing):
+            yield (
+                f"{place.where(manifest.shards[number].shard)}: views are mixed with images that are in no row of the "
+                f"store: {len(missing)}, the first with a key that begins {missing[0]:0{PARTNER_BITS // 4}x}"
+            )
 
 
 def _identity_problems(place: Place, manifest: Manifest) -> list[str]:
@@ -163,22 +189,24 @@ def _notes(place: Place, manifest: Manifest) -> list[str]:
     ]
 
 
-def _check_shard(place: Place, manifest: Manifest, codec: Codec, full: bool, receipt: Receipt) -> ShardPart | str:
-    """The shard's part of the index, or what is wrong with it."""
+def _check_shard(place: Place, manifest: Manifest, codec: Codec, full: bool, receipt: Receipt) -> _Shard | str:
+    """What the shard holds, or what is wrong with it."""
     try:
         return _checked(place, manifest, codec, full, receipt)
     except KDError as error:
         return str(error)
 
 
-def _checked(place: Place, manifest: Manifest, codec: Codec, full: bool, receipt: Receipt) -> ShardPart:
+def _checked(place: Place, manifest: Manifest, codec: Codec, full: bool, receipt: Receipt) -> _Shard:
     source = check_digest(place, receipt, manifest.shards) if full else None
     shard = Shard(place, receipt, manifest.schema(codec), keep=False, source=source)
-    part = read_part(shard, codec)
+    part, partners = read_part(shard, codec), [np.empty(0, np.uint64)]
     if full:
+        if manifest.views is not None:
+            partners += [views.partner[views.mixed != UNMIXED] for views in map(batch_views, shard.batches)]
         _check_values(shard, codec, manifest.identity.get("vocabulary") or codec.num_classes)
         _decode_all(shard, codec)
-    return part
+    return _Shard(part, np.unique(np.concatenate(partners)))
 
 
 def _check_values(shard: Shard, codec: Codec, vocabulary: int) -> None:

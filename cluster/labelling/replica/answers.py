@@ -1,8 +1,8 @@
-"""A teacher's answers as rows of a store: the samples of a unit in, labelled rows out, for texts and for images."""
+"""A teacher's answers as rows of a store: the samples of a unit in, labelled rows out; here for texts."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcore.config.models import TeacherEndpointConfig, TeacherImageConfig, TeacherLMConfig
+from kdcore.config.models import TeacherEndpointConfig, TeacherLMConfig
 from kdcore.data.document import ImageSample, SampleRef, TextDocument
 from kdcore.data.encoding import EncodedText, LabelledWindow, TextEncoder
 from kdcore.data.keys import sample_key
 from kdcore.data.sources import Source
-from kdcore.errors import DataError, LabelError, UnreadableDocument
+from kdcore.errors import LabelError
 from kdcore.labels import Codec, Encoded, check_logits, join, label_seeds
 from kdcore.labels.checks import row_chunks
 from kdcore.labels.counts import CountsCodec
@@ -25,16 +25,13 @@ from kdcore.planning.plan import PlannedSample
 from kdcore.store.schema import LABEL_SPANS, TOKEN_LOG_PROBS, ShardRow
 from kdcore.teachers.causal_lm import CausalLMTeacher
 from kdcore.teachers.endpoint import EndpointTeacher
-from kdcore.teachers.image_classifier import ImageTeacher
 
 __all__ = [
     "Document",
-    "ImageAnswers",
     "Probed",
     "Samples",
     "TextAnswers",
     "TextRows",
-    "first_image",
     "naming",
     "token_bounded_batches",
 ]
@@ -80,7 +77,7 @@ class TextRows(ABC, Generic[_Teacher, _Config]):
         """Whether only some tokens are labelled."""
         return self.encoder.masked
 
-    def reading(self) -> dict[str, str]:
+    def reading(self) -> dict[str, Any]:
         """What of the identity says how documents become tokens and labels; empty for whole plain texts."""
         return self.encoder.identity()
 
@@ -178,84 +175,6 @@ class TextAnswers(TextRows[CausalLMTeacher, TeacherLMConfig]):
                 found = [(logits, logits) for logits in self.teacher.window_logits(inputs)]
             for (document, part), (logits, outputs) in zip(pieces, found, strict=True):
                 yield document, part.labels, logits[part.rows], outputs[part.rows]
-
-
-@dataclass(frozen=True)
-class ImageAnswers:
-    """Images, one label each; with `layers`, features of those modules instead of distributions."""
-
-    teacher: ImageTeacher
-    config: TeacherImageConfig
-    feature_paths: Sequence[str]
-    seed: int
-
-    masked = False
-    """An image has one label."""
-
-    def numerics(self) -> dict[str, Any]:
-        """Nothing beyond the weights."""
-        return {}
-
-    def reading(self) -> dict[str, str]:
-        """Nothing: images are read in one way."""
-        return {}
-
-    def layers(self, source: Source, refs: Sequence[SampleRef]) -> Layers:
-        """The widths of the features, from a pass over the first of `refs` that can be read; else DataError."""
-        if not self.feature_paths:
-            return ()
-        pixels = first_image(source, refs)
-        if pixels is None:
-            raise DataError(f"the layers' widths are measured on an image, but none of {len(refs)} could be read")
-        return self.teacher.feature_layers(self.feature_paths, pixels)
-
-    def amounts(self, sample: TextDocument | ImageSample) -> tuple[int, int]:
-        """One label, no tokens."""
-        return 1, 0
-
-    def rows(
-        self, unit: str, samples: Samples, codec: Codec, batch_divisor: int = 1, on_read: OnRead = lambda amount: None
-    ) -> Iterator[ShardRow]:
-        """Labelled rows, in the order of the samples. LabelError names unit and image for outputs not finite.
-
-        `on_read` hears of the images.
-        """
-        on_read(len(samples))
-        size = max(1, self.config.batch_size // batch_divisor)
-        for start in range(0, len(samples), size):
-            part = samples[start : start + size]
-            images = [sample for _, sample in part if isinstance(sample, ImageSample)]
-            outputs = self._outputs(torch.from_numpy(np.stack([image.pixels for image in images])))
-            encoded: list[Encoded] = []
-            for ((ref, key, _), _), row in zip(part, outputs, strict=True):
-                if not self.feature_paths:
-                    check_logits(row[None], f"{unit}, image '{ref.name}'")
-                encoded.append(codec.encode(row[None], label_seeds(key, 1, self.seed)))
-            packed = codec.pack(encoded, [None] * len(encoded))
-            for ((ref, key, times), _), image, columns in zip(part, images, packed, strict=True):
-                yield ShardRow(key, ref.name, times, columns, target=image.target)
-
-    def probe(self, name: str, sample: TextDocument | ImageSample) -> Iterator[ProbeBatch]:
-        """The answer to one image, for a probe."""
-        assert isinstance(sample, ImageSample)
-        outputs = self._outputs(torch.from_numpy(sample.pixels)[None])
-        if not self.feature_paths:
-            check_logits(outputs, f"the probe, image '{name}'")
-        yield ProbeBatch(outputs.float().cpu(), None, label_seeds(sample_key(sample), 1, self.seed))
-
-    def _outputs(self, pixels: Tensor) -> Tensor:
-        paths = self.feature_paths
-        return self.teacher.features(pixels, paths) if paths else self.teacher.logits(pixels)
-
-
-def first_image(source: Source, refs: Sequence[SampleRef]) -> Tensor | None:
-    """The first of `refs` that can be read, float32 [1, C, H, W]; None when none can."""
-    for ref in refs:
-        with suppress(UnreadableDocument):
-            sample = source.read(ref)
-            assert isinstance(sample, ImageSample)
-            return torch.from_numpy(sample.pixels)[None]
-    return None
 
 
 @dataclass

@@ -1,12 +1,14 @@
 """The teacher of a recipe, loaded, behind the interface of its kind of samples."""
 
-from cluster.labelling.replica.answers import ImageAnswers, TextAnswers
+from cluster.labelling.replica.answers import TextAnswers
 from cluster.labelling.replica.endpoint_answers import EndpointAnswers
+from cluster.labelling.replica.image_answers import ImageAnswers
 from kdcore.config import Recipe
 from kdcore.config.labels import FeatureConfig, TopKConfig
 from kdcore.config.models import TeacherEndpointConfig, TeacherLMConfig
 from kdcore.data.encoding import TextEncoder
 from kdcore.data.sources import Source
+from kdcore.data.viewed import view_spec
 from kdcore.errors import ConfigError
 from kdcore.teachers.causal_lm import CausalLMTeacher
 from kdcore.teachers.endpoint import EndpointTeacher
@@ -33,4 +35,5 @@ def load_answers(recipe: Recipe, source: Source) -> "TextAnswers | EndpointAnswe
     assert config is not None
     if source.num_classes is None or source.num_channels is None:
         raise ConfigError("an image teacher needs image data: set `data` to an image source")
-    return ImageAnswers(ImageTeacher(config, source.num_classes, source.num_channels), config, layers, seed)
+    teacher = ImageTeacher(config, source.num_classes, source.num_channels)
+    return ImageAnswers(teacher, config, layers, seed, view_spec(recipe.data))

@@ -9,8 +9,9 @@ import torch
 
 from cluster.labelling.disk_room import free_bytes
 from cluster.labelling.probe import Learn, learn_on, settle_codec
-from cluster.labelling.replica.answers import ImageAnswers, Probed, TextAnswers, first_image
+from cluster.labelling.replica.answers import Probed, TextAnswers
 from cluster.labelling.replica.endpoint_answers import EndpointAnswers, EndpointBatch
+from cluster.labelling.replica.image_answers import ImageAnswers
 from cluster.labelling.replica.loading import load_answers
 from cluster.labelling.replica.speed import ForwardClock, pass_flops, peak_flops
 from cluster.labelling.statistics import Statistics
@@ -127,7 +128,8 @@ class Replica:
         read: list[int] = []
         with torch.inference_mode():
             rows = self._teacher.rows(unit.id, samples, self._codec, batch_divisor, read.append)
-            schema = store_schema(kind, self._codec, vocabulary, self._teacher.masked)
+            reading = self._teacher.reading()
+            schema = store_schema(kind, self._codec, vocabulary, self._teacher.masked, reading.get("views"))
             statistics = Statistics(kind, self._codec, vocabulary)
             batches = statistics.watch(batches_from_rows(schema, rows))
             receipt = write_shard(
@@ -162,7 +164,7 @@ def _forward_clock(answers: "TextAnswers | ImageAnswers", source: Source, refs: 
     model = answers.teacher.model
     weights, image, ranks = next(model.parameters()), None, 1
     if isinstance(answers, ImageAnswers):
-        image = first_image(source, refs)
+        image = answers.example(source, refs)
         if image is None:
             return ForwardClock(model, 0.0)
         image = image.to(weights)

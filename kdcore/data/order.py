@@ -20,15 +20,33 @@ def epoch_order(num: int, seed: int, epoch: int) -> np.ndarray:
     return _epoch_order(num, seed & _MASK, epoch)
 
 
-def sample_index(seed: int, step: int, batch_size: int, num: int) -> np.ndarray:
-    """The samples int64 [batch_size] of global step `step`; epochs follow each other without a gap."""
+def sample_index(seed: int, step: int, batch_size: int, num: int, views: int | None = 1) -> np.ndarray:
+    """The samples int64 [batch_size] of global step `step`; epochs follow each other without a gap.
+
+    An epoch has every one of `num` samples once, in one of its `views`: sample i in view v has the number i + num v.
+    """
     positions = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
     epochs, places = np.divmod(positions, max(num, 1))
     result = np.empty(batch_size, dtype=np.int64)
     for epoch in np.unique(epochs):
         here = epochs == epoch
-        result[here] = epoch_order(num, seed, int(epoch))[places[here]]
+        samples = epoch_order(num, seed, int(epoch))[places[here]]
+        result[here] = samples + num * epoch_views(samples, seed, int(epoch), views)
     return result
+
+
+def epoch_views(samples: np.ndarray, seed: int, epoch: int, views: int | None) -> np.ndarray:
+    """The view, int64 [n], that an epoch sees of each of `samples` int64 [n]: all once before any comes again.
+
+    Of `views` None, which have no end, that of the epoch's number.
+    """
+    if views is None:
+        return np.full(len(samples), epoch, dtype=np.int64)
+    if views == 1:
+        return np.zeros(len(samples), dtype=np.int64)
+    start = mix_next(np.array([seed & _MASK], dtype=np.uint64) ^ np.uint64(_MASK))
+    first = mix_next(start + samples.astype(np.uint64)) % np.uint64(views)
+    return (first.astype(np.int64) + epoch) % views
 
 
 class TokenStream:

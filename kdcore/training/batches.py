@@ -55,11 +55,17 @@ class TextBatch(OfTensors):
 
 @dataclass(frozen=True)
 class ImageBatch(OfTensors):
-    """`pixels` float32 [B, C, H, W], `targets` int64 [N], N soft labels or None. N < B only for a rank without work."""
+    """`pixels` float32 [B, C, H, W], `targets` int64 [N], N soft labels or None. N < B only for a rank without work.
+
+    Pictures that are mixed of two images are `shares` float32 [N] of the one whose class is in `targets`, and else of
+    one of `partner_targets` int64 [N]. Both are None where none can be; a picture that is not mixed has share 1.
+    """
 
     pixels: Tensor
     targets: Tensor
     labels: SoftLabels | None
+    partner_targets: Tensor | None = None
+    shares: Tensor | None = None
 
     @property
     def num_slots(self) -> int:
@@ -71,10 +77,13 @@ Batch = TextBatch | ImageBatch
 
 
 class Samples(Protocol):
-    """What is trained on: sequences or images, by number."""
+    """What is trained on: sequences or images, by number. View v of sample i has the number i + N v."""
 
     lengths: np.ndarray
     """Tokens that each puts through the student, int64 [N > 0]; ones for images."""
+
+    views: int | None
+    """How many views there are of each; 1 where it is trained on as it is, None where there is one for every epoch."""
 
     notes: tuple[str, ...]
     """What a person should know of them before the first step."""

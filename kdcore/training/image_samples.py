@@ -1,5 +1,6 @@
 """Images of the source, joined to their soft labels by key."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,11 +9,15 @@ import torch
 from kdcore.config import Recipe
 from kdcore.data.document import ImageSample
 from kdcore.data.sources import Source
+from kdcore.data.viewed import view_spec
 from kdcore.errors import DataError
+from kdcore.identity import mix_next
 from kdcore.labels.soft_labels import SoftLabels
+from kdcore.labels.views.spec import ViewSpec
 from kdcore.planning import plan_units
 from kdcore.planning.plan import PlannedSample
 from kdcore.training.batches import ImageBatch
+from kdcore.training.image_views import DrawnViews, Partners, StoredViews, ViewedPixels, check_views
 from kdcore.training.packing import Layout
 
 if TYPE_CHECKING:
@@ -22,19 +27,38 @@ _CACHE_BYTES = 1 << 30  # decoded images kept in memory; larger corpora are deco
 
 
 class ImageSamples:
-    """Images by number; identical images occur as often as in the data. Decoded once, as far as memory allows."""
+    """Images by number; identical images occur as often as in the data. Decoded once, as far as memory allows.
 
-    def __init__(self, source: Source, samples: list[PlannedSample], labels: "StoreJoin | None") -> None:
+    With a `spec`, of each its views: those that the store of `labels` (or `stored`) knows, or others without end.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        units: Sequence[Sequence[PlannedSample]],
+        labels: "StoreJoin | None",
+        spec: ViewSpec | None = None,
+        stored: "StoreJoin | None" = None,
+        views: int | None = 1,
+    ) -> None:
         self._source, self._labels = source, labels
-        self._samples = samples
-        self._index = np.repeat(np.arange(len(samples)), [times for _, _, times in samples])
-        self.lengths = np.ones(len(self._index), dtype=np.int64)
+        self._samples = [sample for unit in units for sample in unit]
+        self._index = np.repeat(np.arange(len(self._samples)), [times for _, _, times in self._samples])
+        self.lengths, self.views = np.ones(len(self._index), dtype=np.int64), views
         self.notes: tuple[str, ...] = ()
         self.elsewhere = labels is not None and labels.elsewhere
         self._cache: dict[int, ImageSample] = {}
         self._room = _CACHE_BYTES
         self.num_classes = int(source.num_classes or 0)
         self.num_channels = int(source.num_channels or 0)
+        self._viewed = None if spec is None else self._view(spec, units, stored)
+
+    def _view(self, spec: ViewSpec, units: Sequence[Sequence[PlannedSample]], stored: "StoreJoin | None") -> ViewedPixels:
+        keys = [key for _, key, _ in self._samples]
+        unit_of = np.repeat(np.arange(len(units)), [len(unit) for unit in units])
+        source = DrawnViews(spec, keys, unit_of) if stored is None else stored.views
+        pixels, target = (lambda number: self._image(number).pixels), (lambda number: _target(self._image(number)))
+        return ViewedPixels(spec, source, Partners(keys, unit_of), pixels, target)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -44,24 +68,35 @@ class ImageSamples:
         return len(indices)
 
     def digests(self, indices: np.ndarray) -> np.ndarray:
-        """The first 64 bits of the images' keys, uint64."""
-        keys = (self._samples[int(number)][1] for number in self._index[indices])
-        return np.array([int.from_bytes(key[:8], "little") for key in keys], dtype=np.uint64)
+        """The first 64 bits of the images' keys, uint64; of views, a hash of them and the view."""
+        numbers, views = self._places(indices)
+        keys = (self._samples[int(number)][1] for number in numbers)
+        found = np.array([int.from_bytes(key[:8], "little") for key in keys], dtype=np.uint64)
+        return found if self._viewed is None else mix_next(found ^ views.astype(np.uint64))
 
     def batch(self, indices: np.ndarray, layout: Layout = "padded") -> ImageBatch:
         """Images as a batch, whatever the layout; without indices one image and no target."""
-        numbers = self._index[indices] if len(indices) else self._index[:1]
-        images = [self._image(int(number)) for number in numbers]
-        pixels = torch.from_numpy(np.stack([image.pixels for image in images]))
-        images = images[: len(indices)]
-        targets = torch.tensor([_target(image) for image in images], dtype=torch.int64)
-        labels = None if self._labels is None else self._labels.of(numbers).index(slice(0, len(indices)))
-        return ImageBatch(pixels, targets, labels)
+        numbers, views = self._places(indices if len(indices) else np.zeros(1, dtype=np.int64))
+        count = slice(0, len(indices))
+        targets = torch.tensor([_target(self._image(int(number))) for number in numbers[count]], dtype=torch.int64)
+        labels = None if self._labels is None else self._labels.of(numbers, views).index(count)
+        if self._viewed is None:
+            pixels = torch.from_numpy(np.stack([self._image(int(number)).pixels for number in numbers]))
+            return ImageBatch(pixels, targets, labels)
+        pixels, others, shares = self._viewed.of(numbers, views)
+        if others is None or shares is None:
+            return ImageBatch(pixels, targets, labels)
+        return ImageBatch(pixels, targets, labels, others[count], shares[count])
+
+    def _places(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which distinct image each of `indices` is of, and which view of it."""
+        views, places = np.divmod(np.asarray(indices, dtype=np.int64), len(self._index))
+        return self._index[places], views
 
     def bring(self, indices: np.ndarray) -> None:
         """Copies the shards of the images' labels to this machine, many at once."""
         if self._labels is not None:
-            self._labels.bring(self._index[indices])
+            self._labels.bring(self._places(indices)[0])
 
     def _image(self, number: int) -> ImageSample:
         if number in self._cache:
@@ -81,27 +116,33 @@ class StoreJoin:
         self._store = store
         self._rows = store.rows_of(key for _, key, _ in samples)
         self.elsewhere = store.place.remote
+        self.views = StoredViews(store, self._rows)
 
     def bring(self, numbers: np.ndarray) -> None:
         """Copies the shards that the labels of `numbers` are in, where they lie elsewhere."""
         self._store.bring(self._rows[numbers])
 
-    def of(self, numbers: np.ndarray) -> SoftLabels:
-        """One label for each of the planned samples `numbers`."""
-        starts = np.zeros(len(numbers), dtype=np.int64)
-        return self._store.labels_of(self._rows[numbers], starts, starts + 1)
+    def of(self, numbers: np.ndarray, views: np.ndarray) -> SoftLabels:
+        """The label of view `views[i]` of each of the planned samples `numbers[i]`."""
+        return self._store.labels_of(self._rows[numbers], views, views + 1)
 
 
-def image_samples(recipe: Recipe, source: Source, uses_labels: bool) -> ImageSamples:
-    """The train split, with the labels of the recipe's store where the arm uses them."""
-    _, parts = plan_units(source, "train", recipe.labels.unit_bytes, recipe.data.on_unreadable)
-    samples = [sample for part in parts for sample in part]
-    join = None
-    if uses_labels:
-        from kdcore.store.reader import open_store
+def image_samples(recipe: Recipe, source: Source, uses_labels: bool, endless: bool = False) -> ImageSamples:
+    """The train split, with the labels of the recipe's store where the arm uses them.
 
-        join = StoreJoin(open_store(recipe.store_path), samples)
-    return ImageSamples(source, samples, join)
+    With data.views, the views that are labelled, for an arm without labels as well; or, `endless`, another one in every
+    epoch. IdentityMismatch where the store's labels are of other views.
+    """
+    from kdcore.store import is_finished, open_store
+
+    _, units = plan_units(source, "train", recipe.labels.unit_bytes, recipe.data.on_unreadable)
+    spec, join = view_spec(recipe.data), None
+    if uses_labels or (spec is not None and not endless and is_finished(recipe.store_path)):
+        store = open_store(recipe.store_path)
+        check_views(store, spec)
+        join = StoreJoin(store, [sample for unit in units for sample in unit])
+    views = 1 if spec is None else None if endless else spec.per_image
+    return ImageSamples(source, units, join if uses_labels else None, spec, join, views)
 
 
 def _target(image: ImageSample) -> int:

@@ -140,7 +140,7 @@ class Loop:
         for part in feed.step():
             loss, metrics = self._engine.accumulate(part.batch, scale, last=part.last)
             total[:_OF_LOSS] += torch.stack([loss, *(metrics[name].to(loss.dtype) for name in METRICS)])
-            total[_INPUTS] += int(plan.lengths[part.indices].sum())
+            total[_INPUTS] += int(plan.lengths_of(part.indices).sum())
             total[_SLOTS] += part.batch.num_slots
             if logged:
                 digests += self._samples.digests(part.indices).sum(dtype=np.uint64)

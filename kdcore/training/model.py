@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kdcore.config import TrainingConfig
 from kdcore.losses.objective import objective_of
+from kdcore.losses.response.mixed_targets import partner_excess
 from kdcore.losses.response.soft_targets import soft_target_loss
 from kdcore.training.batches import Batch, TextBatch
 from kdcore.training.text_loss import text_loss
@@ -28,7 +29,12 @@ class DistillModel(nn.Module):
         if isinstance(batch, TextBatch):
             return text_loss(self.student, batch, self.objective, self.config.loss)
         logits = self.student(batch.pixels)[: len(batch.targets)]
-        return soft_target_loss(logits, batch.labels, batch.targets, objective=self.objective)
+        loss, metrics = soft_target_loss(logits, batch.labels, batch.targets, objective=self.objective)
+        if batch.partner_targets is None or batch.shares is None:
+            return loss, metrics
+        excess = partner_excess(logits, batch.targets, batch.partner_targets, batch.shares)
+        metrics["cross_entropy"] = metrics["cross_entropy"] + excess.detach()
+        return loss + self.objective.hard_weight * excess, metrics
 
 
 def num_parameters(module: nn.Module, trained: bool = False) -> int:

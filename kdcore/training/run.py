@@ -85,7 +85,7 @@ def _train_unless_finished(recipe: Recipe, arm: Arm, ranks: Ranks, report: OnPro
     if config.activation_checkpointing:
         checkpoint_activations(model.student)
     layout, kept_apart = agreed_layout(model.student, config, ranks)
-    plan = StepPlan(config, ranks.world, arm.seed, task.samples.lengths, layout)
+    plan = StepPlan(config, ranks.world, arm.seed, task.samples.lengths, layout, task.samples.views)
     counts = num_parameters(model), num_parameters(model, trained=True)
     engine = make_engine(model, config, ranks, plan.accumulates)
     try:
@@ -103,7 +103,7 @@ def _padding(plan: StepPlan, kept_apart: str) -> list[str]:
     if not kept_apart:
         return []
     parts = plan.micro_batches(0, 0)
-    tokens = sum(int(plan.lengths[part].sum()) for part in parts)
+    tokens = sum(int(plan.lengths_of(part).sum()) for part in parts)
     ours, padded = (1 - tokens / plan.slots(parts, layout) for layout in (plan.layout, "padded"))
     packed = "one sequence a row" if plan.layout == "padded" else f"packed sequences (one a row: {padded:.1%})"
     return [f"{ours:.1%} padding in the first step with {packed}: {kept_apart}"]

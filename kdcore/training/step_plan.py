@@ -18,7 +18,7 @@ class StepPlan:
     """Which samples make an optimizer step, and how they are dealt to ranks and micro-batches.
 
     The samples of a step follow from (seed, step) and the settings of its size alone; ranks, micro-batches and `layout`
-    only arrange them. `lengths` is that of the samples.
+    only arrange them. `lengths` is that of the samples, `views` how many of each there are (see `sample_index`).
     """
 
     config: TrainingConfig
@@ -26,6 +26,7 @@ class StepPlan:
     seed: int
     lengths: np.ndarray
     layout: Layout = "padded"
+    views: int | None = 1
 
     @property
     def steps(self) -> int:
@@ -49,21 +50,25 @@ class StepPlan:
         size, config = self.config.tokens_per_step, self.config
         if size is None:
             assert config.batch_size is not None
-            return sample_index(self.seed, step, config.batch_size, len(self.lengths))
+            return sample_index(self.seed, step, config.batch_size, len(self.lengths), self.views)
         return self._stream.samples(step * size, (step + 1) * size)
 
     def micro_batches(self, step: int, rank: int) -> list[np.ndarray]:
         """The samples of each micro-batch of one rank: as many micro-batches on every rank, the last maybe empty."""
         indices = self.step_indices(step)
-        ranks = deal(self.lengths[indices], self.world)
+        ranks = deal(self.lengths_of(indices), self.world)
         parts = [self._cut(indices[ranks == number]) for number in range(self.world)]
         nothing = [np.zeros(0, dtype=np.int64)]
         return parts[rank] + nothing * (max(map(len, parts)) - len(parts[rank]))
 
+    def lengths_of(self, indices: np.ndarray) -> np.ndarray:
+        """The lengths of samples by number, whatever their views."""
+        return self.lengths[indices % len(self.lengths)]
+
     def slots(self, parts: list[np.ndarray], layout: Layout) -> int:
         """Tokens that micro-batches take in a layout, padding included."""
         width = self.config.sequence_length
-        return sum(arrange(self.lengths[part], layout, width).num_slots for part in parts if len(part))
+        return sum(arrange(self.lengths_of(part), layout, width).num_slots for part in parts if len(part))
 
     @cached_property
     def _stream(self) -> TokenStream:
@@ -71,7 +76,7 @@ class StepPlan:
 
     def _cut(self, indices: np.ndarray) -> list[np.ndarray]:
         """The micro-batches of a rank's samples."""
-        lengths, limit = self.lengths[indices], self.config.micro_batch_tokens
+        lengths, limit = self.lengths_of(indices), self.config.micro_batch_tokens
         if self.layout == "padded":  # like to like
             order = np.argsort(-lengths, kind="stable")
             indices, lengths = indices[order], lengths[order]

@@ -40,7 +40,8 @@ def make_task(recipe: Recipe, arm: Arm) -> Task:
         exported = _with_template(tokenizer, recipe)
         return Task(samples, partial(build_text_student, model, tokenizer), {"tokenizer": exported})
     source = open_source(recipe.data)
-    samples = image_samples(recipe, source, arm.uses_labels)
+    endless = recipe.teacher is None or arm.role == "teacher"
+    samples = image_samples(recipe, source, arm.uses_labels, endless)
     classes, channels = samples.num_classes, samples.num_channels
     export = {"image_config": model, "num_classes": classes, "in_channels": channels}
     return Task(samples, partial(build_image_student, model, classes, channels), export)

@@ -147,6 +147,7 @@ class TextSamples:
                 "training.long_documents"
             )
         self.lengths = self._chunks.stops - self._chunks.starts
+        self.views: int | None = 1
 
     def __len__(self) -> int:
         return len(self._chunks)

@@ -1,6 +1,7 @@
 """Small corpora, and label stores of an invented teacher, for tests of training."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from kdcore.config import Recipe
 from kdcore.data.document import ImageSample, TextDocument
 from kdcore.data.sources import open_source
 from kdcore.data.tokenizer import encode_document, load_tokenizer, valid_vocabulary
+from kdcore.data.viewed import view_spec
+from kdcore.data.views import pack_views, views_of
 from kdcore.identity import digest_tokenizer
 from kdcore.labels import label_seeds
 from kdcore.labels.learn import ProbeBatch, learn_codec
+from kdcore.labels.views.spec import ViewSpec
 from kdcore.planning import plan_units
 from kdcore.store import (
     ShardRow,
@@ -111,7 +115,9 @@ def write_labels(recipe: Recipe) -> None:
     classes = valid_vocabulary(tokenizer) if tokenizer is not None else int(source.num_classes or 0)
     plan, parts = plan_units(source, "train", recipe.labels.unit_bytes)
     planned = [sample for part in parts for sample in part]
-    answers = {key: _answer(source.read(ref), key, classes, tokenizer) for ref, key, _ in planned}
+    spec = view_spec(recipe.data)
+    each = 1 if spec is None else spec.per_image
+    answers = {key: _answer(source.read(ref), key, classes, tokenizer, each) for ref, key, _ in planned}
     probe = [
         ProbeBatch(logits, _hard(tokens), label_seeds(key, len(logits))) for key, (tokens, logits) in answers.items()
     ]
@@ -119,10 +125,13 @@ def write_labels(recipe: Recipe) -> None:
     digest = None if tokenizer is None else digest_tokenizer(tokenizer)
     identity = {"format": 1, "kind": source.kind, "teacher": {}, "tokenizer": digest, "codec": codec.spec()}
     identity = {**identity, "vocabulary": classes, "numerics": {}, "input": plan.input.digest, "versions": {}}
-    store, schema = recipe.store_path, store_schema(source.kind, codec)
+    views = None if spec is None else spec.to_json()
+    identity |= {} if views is None else {"views": views}
+    store, schema = recipe.store_path, store_schema(source.kind, codec, views=views)
     open_for_writing(store, identity)
     for unit, part in zip(plan.units, parts, strict=True):
         rows = [_row(source.read(ref), key, times, codec, answers[key]) for ref, key, times in part]
+        rows = rows if spec is None else _with_views(rows, spec)
         batches = batches_from_rows(schema, rows)
         publish_receipt(store, write_shard(store, unit.id, 0, schema, batches, unit_digest=unit.digest))
     receipts = read_journal(store, {unit.id: unit.digest for unit in plan.units})
@@ -137,11 +146,18 @@ def _hard(tokens: np.ndarray | None) -> np.ndarray | None:
     return None if tokens is None else tokens[1:]
 
 
-def _answer(sample: Any, key: bytes, classes: int, tokenizer: Any) -> Answer:
+def _with_views(rows: list[ShardRow], spec: ViewSpec) -> list[ShardRow]:
+    keys = [row.key for row in rows]
+    flat, lengths = pack_views(spec.policy, views_of(spec.policy, keys, keys))
+    packed = np.split(flat, np.cumsum(lengths)[:-1])
+    return [replace(row, columns={**row.columns, "views": each}) for row, each in zip(rows, packed, strict=True)]
+
+
+def _answer(sample: Any, key: bytes, classes: int, tokenizer: Any, views: int = 1) -> Answer:
     generator = torch.Generator().manual_seed(int.from_bytes(key[:4], "little"))
     if isinstance(sample, ImageSample):
-        logits = torch.randn(1, classes, generator=generator)
-        logits[0, sample.target or 0] += 3
+        logits = torch.randn(views, classes, generator=generator)
+        logits[:, sample.target or 0] += 3
         return None, logits
     assert isinstance(sample, TextDocument)
     tokens = encode_document(tokenizer, sample.text)

@@ -36,6 +36,8 @@ def info(store: StorePath) -> None:
 
 
 def _summary(store: "LabelStore") -> "Table":
+    from kdcore.facts import flatten
+
     identity = store.identity
     teacher = identity.get("teacher") or {}
     numerics = {**(identity.get("numerics") or {})}
@@ -48,6 +50,7 @@ def _summary(store: "LabelStore") -> "Table":
         "codec": ", ".join(f"{name} {value}" for name, value in store.codec.spec().items()),
         "labelled tokens": identity.get("mask"),
         "chat template": identity.get("chat_template"),
+        "views": ", ".join(f"{name} {value}" for name, value in flatten(identity.get("views")).items() if name),
         "input": identity.get("input"),
         "created": store.manifest.created,
         "shards": f"{len(store.manifest.shards):,}",

@@ -28,8 +28,6 @@ def without_views(data: DataConfig) -> DataConfig:
     return data if view_spec(data) is None else data.model_copy(update={"views": None})
 
 
-def render(
-    spec: ViewSpec, images: Sequence[np.ndarray], views: Views, partners: Sequence[np.ndarray | None]
-) -> Tensor:
+def render(spec: ViewSpec, images: Sequence[np.ndarray], views: Views, partners: Sequence[np.ndarray | None]) -> Tensor:
     """Normalised pixels float32 [n, C, size, size] of `views[i]` of the decoded `images[i]`; see `apply_views`."""
     return apply_views(spec.policy, images, views, partners, spec.mean, spec.std, spec.size)

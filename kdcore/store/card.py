@@ -24,6 +24,7 @@ def dataset_card(manifest: Mapping[str, Any]) -> str:
         "numerics": ", ".join(f"{key} {value}" for key, value in (identity.get("numerics") or {}).items()) or None,
         "labelled tokens": identity.get("mask"),
         "chat template": identity.get("chat_template"),
+        "views": _views(identity.get("views")),
         "input": identity.get("input"),
         "rows": f"{manifest['rows']:,}",
         "labels": f"{manifest['labels']:,}",
@@ -32,6 +33,16 @@ def dataset_card(manifest: Mapping[str, Any]) -> str:
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in facts.items() if value is not None)
     return _CARD.format(files=files, table=table, licence=_LICENCE)
+
+
+def _views(views: Mapping[str, Any] | None) -> str | None:
+    """How many, and what happens to them."""
+    if views is None:
+        return None
+    policy = {name: value for name, value in views["policy"].items() if name not in ("per_image", "seed")}
+    changes = ", ".join(name.replace("_", " ") for name, value in policy.items() if value)
+    side = views["size"]
+    return f"{views['policy']['per_image']} of each image, {side} x {side} pixels: {changes or 'the image as it is'}"
 
 
 _LICENCE = "The licence of the labels follows from the licences of the teacher and of the input; this store adds none."

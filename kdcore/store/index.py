@@ -85,7 +85,7 @@ def build_index(parts: Iterable[ShardPart], rows: int, masked: bool) -> tuple[In
         for name, size in part.column_bytes.items():
             totals[name] = totals.get(name, 0) + size
         first.append(here.stop)
-    return Index(keys=keys, **arrays, first=np.array(first, np.int64)), totals
+    return Index(keys=keys, **arrays, first=np.array(first, np.int64), per_image=1), totals
 
 
 _COLUMNS = {"occurrences": "occurrences", "length": "lengths", "target": "targets", "shard": "shard", "batch": "batch"}

@@ -78,7 +78,7 @@ def text_schema(codec: Codec, vocabulary: int, masked: bool = False) -> pa.Schem
 
 
 def image_schema(codec: Codec, views: Mapping[str, Any] | None = None) -> pa.Schema:
-    """Columns of an image shard; `views` are those of its identity (`ViewSpec.to_json`), where labels belong to such."""
+    """Columns of an image shard; `views` are those of its identity (`ViewSpec.to_json`), where it has some."""
     packed = [] if views is None else [pa.field(VIEWS, pa.list_(pa.uint8()))]
     return _schema("image", codec, [pa.field("target", pa.int32()), *packed, *codec.fields()], views)
 
@@ -104,9 +104,7 @@ def store_schema(
     raise StoreError(f"a store holds 'text' or 'image' labels, got kind {kind!r}")
 
 
-def _schema(
-    kind: Kind, codec: Codec, fields: Sequence[pa.Field], views: Mapping[str, Any] | None = None
-) -> pa.Schema:
+def _schema(kind: Kind, codec: Codec, fields: Sequence[pa.Field], views: Mapping[str, Any] | None = None) -> pa.Schema:
     first = [
         pa.field("key", pa.binary(KEY_BYTES)),
         pa.field("name", pa.string()),

@@ -131,9 +131,7 @@ class _Shard:
     partners: np.ndarray
 
 
-def _partner_problems(
-    place: Place, manifest: Manifest, keys: np.ndarray, seen: Mapping[int, _Shard]
-) -> Iterator[str]:
+def _partner_problems(place: Place, manifest: Manifest, keys: np.ndarray, seen: Mapping[int, _Shard]) -> Iterator[str]:
     there = key_prefixes(keys)
     for number, shard in seen.items():
         missing = shard.partners[~np.isin(shard.partners, there)]

@@ -53,7 +53,9 @@ class ImageSamples:
         self.num_channels = int(source.num_channels or 0)
         self._viewed = None if spec is None else self._view(spec, units, stored)
 
-    def _view(self, spec: ViewSpec, units: Sequence[Sequence[PlannedSample]], stored: "StoreJoin | None") -> ViewedPixels:
+    def _view(
+        self, spec: ViewSpec, units: Sequence[Sequence[PlannedSample]], stored: "StoreJoin | None"
+    ) -> ViewedPixels:
         keys = [key for _, key, _ in self._samples]
         unit_of = np.repeat(np.arange(len(units)), [len(unit) for unit in units])
         source = DrawnViews(spec, keys, unit_of) if stored is None else stored.views

@@ -110,7 +110,9 @@ class ViewedPixels:
         drawn = self.source.of(numbers, views)
         found = self.partners.of(drawn, numbers)
         images = [self.image(number) for number in numbers.tolist()]
-        pixels = render(self.spec, images, drawn, [None if other < 0 else self.image(other) for other in found.tolist()])
+        pixels = render(
+            self.spec, images, drawn, [None if other < 0 else self.image(other) for other in found.tolist()]
+        )
         if self.spec.policy.mix is None:
             return pixels, None, None
         other = [self.target(number) for number in np.where(found < 0, numbers, found).tolist()]
@@ -129,6 +131,6 @@ def check_views(store: "LabelStore", spec: ViewSpec | None) -> None:
         else "Labels are of the pixels that were rendered then"
     )
     raise IdentityMismatch(
-        f"{store.path} has labels of data.views {stored}, the recipe has {wanted}. {reason}: set data.views (size, mean "
-        "and std too) to the store's, or label into a new path (labels.path)"
+        f"{store.path} has labels of data.views {stored}, the recipe has {wanted}. {reason}: set data.views "
+        "(size, mean and std too) to the store's, or label into a new path (labels.path)"
     )

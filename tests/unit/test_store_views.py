@@ -94,8 +94,9 @@ def test_every_view_has_a_label_and_its_parameters(path):
 def test_a_store_without_views_has_no_trace_of_them(tmp_path):
     store = make_store(tmp_path / "plain", "image")
     assert "views" not in schema(None).names
-    assert canonical_json({"codec": codec_of().spec(), "format": 2, "kind": "image"}).encode() == (
-        schema(None).metadata[b"kdcore"]
+    assert (
+        canonical_json({"codec": codec_of().spec(), "format": 2, "kind": "image"}).encode()
+        == (schema(None).metadata[b"kdcore"])
     )
     assert "views" not in (store / "identity.json").read_text()
     opened = open_store(store)

@@ -99,7 +99,7 @@ class ViewedImages:
 
 @dataclass(frozen=True)
 class ImageAnswers:
-    """Labels of images, or of `views` of them; with `feature_paths`, features of those modules instead of distributions.
+    """Labels of images, or of `views` of them; with `feature_paths`, features of those modules and no distributions.
 
     Each image is read once, whatever the number of its views.
     """
@@ -189,7 +189,9 @@ class ImageAnswers:
 
     def _answers(self, pictures: Pictures, first: int, stop: int, limit: int) -> Tensor:
         """Logits or features of some pictures, at most `limit` in a forward pass."""
-        return torch.cat([self._outputs(pictures.pixels(at, min(at + limit, stop))) for at in range(first, stop, limit)])
+        return torch.cat(
+            [self._outputs(pictures.pixels(at, min(at + limit, stop))) for at in range(first, stop, limit)]
+        )
 
     def _outputs(self, pixels: Tensor) -> Tensor:
         paths = self.feature_paths

@@ -19,6 +19,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(out)
         self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(out)
+        self.relu = nn.ReLU()  # a module, so that `relu:input` taps what comes before it
 
     def forward(self, maps: Tensor) -> Tensor:
         """Maps [B, out, H, W] of maps [B, channels, H, W]; a block that widens halves H and W."""
@@ -27,7 +28,7 @@ class BasicBlock(nn.Module):
         kept = maps[:, :, :: self._stride, :: self._stride]
         # Half of the new channels come before the old ones: so it was done in the published weights.
         shortcut = functional.pad(kept, (0, 0, 0, 0, before, self._new - before))
-        return torch.relu(self.bn2(self.conv2(inner)) + shortcut)
+        return self.relu(self.bn2(self.conv2(inner)) + shortcut)
 
 
 class CifarResNet(nn.Module):

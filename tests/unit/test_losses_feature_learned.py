@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.autograd import gradcheck
-from torchdistill.losses.mid_level import PADL2Loss, SRDLoss
+from torchdistill.losses.mid_level import AffinityLoss, KTALoss, PADL2Loss, SRDLoss
 
 from kdcore.config.losses.feature_later import ClassAttentionTerm
 from kdcore.errors import ConfigError
 from kdcore.losses.feature.adaptive_normalisation import logits_with, with_statistics_of
 from kdcore.losses.feature.class_attention import ClassAttention, class_attention, class_maps
+from kdcore.losses.feature.factor_transfer import factor_transfer
+from kdcore.losses.feature.knowledge_adaptation import affinity
 from kdcore.losses.feature.masked_generative import masked
 from kdcore.losses.feature.matching_guided import Matching, assign, channel_costs, strongest
 from kdcore.losses.feature.overhaul import partial_distance
@@ -22,11 +24,13 @@ from kdcore.losses.feature.prime_aware import adaptive_distance
 from kdcore.losses.feature.simple_recipe import log_sum_of_powers
 from kdcore.losses.feature.task_oriented import orthogonal_penalty
 from kdcore.losses.feature.wasserstein import gaussian_distance
+from kdcore.losses.layers import head_weight, layer_of
 from kdcore.losses.projectors import pooled
 from tests.support.features import FEW, SEEDS, SIZES, length, normal, pair
 from tests.support.methods import inputs, method, shapes
 
 LOSSES = {
+    "affinity": affinity,
     "class_attention": class_attention,
     "adaptive": lambda s, t: adaptive_distance(s.flatten(1), t.flatten(1), 0.3 * t.flatten(1)),
     "wasserstein": lambda s, t: gaussian_distance(s, t, grid=2),
@@ -41,7 +45,7 @@ def test_slopes_are_those_of_the_value(name: str):
     assert gradcheck(lambda s: LOSSES[name](s, teacher), student.requires_grad_())
 
 
-@pytest.mark.parametrize("name", ["class_attention", "adaptive", "wasserstein", "powers"])
+@pytest.mark.parametrize("name", ["affinity", "class_attention", "adaptive", "wasserstein", "powers"])
 def test_half_precision_is_promoted(name: str):
     student, teacher = pair(4, (2, 4, 4, 4))
     loss = LOSSES[name](student.bfloat16(), teacher.bfloat16())
@@ -164,8 +168,19 @@ def test_the_teacher_judges_maps_in_the_place_of_its_own():
     pixels, maps = torch.randn(2, 3, 4, 4), torch.randn(2, 6, 2, 2, requires_grad=True)
     before = teacher(pixels)
     torch.testing.assert_close(logits_with(teacher, "1", maps, pixels), teacher[2:](maps))
+    torch.testing.assert_close(logits_with(teacher, "1:input", maps, pixels), teacher[1:](maps))
     assert torch.equal(teacher(pixels), before)
     assert torch.equal(logits_with(teacher, "1", teacher[:2](pixels), pixels), before)
+    with pytest.raises(ConfigError, match="has none 'layer9'"):
+        logits_with(teacher, "layer9", maps, pixels)
+
+
+def test_layers_are_found_below_a_wrapper():
+    inner = _classifier(4)
+    assert layer_of(nn.Sequential(nn.Sequential(inner)), "fc") is inner.fc
+    assert layer_of(nn.ModuleList([inner, _classifier(4)]), "fc") is None
+    with pytest.raises(ConfigError, match="'0' is none of this model"):
+        head_weight(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), "0")
 
 
 def test_wasserstein_does_not_see_the_order_of_places_nor_lose_digits_by_a_shift():
@@ -294,3 +309,39 @@ def test_matching_guided_is_the_overhauls_distance_of_matched_channels():
 def test_a_narrower_teacher_is_refused():
     with pytest.raises(ConfigError, match="which are too few"):
         Matching(4, 3, every=1)
+
+
+@FEW
+@given(SEEDS, SIZES)
+def test_affinity(seed: int, size: tuple[int, ...]):
+    student, teacher = pair(seed, size)
+    total = 0.0
+    for ours, theirs in zip(student.flatten(0, 1), teacher.flatten(0, 1), strict=True):
+        rows = [one.flatten().tolist() for one in (ours, theirs)]
+        a, b = ([x / length(row) for x in row] for row in rows)
+        total += length([x * y - z * w for x, z in zip(a, b, strict=True) for y, w in zip(a, b, strict=True)])
+    assert math.isclose(affinity(student, teacher), total / size[0] / size[2] / size[3], abs_tol=1e-9)
+    assert affinity(student, -2 * student) < 1e-12
+
+
+def test_affinity_to_a_dead_channel_is_that_of_one_vector():
+    teacher = normal(1, 1, 1, 2, 2)
+    assert math.isclose(affinity(torch.zeros_like(teacher), teacher), 1 / 4)
+
+
+def test_knowledge_adaptation_equals_torchdistill():
+    student, teacher = (one.float() for one in pair(7, (3, 4, 5, 5)))
+    outputs = [{"layer": {"output": one}} for one in (student, teacher)]
+    places = AffinityLoss("layer", "layer")(*outputs)
+    code = KTALoss(p=1, q=2, knowledge_translator_path="layer", feature_adapter_path="layer")(*outputs)
+    torch.testing.assert_close(affinity(student, teacher), places, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(factor_transfer(student, teacher), code, atol=1e-6, rtol=1e-5)
+
+
+def test_the_student_does_not_teach_the_translator():
+    adaptation = method("knowledge_adaptation", at="maps", reconstruction=0.0)
+    adaptation(inputs()).backward()
+    gradients = [parameter.grad for parameter in adaptation.translators.parameters() if parameter.grad is not None]
+    assert all(float(gradient.abs().max()) == 0 for gradient in gradients)
+    for adapters in (adaptation.adapters, adaptation.affinity_adapters):
+        assert any(float(parameter.grad.abs().max()) > 0 for parameter in adapters.parameters())

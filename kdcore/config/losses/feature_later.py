@@ -66,6 +66,24 @@ class SimpleRecipeTerm(FeatureTerm):
     power: float = Field(default=4.0, ge=1, description="of absolute differences")
 
 
+class KnowledgeAdaptationTerm(FeatureTerm):
+    """Translated features and the affinity of places, of dense prediction (KTAAD)."""
+
+    home: ClassVar[str] = "kdcore.losses.feature.knowledge_adaptation:KnowledgeAdaptation"
+    type: Literal["knowledge_adaptation"] = "knowledge_adaptation"
+    rate: float = Field(default=0.5, gt=0, le=4, description="channels of the code for each of the teacher")
+    affinity: float = Field(default=1.0, ge=0, description="weight of the affinity of places")
+    reconstruction: float = Field(
+        default=1.0, ge=0, description="weight of the autoencoder's own loss, which the student does not see"
+    )
+
+
 LaterFeatureTerm = (
-    ReviewTerm | SimKDTerm | ClassAttentionTerm | MaskedGenerativeTerm | WassersteinTerm | SimpleRecipeTerm
+    ReviewTerm
+    | SimKDTerm
+    | ClassAttentionTerm
+    | MaskedGenerativeTerm
+    | WassersteinTerm
+    | SimpleRecipeTerm
+    | KnowledgeAdaptationTerm
 )

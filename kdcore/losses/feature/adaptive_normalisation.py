@@ -7,11 +7,13 @@ and the teacher's logits are to stay when its maps get the student's.
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kdcore.config.losses.feature import AdaptiveNormalisationTerm
 from kdcore.errors import ConfigError
 from kdcore.losses.feature.wasserstein import channel_statistics, gaussian_distance
+from kdcore.losses.layers import layer_of
 from kdcore.losses.method import LossInputs, MapMethod, Shapes
 from kdcore.losses.numerics import wide
 from kdcore.losses.projectors import project, spatial_projector
@@ -27,14 +29,27 @@ def with_statistics_of(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def logits_with(teacher: nn.Module, path: str, maps: Tensor, pixels: Tensor) -> Tensor:
-    """Logits [B, C] of a live teacher in whose layer `path` the output is replaced by `maps`; slopes go to these."""
+    """Logits [B, C] of a live teacher in which `maps` stand for what a tap at `path` finds; slopes go to these.
 
-    def replace(layer: nn.Module, given: Any, output: Tensor) -> Tensor:
-        return maps.to(output.dtype)
+    The path names a module's output, or with `:input` what goes into it. In the teacher's dtype, without autocast.
+    """
+    name, colon, _ = path.partition(":input")
+    layer = layer_of(teacher, name)
+    if layer is None:
+        raise ConfigError(
+            f"adain replaces the output or the `:input` of a module of the teacher, which has none '{path}'"
+        )
+    first = next(teacher.parameters())
 
-    handle = teacher.get_submodule(path).register_forward_hook(replace)
+    def instead(layer: nn.Module, given: tuple[Any, ...], output: Any = None) -> Any:
+        old = given if colon else output
+        return (maps.to(first.dtype), *old[1:]) if isinstance(old, tuple) else maps.to(first.dtype)
+
+    hook = layer.register_forward_pre_hook if colon else layer.register_forward_hook
+    handle = hook(instead)
     try:
-        output = teacher(pixels)
+        with torch.autocast(first.device.type, enabled=False):
+            output = teacher(pixels.detach().to(first.device, first.dtype))
     finally:
         handle.remove()
     return getattr(output, "logits", output)
@@ -60,7 +75,7 @@ class AdaptiveNormalisation(MapMethod[AdaptiveNormalisationTerm]):
         student = project(self.projectors[number], student)
         mixed = with_statistics_of(student, teacher)
         path = self.term.teacher_paths[number]
-        judged = wide(logits_with(inputs.teacher_model, path, mixed, inputs.pixels.detach()))
+        judged = wide(logits_with(inputs.teacher_model, path, mixed, inputs.pixels))
         judgement = (judged - wide(inputs.teacher_logits)).square().sum(1).mean()
         statistics = gaussian_distance(student, teacher, mean_ratio=1.0)
         return self.term.statistics * statistics + self.term.judgement * judgement

@@ -6,11 +6,12 @@ resolution and brought to length one.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from kdcore.config.losses.feature_later import ClassAttentionTerm
 from kdcore.errors import ConfigError
+from kdcore.losses.layers import head_weight
 from kdcore.losses.method import LossInputs, MapMethod, Shapes
 from kdcore.losses.numerics import unit, wide
 
@@ -29,19 +30,6 @@ def class_attention(student: Tensor, teacher: Tensor, resolution: int = 2, norma
     return (ours - theirs).square().mean()
 
 
-def _head(model: nn.Module | None, path: str, whose: str) -> Tensor:
-    """The weight [K, C] of a linear layer; ConfigError where it is none, or the model is not there."""
-    if model is None:
-        raise ConfigError(
-            f"cat_kd takes the {whose}'s class maps from the weight of its layer '{path}', but the {whose} is not "
-            "live: tap a layer that gives one map a class, and leave the head unset"
-        )
-    weight = getattr(model.get_submodule(path), "weight", None)
-    if not isinstance(weight, Tensor) or weight.dim() < 2 or weight.shape[2:].numel() != 1:
-        raise ConfigError(f"the {whose}'s head of cat_kd must be a linear layer or a 1 x 1 convolution, got '{path}'")
-    return weight.flatten(1)
-
-
 class ClassAttention(MapMethod[ClassAttentionTerm]):
     """The last maps of both networks, through their heads where the recipe names them."""
 
@@ -49,14 +37,22 @@ class ClassAttention(MapMethod[ClassAttentionTerm]):
 
     def __init__(self, term: ClassAttentionTerm, shapes: Shapes) -> None:
         super().__init__(term, shapes)
-        named = term.teacher_head is not None
-        found = _head(shapes.teacher_model, term.teacher_head or "", "teacher").detach().clone() if named else None
-        self.register_buffer("head", found)
+        self.register_buffer("head", None if term.teacher_head is None else self._copied(term.teacher_head, shapes))
+
+    @staticmethod
+    def _copied(path: str, shapes: Shapes) -> Tensor:
+        if shapes.teacher_model is None:
+            raise ConfigError(
+                f"cat_kd takes the teacher's class maps from the weight of its layer '{path}', but the teacher is not "
+                "live: set training.live_teacher, or leave teacher_head out and tap a layer that gives one map a class"
+            )
+        return head_weight(shapes.teacher_model, path).detach().clone()
 
     def pair(self, number: int, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
         """See FeatureMethod."""
         if self.term.head is not None:
-            student = class_maps(student, _head(inputs.student_model, self.term.head, "student"))
+            assert inputs.student_model is not None
+            student = class_maps(student, head_weight(inputs.student_model, self.term.head))
         if self.head is not None:
             teacher = class_maps(teacher, self.head)
         if student.shape[1] != teacher.shape[1]:

@@ -41,9 +41,14 @@ class Paraphraser(nn.Module):
 
     def __init__(self, channels: int, rate: float) -> None:
         super().__init__()
-        factors = max(round(channels * rate), 1)
+        factors = self.factors_of(channels, rate)
         self.encoder = _layers(channels, channels, factors, factors)
         self.decoder = _layers(factors, factors, channels, channels, transposed=True)
+
+    @staticmethod
+    def factors_of(channels: int, rate: float) -> int:
+        """How many factors so many channels have, at least one."""
+        return max(round(channels * rate), 1)
 
     def forward(self, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Factors without a gradient, and the loss mean (x - P(x))^2 of the autoencoder."""
@@ -63,7 +68,7 @@ class FactorTransfer(MapMethod[FactorTransferTerm]):
         return Paraphraser(theirs[0], self.term.rate)
 
     def _translator(self, ours: tuple[int, ...], theirs: tuple[int, ...]) -> nn.Module:
-        factors = max(round(theirs[0] * self.term.rate), 1)
+        factors = Paraphraser.factors_of(theirs[0], self.term.rate)
         return _layers(ours[0], ours[0], factors, factors)
 
     def pair(self, number: int, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:

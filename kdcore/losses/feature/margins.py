@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from kdcore.losses.layers import layer_of
 from kdcore.losses.method import Shapes
 from kdcore.losses.numerics import wide
 
@@ -39,7 +40,7 @@ class Margins(nn.Module):
     def __init__(self, path: str, shapes: Shapes) -> None:
         super().__init__()
         channels = shapes.teacher[path][0]
-        layer = None if shapes.teacher_model is None else shapes.teacher_model.get_submodule(path)
+        layer = None if shapes.teacher_model is None else layer_of(shapes.teacher_model, path)
         self.learnt = isinstance(layer, nn.BatchNorm2d) and layer.affine
         if self.learnt:
             self.register_buffer("known", margin_of_norm(layer))  # pyright: ignore[reportArgumentType]

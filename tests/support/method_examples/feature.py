@@ -20,5 +20,6 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "cat_kd": {"at": "maps.wide"},
     "masked_generative": {"at": ("maps", "maps.wide")},
     "wkd_feature": {"at": ("maps", "maps.wide"), "grid": 2},
+    "knowledge_adaptation": {"at": ("maps", "maps.wide")},
     "srd": {"at": ("maps", "vectors")},
 }

@@ -28,6 +28,7 @@ FEATURES = {
     "vectors": ((10,), (14,)),
     "tokens": ((7, 8), (7, 12)),
     "tokens.late": ((7, 8), (7, 12)),
+    "maps.deep": ((5, 4, 4), (5, 4, 4)),
 }
 """Shapes of the student's and the teacher's, without the batch."""
 

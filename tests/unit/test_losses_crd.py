@@ -11,8 +11,9 @@ from torchdistill.losses.mid_level import CRDLoss
 from kdcore.errors import ConfigError
 from kdcore.losses.relation.contrast_memory import ContrastMemory
 from kdcore.losses.relation.contrastive_representation import info_nce, noise_contrast
+from tests.support.features import normal
 from tests.support.methods import SAMPLES, inputs, method
-from tests.support.relations import features, right_slope
+from tests.support.relations import right_slope
 
 
 def memory(samples: int = SAMPLES, width: int = 4, seed: int = 0) -> ContrastMemory:
@@ -21,7 +22,7 @@ def memory(samples: int = SAMPLES, width: int = 4, seed: int = 0) -> ContrastMem
 
 
 def test_the_formula_is_a_loop():
-    scores, normaliser, samples, temperature = features(3, 5).clamp(-1, 1), torch.tensor(40.0), 50, 0.3
+    scores, normaliser, samples, temperature = normal(0, 3, 5).clamp(-1, 1), torch.tensor(40.0), 50, 0.3
     total = 0.0
     for row in scores.tolist():
         for number, score in enumerate(row):
@@ -33,7 +34,7 @@ def test_the_formula_is_a_loop():
 
 
 def test_the_batch_as_contrast_is_a_loop():
-    student, teacher = normalize(features(3, 4)), normalize(features(3, 4, seed=1))
+    student, teacher = normalize(normal(0, 3, 4)), normalize(normal(1, 3, 4))
     total = 0.0
     for i in range(3):
         for a, b in ((student, teacher), (teacher, student)):
@@ -52,7 +53,7 @@ def test_equal_to_torchdistill():
     theirs.register_buffer("memory_v1", ours.student.clone())
     theirs.register_buffer("memory_v2", ours.teacher.clone())
     for step in range(2):
-        student, teacher = (normalize(features(3, 4, seed=2 * step + side).float()) for side in (0, 1))
+        student, teacher = (normalize(normal(2 * step + side, 3, 4).float()) for side in (0, 1))
         indices = torch.tensor([4, 0, 9]) - step * torch.tensor([0, 0, 1])
         numbers = torch.cat([indices[:, None], ours.draw(3, 6)], 1)
         densities = theirs.contrast_memory(student, teacher, indices, numbers)
@@ -135,13 +136,11 @@ def test_training_brings_the_networks_together():
     loss_of, given = method("crd", negatives=40), inputs()
     vectors = given.student["vectors"].detach().requires_grad_()
     given = replace(given, student={**given.student, "vectors": vectors})
-    optimizer = torch.optim.Adam([vectors, *loss_of.parameters()], lr=0.05)
-    losses = []
-    for _ in range(30):
-        optimizer.zero_grad()
+    learnt, losses = [vectors, *loss_of.parameters()], []
+    for _ in range(60):
         loss = loss_of(given)
-        loss.backward()
-        optimizer.step()
+        for one, slope in zip(learnt, torch.autograd.grad(loss, learnt), strict=True):
+            one.data -= 0.02 * slope
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 2
     ours, theirs = loss_of.student[0](vectors), loss_of.teacher[0](given.teacher["vectors"])

@@ -12,16 +12,13 @@ from kdcore.losses.relation.correlation_congruence import congruence, neighbouri
 from kdcore.losses.relation.probabilistic import neighbour_probabilities, probabilistic_transfer
 from kdcore.losses.relation.relational import angle_loss, distance_loss
 from kdcore.losses.relation.similarity_preserving import similarity_preserving
+from tests.support.features import normal
 from tests.support.methods import inputs, method
-from tests.support.relations import FEATURE, features, outputs, pairs, right_slope, shapes_and_seeds
+from tests.support.relations import FEATURE, apart, cosine, outputs, pairs, right_slope, shapes_and_seeds
 
 CASES = list(shapes_and_seeds())
 RELATIONS = [distance_loss, angle_loss, similarity_preserving, probabilistic_transfer, congruence]
-MAPS = features(3, 4, 2, 3), features(3, 4, 3, 3, seed=1)
-
-
-def cosine(a, b):
-    return float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
+MAPS = normal(0, 3, 4, 2, 3), normal(1, 3, 4, 3, 3)
 
 
 def huber(a, b):
@@ -30,12 +27,12 @@ def huber(a, b):
 
 @pytest.mark.parametrize(("student", "teacher"), CASES)
 def test_distances_are_a_loop(student, teacher):
-    def apart(vectors):
-        far = {(i, j): math.dist(vectors[i].tolist(), vectors[j].tolist()) for i, j in pairs(len(vectors))}
+    def relative(vectors):
+        far = {(i, j): apart(vectors[i], vectors[j]) for i, j in pairs(len(vectors))}
         positive = [one for one in far.values() if one > 0]
         return {key: one * len(positive) / sum(positive) for key, one in far.items()}
 
-    ours, theirs = apart(student), apart(teacher)
+    ours, theirs = relative(student), relative(teacher)
     expected = sum(huber(ours[key], theirs[key]) for key in ours) / len(ours)
     assert float(distance_loss(student, teacher)) == pytest.approx(expected, rel=1e-12)
 
@@ -80,19 +77,19 @@ def test_congruence_is_a_loop(student, teacher):
     def kernel(a, b):
         return math.exp(-0.8) * sum((0.8 * cosine(a, b)) ** power / math.factorial(power) for power in range(3))
 
-    apart = [(kernel(student[i], student[j]) - kernel(teacher[i], teacher[j])) ** 2 for i, j in pairs(len(student))]
-    assert float(congruence(student, teacher)) == pytest.approx(sum(apart) / len(apart), rel=1e-12)
+    squares = [(kernel(student[i], student[j]) - kernel(teacher[i], teacher[j])) ** 2 for i, j in pairs(len(student))]
+    assert float(congruence(student, teacher)) == pytest.approx(sum(squares) / len(squares), rel=1e-12)
 
 
 def test_the_series_is_the_gaussian_of_directions():
-    vectors = features(4, 3)
+    vectors = normal(0, 4, 3)
     directions = torch.nn.functional.normalize(vectors)
     gaussian = (-0.4 * torch.cdist(directions, directions).square()).exp()
     torch.testing.assert_close(taylor_gaussian(vectors, 0.4, 8), gaussian, atol=1e-6, rtol=1e-6)
 
 
 def test_the_short_form_of_congruence_is_a_loop():
-    student, teacher = features(4, 3), features(4, 3, seed=1)
+    student, teacher = normal(0, 4, 3), normal(1, 4, 3)
     apart = (student - teacher).abs().tolist()
     expected = sum(apart[i][d] * apart[i + 1][d] for i in range(3) for d in range(3)) / 3
     assert float(neighbouring_differences(student, teacher)) == pytest.approx(expected, rel=1e-12)
@@ -126,7 +123,7 @@ def test_channels_are_a_loop():
 def test_a_relation_is_of_the_batch_alone(loss):
     student, teacher = CASES[1]
     order = torch.tensor([2, 0, 1])
-    turn = torch.linalg.qr(features(student.shape[1], student.shape[1], seed=5)).Q
+    turn = torch.linalg.qr(normal(5, student.shape[1], student.shape[1])).Q
     value = loss(student, teacher)
     assert right_slope(loss, student, teacher)
     assert float(value) > 1e-6

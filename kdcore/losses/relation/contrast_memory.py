@@ -11,10 +11,8 @@ __all__ = ["ContrastMemory"]
 class ContrastMemory(nn.Module):
     """Rows of length one by the numbers of samples, `student` and `teacher` [N, D], and what else a run must keep.
 
-    Buffers, so that checkpoints hold them: 8 N D bytes. Each rank has a memory of its own and never waits for another:
-    a row is what this rank made of the sample when it last had it, or random where it had it never. As samples are
-    dealt anew in each epoch, rows of one of R ranks are about R epochs old. Ranks that resume from one checkpoint go on
-    with the memory of the rank that wrote it.
+    Buffers, so that checkpoints hold them: 8 N D bytes. Of several ranks each sees within a step the rows that its own
+    micro-batches moved, and after the step those of all (a memory in the sense of Method).
     """
 
     student: Tensor

@@ -30,6 +30,14 @@ def test_a_regressor_gives_the_teachers_shape(ours: tuple[int, ...], theirs: tup
     assert hint_regressor(ours, theirs, relu=True)(torch.randn(2, *ours)).shape == (2, *theirs)
 
 
+@pytest.mark.parametrize(
+    ("shape", "relu", "ends"),
+    [((4, 3, 3), None, True), ((4,), None, False), ((4, 3, 3), False, False), ((4,), True, True)],
+)
+def test_a_regressor_ends_as_the_teachers_layer(shape: tuple[int, ...], relu: bool | None, ends: bool):
+    assert isinstance(hint_regressor(shape, shape, relu)[-1], nn.ReLU) == ends
+
+
 def test_a_regressor_leaves_a_smaller_map_small():
     assert hint_regressor((4, 3, 3), (6, 5, 5), relu=False)(torch.randn(2, 4, 3, 3)).shape == (2, 6, 3, 3)
 

@@ -17,8 +17,8 @@ class FitNetTerm(FeatureTerm):
     mode: Literal["code", "paper"] = Field(
         default="code", description="the mean of squared differences, or half their sum a sample as in the paper"
     )
-    relu: bool = Field(
-        default=True, description="whether the teacher's layers end in a ReLU, so that regressors do too"
+    relu: bool | None = Field(
+        default=None, description="whether regressors end in a ReLU as the teacher's layers do; default: for maps"
     )
 
 

@@ -78,6 +78,13 @@ class KnowledgeAdaptationTerm(FeatureTerm):
     )
 
 
+class KernelAlignmentTerm(FeatureTerm):
+    """Which samples are alike (linear CKA)."""
+
+    home: ClassVar[str] = "kdcore.losses.feature.kernel_alignment:KernelAlignment"
+    type: Literal["cka"] = "cka"
+
+
 LaterFeatureTerm = (
     ReviewTerm
     | SimKDTerm
@@ -86,4 +93,5 @@ LaterFeatureTerm = (
     | WassersteinTerm
     | SimpleRecipeTerm
     | KnowledgeAdaptationTerm
+    | KernelAlignmentTerm
 )

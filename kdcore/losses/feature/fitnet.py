@@ -26,14 +26,15 @@ def hint_loss(student: Tensor, teacher: Tensor, mode: str = "code") -> Tensor:
     return 0.5 * squares.flatten(1).sum(1).mean() if mode == "paper" else squares.mean()
 
 
-def hint_regressor(ours: tuple[int, ...], theirs: tuple[int, ...], relu: bool) -> nn.Module:
+def hint_regressor(ours: tuple[int, ...], theirs: tuple[int, ...], relu: bool | None = None) -> nn.Module:
     """Features of shape `ours` to `theirs`: linear for vectors; of maps, a convolution that makes a larger map smaller.
 
     A map of a whole multiple of the teacher's size has a stride; another larger one a kernel of the difference and one
-    (section 2.2 of the paper). A smaller one keeps its size: the loss averages the teacher's.
+    (section 2.2 of the paper). A smaller one keeps its size: the loss averages the teacher's. `relu` None: of maps.
     """
-    last = [nn.ReLU()] if relu else []
-    if not len(ours) == len(theirs) == 3:
+    maps = len(ours) == len(theirs) == 3
+    last = [nn.ReLU()] if relu or (relu is None and maps) else []
+    if not maps:
         return nn.Sequential(nn.Linear(ours[-1], theirs[-1]), *last)
     stride = ours[1] // theirs[1]
     if stride > 1 and ours[1:] == (stride * theirs[1], stride * theirs[2]):

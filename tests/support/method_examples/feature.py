@@ -21,5 +21,6 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "masked_generative": {"at": ("maps", "maps.wide")},
     "wkd_feature": {"at": ("maps", "maps.wide"), "grid": 2},
     "knowledge_adaptation": {"at": ("maps", "maps.wide")},
+    "cka": {"at": ("maps", "vectors", "tokens")},
     "srd": {"at": ("maps", "vectors")},
 }

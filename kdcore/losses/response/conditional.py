@@ -1,7 +1,7 @@
 """Learn from the teacher where it is right, and from the hard label where it is not.
 
-Meng et al., "Conditional Teacher-Student Learning" (arXiv 1904.12399). Written from the survey's description:
-unverified.
+Meng et al., "Conditional Teacher-Student Learning" (arXiv 1904.12399). Read from its abstract and the
+survey's description.
 """
 
 from torch import Tensor

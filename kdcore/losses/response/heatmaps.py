@@ -1,7 +1,8 @@
 """Heatmaps as soft responses: poses and landmarks.
 
 Zhang, Zhu and Ye, "Fast Human Pose Estimation" (arXiv 1811.05419), the teacher's half of its loss; the other half, to
-maps of the ground truth, is the task's own. Not compared with the paper's text or code: unverified.
+maps of the ground truth, is the task's own. The authors' code has half the mean over pixels, not their sum, and leaves
+out joints that are not visible.
 """
 
 from torch import Tensor

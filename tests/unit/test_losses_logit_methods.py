@@ -51,7 +51,7 @@ def test_soft_targets_are_the_divergence_that_the_type_says(name):
     torch.testing.assert_close(found, wanted.float(), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["kl", "logits", "dkd", "nkd", "dist", "multi_level", "wsld", "ttm", "skd"])
+@pytest.mark.parametrize("name", ["kl", "logits", "dkd", "rld", "nkd", "dist", "multi_level", "wsld", "ttm", "skd"])
 def test_standardised_losses_are_those_of_standardised_logits(name):
     given = both()
     assert given.teacher_logits is not None

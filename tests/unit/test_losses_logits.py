@@ -23,9 +23,10 @@ from kdcore.losses.response.logit_regression import logit_regression
 from kdcore.losses.response.logits import others, sample_cross_entropy, sample_kl, standardised
 from kdcore.losses.response.multi_level import class_level, pair_level
 from kdcore.losses.response.normalised import normalised
+from kdcore.losses.response.refined import masked_kl, sure_kl
 from kdcore.losses.response.transformed_teacher import transformed_teacher
 from kdcore.losses.response.virtual_teacher import virtual_teacher
-from kdcore.losses.response.weighted_soft_labels import weighted_soft_labels
+from kdcore.losses.response.weighted_soft_labels import sample_weights, weighted_soft_labels
 
 Rows = list[list[float]]
 SHAPES = st.tuples(st.integers(1, 4), st.integers(2, 5), st.integers(0, 999))
@@ -60,6 +61,13 @@ def by_dkd(s: list[float], t: list[float], y: int) -> float:
     return 16.0 * (0.7 * target + 8.0 * kl(softmax(without(t, y), 4.0), softmax(without(s, y), 4.0)))
 
 
+def by_rld(s: list[float], t: list[float], y: int) -> float:
+    q, p = max(softmax(t)), softmax(s)[y]
+    less = [place for place in range(len(t)) if t[place] < t[y]]
+    rest = [softmax([row[place] for place in less], 4.0) for row in (t, s)]
+    return 0.7 * kl([q, 1 - q], [p, 1 - p]) + 16.0 * 8.0 * kl(*rest)
+
+
 def by_nkd(s: list[float], t: list[float], y: int) -> float:
     rest = zip(softmax(without(t, y), 2.0), softmax(without(s, y), 2.0), strict=True)
     return -softmax(t)[y] * math.log(softmax(s)[y]) - 1.5 * 4.0 * sum(a * math.log(b) for a, b in rest)
@@ -91,6 +99,10 @@ def by_conditional(s: list[float], t: list[float], y: int) -> float:
 SAMPLES: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], Callable[[list[float], list[float], int], float]]]
 SAMPLES = {
     "dkd": (lambda s, t, y: decoupled(s, t, y, 0.7, 8.0, 4.0), by_dkd),
+    "rld": (
+        lambda s, t, y: (0.7 * sure_kl(s, t, y) + 128.0 * masked_kl(s / 4.0, t / 4.0, y)).mean(),
+        by_rld,
+    ),
     "nkd": (lambda s, t, y: normalised(s, t, y, 1.5, 2.0), by_nkd),
     "wsld": (lambda s, t, y: weighted_soft_labels(s, t, y, 2.0), by_wsld),
     "ttm": (lambda s, t, y: transformed_teacher(s, t, 0.3, True), by_wttm),
@@ -137,6 +149,14 @@ def test_dkd_with_the_weights_of_kl_is_kl():
     assert float(decoupled(student, teacher, targets, 1.0, rest, 1.0)) == pytest.approx(
         float(sample_kl(student, teacher)), rel=1e-9
     )
+
+
+def test_the_weights_of_wsld_are_constants_for_the_gradient():
+    student, teacher, targets = logits(3, 4, 7)
+    weights = sample_weights(student, teacher, targets)
+    (gradient,) = torch.autograd.grad(weighted_soft_labels(student.requires_grad_(), teacher, targets, 2.0), student)
+    wanted = 2 * weights[:, None] * ((student / 2).softmax(1) - (teacher / 2).softmax(1)) / 3
+    torch.testing.assert_close(gradient, wanted)
 
 
 def test_dkd_of_a_sure_student_is_finite():

@@ -145,6 +145,17 @@ def test_gradients_of_attention(distance):
     assert torch.autograd.gradcheck(lambda q: distance(scores_of(q, key, HEADS), teacher, mask), query.requires_grad_())
 
 
+def test_a_sample_that_is_all_padding_adds_nothing():
+    query, key, *theirs = states(2, 3, 0, count=4)
+    scores, teacher = scores_of(query.requires_grad_(), key, HEADS), scores_of(*theirs, HEADS)
+    mask = torch.tensor([[True, True, False], [False, False, False]])
+    loss = map_distance(scores, teacher, mask)
+    (gradient,) = torch.autograd.grad(loss, query)
+    torch.testing.assert_close(loss, map_distance(scores[:1], teacher[:1], mask[:1]) / 2)
+    assert bool((gradient[1] == 0).all())
+    assert bool(gradient[0].isfinite().all())
+
+
 NAMES = ["pkd", "hidden_states", "hidden_cosine", "mobilebert", "alp", "attention_scores", "attention_maps", "minilm"]
 
 

@@ -156,6 +156,19 @@ class DKDTerm(LogitTerm):
     )
 
 
+class RLDTerm(LogitTerm):
+    """Refined logits: the teacher's mistakes are left out."""
+
+    home: ClassVar[str] = "kdcore.losses.response.refined:Refined"
+    type: Literal["rld"] = "rld"
+    alpha: float = Field(default=1.0, ge=0, description="of how sure the teacher is of its best class")
+    beta: float = Field(
+        default=8.0, ge=0, description="of the distribution among what it thinks less of than the target"
+    )
+    sure_temperature: float = Field(default=1.0, gt=0, description="of alpha's part, multiplied by its square")
+    temperature: float = Field(default=4.0, gt=0, description="of beta's part, multiplied by its square")
+
+
 class NKDTerm(LogitTerm):
     """Normalised knowledge distillation."""
 
@@ -257,6 +270,7 @@ ResponseTerm = (
     | SoftTargetsTerm
     | ConditionalTerm
     | DKDTerm
+    | RLDTerm
     | NKDTerm
     | WSLDTerm
     | TTMTerm

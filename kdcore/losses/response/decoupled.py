@@ -11,7 +11,7 @@ from kdcore.losses.forms import KL
 from kdcore.losses.method import LossInputs
 from kdcore.losses.response.logits import LogitMethod, others, sample_kl
 
-__all__ = ["Decoupled", "decoupled"]
+__all__ = ["Decoupled", "decoupled", "one_or_others"]
 
 
 def decoupled(
@@ -22,13 +22,13 @@ def decoupled(
     TCKD is KL between [p_y, 1 - p_y] of both, NCKD between their softmaxes over all classes but y.
     """
     student, teacher = student / temperature, teacher / temperature
-    target = KL(_target_or_not(teacher, targets), _target_or_not(student, targets), 2)[0]
+    target = KL(one_or_others(teacher, targets), one_or_others(student, targets), 2)[0]
     rest = sample_kl(others(student, targets), others(teacher, targets))
     return temperature**2 * (alpha * target + beta * rest).mean()
 
 
-def _target_or_not(logits: Tensor, targets: Tensor) -> Tensor:
-    """[ln p_y, ln(1 - p_y)], [B, 2]: without 1 - p, which would round to 0 where p is almost 1."""
+def one_or_others(logits: Tensor, targets: Tensor) -> Tensor:
+    """[ln p_y, ln(1 - p_y)], [B, 2], of logits [B, C]: without 1 - p, which would round to 0 where p is almost 1."""
     of_target = logits.gather(1, targets[:, None])
     rest = others(logits, targets).logsumexp(1, keepdim=True)
     return torch.cat([of_target, rest], 1).log_softmax(1)

@@ -1,7 +1,7 @@
 """SKD's direction-wise term: the directions of a batch's logits seen from each other, whitened.
 
-Jeong, Lee and Choi, "Streamlined Knowledge Distillation" (CVPR 2026), as torchdistill reads the paper. The authors' code
-also divides both Gram matrices by the number of classes, and the loss by about two. Its instance-wise term is `kl`.
+Jeong, Lee and Choi, "Streamlined Knowledge Distillation" (CVPR 2026), as torchdistill reads the paper. The authors'
+code also divides both Gram matrices by the number of classes, and the loss by about two. The other term is `kl`.
 """
 
 import torch

@@ -16,6 +16,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "adaptive_kl": {},
     "conditional": {},
     "dkd": {},
+    "rld": {},
     "nkd": {},
     "wsld": {},
     "ttm": {},

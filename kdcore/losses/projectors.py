@@ -25,6 +25,8 @@ class ChannelNorm(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps of the same shape."""
+        assert self.running_mean is not None
+        input = input.to(self.running_mean.dtype)
         if self.training and input.numel() == self.num_features:
             return functional.batch_norm(
                 input, self.running_mean, self.running_var, self.weight, self.bias, False, eps=self.eps

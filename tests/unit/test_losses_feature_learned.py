@@ -121,15 +121,11 @@ def test_adaptive_distance_equals_torchdistill():
     torch.testing.assert_close(adaptive_distance(student, teacher, spread), theirs, atol=1e-6, rtol=1e-5)
 
 
-def test_a_sample_that_cannot_be_followed_counts_less_once_its_variance_is_learnt():
+def test_the_variance_of_a_sample_that_cannot_be_followed_grows_to_its_distance():
     student, teacher = torch.zeros(2, 1), torch.tensor([[0.1], [10.0]])
-    spread = torch.zeros(2, 1, requires_grad=True)
-    optimizer = torch.optim.Adam([spread], lr=0.2)
-    for _ in range(200):
-        optimizer.zero_grad()
-        adaptive_distance(student, teacher, spread).backward()
-        optimizer.step()
-    torch.testing.assert_close(spread.detach().exp(), teacher.square(), rtol=0.05, atol=0.0)
+    spread = teacher.square().log().requires_grad_()
+    adaptive_distance(student, teacher, spread).backward()
+    assert float(spread.grad.abs().max()) < 1e-4
 
 
 def test_features_of_any_kind_are_pooled():

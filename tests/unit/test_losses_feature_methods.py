@@ -13,12 +13,14 @@ from kdcore.errors import ConfigError
 from kdcore.losses.feature.factor_transfer import Paraphraser
 from kdcore.losses.feature.fitnet import hint_loss, hint_regressor
 from kdcore.losses.feature.margins import Margins, margin_of_norm
+from kdcore.losses.feature.matching_guided import Matching
 from kdcore.losses.feature.overhaul import Overhaul
 from kdcore.losses.feature.review import Fusion
 from kdcore.losses.feature.sem_ckd import calibrated
 from kdcore.losses.method import Shapes
 from kdcore.losses.projectors import ChannelNorm, project
 from tests.support.features import normal
+from tests.support.method_examples.feature import EXAMPLES
 from tests.support.methods import inputs, method, shapes
 
 
@@ -107,6 +109,17 @@ def test_margins_without_a_norm_are_means_of_all_that_was_negative():
     margins.eval()
     torch.testing.assert_close(margins(-100 * batches[0].abs()).flatten(), wanted)
     assert set(margins.state_dict()) == {"total", "count"}
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_a_method_in_bfloat16_takes_features_of_any_type_and_its_sums_stay_exact(name: str):
+    given = inputs()
+    loss = method(name).bfloat16()(given)
+    assert loss.dtype == torch.float32
+    assert loss.isfinite()
+    for part in method(name).bfloat16().modules():
+        if isinstance(part, Margins | Matching):
+            assert all(buffer.dtype != torch.bfloat16 for buffer in part.buffers())
 
 
 @pytest.mark.parametrize("name", ["ofd", "activation_boundary"])

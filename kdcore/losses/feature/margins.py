@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from kdcore.losses.layers import layer_of
 from kdcore.losses.method import Shapes
-from kdcore.losses.numerics import wide
+from kdcore.losses.numerics import Exact, wide
 
 __all__ = ["Margins", "margin_of_norm"]
 
@@ -27,7 +27,7 @@ def margin_of_norm(norm: nn.BatchNorm2d) -> Tensor:
     return torch.where(below > RARELY_NEGATIVE, tail, -3 * deviation).float()
 
 
-class Margins(nn.Module):
+class Margins(Exact):
     """The margins [C, 1, 1] of one layer of the teacher: its BatchNorm's, or the mean of what was seen so far.
 
     The second where the tapped layer is no BatchNorm or the teacher is not live; each rank then sees its own samples.

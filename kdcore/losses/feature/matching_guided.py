@@ -13,7 +13,7 @@ from kdcore.errors import ConfigError
 from kdcore.losses.feature.margins import Margins
 from kdcore.losses.feature.overhaul import partial_distance
 from kdcore.losses.method import LossInputs, MapMethod, Shapes
-from kdcore.losses.numerics import unit
+from kdcore.losses.numerics import Exact, unit
 from kdcore.losses.projectors import ChannelNorm, project, same_size
 
 __all__ = ["Matching", "MatchingGuided", "assign", "channel_costs", "strongest"]
@@ -44,7 +44,7 @@ def strongest(teacher: Tensor, channels: Tensor) -> Tensor:
     return several.gather(2, several.abs().argmax(2, keepdim=True)).squeeze(2)
 
 
-class Matching(nn.Module):
+class Matching(Exact):
     """The assignment of one pair of layers, int64 [C, G]: every `every` batches, by the costs since the last one."""
 
     costs: Tensor

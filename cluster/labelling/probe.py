@@ -89,5 +89,13 @@ def settle_codec(store_path: str, asked: Mapping[str, Any], config: CodecConfig,
         if content is None:
             content = publish_probe(store_path, ProbeResult(wanted, codec, figures()).content())
     result = ProbeResult.of(content)
-    compare_identity(result.asked, wanted, what=f"the probe that began the label store {store_path}")
+    compare_identity(
+        _with_defaults(result.asked, config), wanted, what=f"the probe that began the label store {store_path}"
+    )
     return result.codec
+
+
+def _with_defaults(asked: dict[str, Any], config: CodecConfig) -> dict[str, Any]:
+    """What a version asked that knew fewer settings of the codec: those it did not know were at their default."""
+    optional = {name: field.default for name, field in type(config).model_fields.items() if not field.is_required()}
+    return {**asked, "codec": {**json.loads(canonical_json(optional)), **asked["codec"]}}

@@ -43,6 +43,9 @@ class TopKConfig(Settings):
 
     type: Literal["topk"] = "topk"
     k: int = Field(default=16, ge=1, description="entries of each label")
+    bits: Literal[8, 16] = Field(
+        default=16, description="of each log-probability; 16 is a float16, with 8 the ids are packed too"
+    )
 
 
 class DenseConfig(Settings):

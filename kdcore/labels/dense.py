@@ -1,9 +1,4 @@
-"""Codec `dense`: all V log-probabilities, as float16 or in 8 bits.
-
-In 8 bits a log-probability l is kept as the byte round(53 sqrt(-l)), capped at 254; 255 is probability zero. The
-square root spends the steps where probabilities are large: a probability is off by at most 1.9 % at 1/e, 5 % at 1e-3
-and 9 % at 1e-9, the cap is at e^-23. Readers renormalise.
-"""
+"""Codec `dense`: all V log-probabilities, as float16 or in 8 bits (`eight_bits`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,14 +12,11 @@ from torch import Tensor
 from kdcore.errors import LabelError
 from kdcore.labels.checks import check_outputs, renormalise, row_chunks
 from kdcore.labels.codec import Encoded
+from kdcore.labels.eight_bits import MAX_LOG_SUM_8BIT, from_bytes, to_bytes
 from kdcore.labels.fixed import FixedWidth
 from kdcore.labels.soft_labels import DenseLabels
 
 __all__ = ["DenseCodec"]
-
-_STEPS_PER_ROOT = 53.0
-_ZERO = 255
-_MAX_LOG_SUM_8BIT = 0.1
 
 
 @dataclass(frozen=True)
@@ -69,15 +61,11 @@ class DenseCodec(FixedWidth):
         return {"log_probs": np.concatenate([np.empty(0, np.uint8 if self.bits == 8 else np.float16), *parts])}
 
     def _stored(self, log_probs: Tensor) -> Tensor:
-        if self.bits == 16:
-            return log_probs.half()
-        steps = (log_probs.neg().clamp(min=0).sqrt() * _STEPS_PER_ROOT).round().clamp(max=_ZERO - 1)
-        return torch.where(torch.isneginf(log_probs), float(_ZERO), steps).to(torch.uint8)
+        return to_bytes(log_probs) if self.bits == 8 else log_probs.half()
 
     def decode_columns(self, columns: Mapping[str, np.ndarray], num_labels: int) -> DenseLabels:
         """A flat column into labels that sum to one."""
-        values = torch.from_numpy(columns["log_probs"].astype(np.float32)).view(num_labels, self.num_classes)
-        if self.bits == 16:
-            return DenseLabels(renormalise(values))
-        log_probs = torch.where(values == _ZERO, float("-inf"), -((values / _STEPS_PER_ROOT) ** 2))
-        return DenseLabels(renormalise(log_probs, _MAX_LOG_SUM_8BIT))
+        values = columns["log_probs"].reshape(num_labels, self.num_classes)
+        if self.bits == 8:
+            return DenseLabels(renormalise(from_bytes(torch.from_numpy(values)), MAX_LOG_SUM_8BIT))
+        return DenseLabels(renormalise(torch.from_numpy(values.astype(np.float32))))

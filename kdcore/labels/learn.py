@@ -56,7 +56,7 @@ class Learnt:
 def fixed_codec(config: CodecConfig, num_classes: int) -> Codec | None:
     """The codec of a setting that needs no probe; None for the others."""
     if isinstance(config, TopKConfig):
-        return TopKCodec(k=min(config.k, num_classes), num_classes=num_classes)
+        return TopKCodec(min(config.k, num_classes), num_classes, config.bits)
     if isinstance(config, DenseConfig):
         return DenseCodec(num_classes, config.bits)
     return None

@@ -21,6 +21,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "sampled": ("coder", "draws", "num_classes", "seed"),
     "feature": ("layers", "scales"),
 }
+_OPTIONAL = {"topk": ("bits",)}
 _LEARNT = {"threshold": "coder", "sampled": "coder", "feature": "scales"}
 
 
@@ -29,7 +30,7 @@ def codec_from_spec(spec: Mapping[str, Any], state: bytes | None = None) -> Code
     kind = spec.get("type")
     if not isinstance(kind, str) or kind not in _FIELDS:
         raise StoreError(f"unknown codec {kind!r}: this version reads {sorted(_FIELDS)}; a newer one wrote the store")
-    if set(spec) != {"type", *_FIELDS[kind]}:
+    if set(spec) - set(_OPTIONAL.get(kind, ())) != {"type", *_FIELDS[kind]}:
         raise StoreError(f"codec '{kind}' has exactly {list(_FIELDS[kind])}, the store says {dict(spec)}")
     _check_numbers(spec)
     codec = _BUILDERS[kind](spec, state)
@@ -66,7 +67,10 @@ def _feature(spec: Mapping[str, Any], state: bytes | None) -> FeatureCodec:
 def _topk(spec: Mapping[str, Any], _: bytes | None) -> TopKCodec:
     if spec["k"] > spec["num_classes"]:
         raise StoreError(f"codec 'topk' needs k <= num_classes, the store says {dict(spec)}")
-    return TopKCodec(spec["k"], spec["num_classes"])
+    # 16 bits are said by saying nothing: a spec has one spelling, since it is compared and digested.
+    if spec.get("bits", 8) != 8:
+        raise StoreError(f"codec 'topk' has 8 bits, or no 'bits', the store says {dict(spec)}")
+    return TopKCodec(spec["k"], spec["num_classes"], spec.get("bits", 16))
 
 
 def _layers(spec: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:

@@ -56,14 +56,14 @@ class EndpointTeacher:
         config = self._config
         return {"type": "endpoint", "protocol": config.protocol, "model": config.model, "revision": config.revision}
 
-    def codec(self, k: int) -> TopKCodec:
-        """The codec for k entries a label; TeacherError if the endpoint is not asked for as many."""
+    def codec(self, k: int, bits: int = 16) -> TopKCodec:
+        """The codec for k entries a label, in 16 or 8 bits; TeacherError if the endpoint is not asked for as many."""
         if k > self._config.top_logprobs:
             raise TeacherError(
                 f"An endpoint gives its most probable tokens, not a whole distribution: labels.codec.k must be within "
                 f"teacher.top_logprobs, {k} is more than {self._config.top_logprobs}. Set one of them."
             )
-        return TopKCodec(k, self.num_classes)
+        return TopKCodec(k, self.num_classes, bits)
 
     def entries(self, prompt: np.ndarray) -> Entries:
         """The top_logprobs most probable tokens in place of each token of a prompt but the first, which has no context.

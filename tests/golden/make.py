@@ -153,6 +153,7 @@ def main() -> None:
     logits[1, 3:] = logits[3, ::2] = float("-inf")
     features = numbers.grid(sum(FEW), 6)
     flat_files("topk", TopKCodec(4, 20), logits)
+    flat_files("topk8", TopKCodec(4, 20, 8), logits)
     flat_files("dense16", DenseCodec(20, 16), logits)
     flat_files("dense8", DenseCodec(20, 8), logits)
     flat_files("feature16", FeatureCodec(LAYERS), features)

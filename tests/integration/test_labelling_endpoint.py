@@ -111,4 +111,4 @@ def test_what_an_endpoint_cannot_give_is_refused(folder: Path, server: Server) -
         with pytest.raises(ValueError, match=said):
             Recipe.model_validate(recipe(folder, "x", teacher=endpoint(folder, server), labels=labels))
     default = Recipe.model_validate(recipe(folder, "x", teacher=endpoint(folder, server), labels={}))
-    assert default.codec.model_dump() == {"type": "topk", "k": 6}
+    assert default.codec.model_dump() == {"type": "topk", "k": 6, "bits": 16}

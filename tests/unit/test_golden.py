@@ -21,7 +21,7 @@ from kdcore.labels import (
 from kdcore.labels.coder.layout import PLAIN
 from tests.support.labels import counts_of, per_label, without_numba
 
-NAMES = ["topk", "dense16", "dense8", "feature16", "feature8", "threshold", "sampled"]
+NAMES = ["topk", "topk8", "dense16", "dense8", "feature16", "feature8", "threshold", "sampled"]
 FOLDER = Path(__file__).parent.parent / "golden"
 
 
@@ -59,7 +59,7 @@ def test_golden_shards_are_small(name):
     assert (FOLDER / f"{name}.arrow").stat().st_size < 10_000
 
 
-@pytest.mark.parametrize("name", ["dense16", "dense8", "feature16", "feature8", "topk"])
+@pytest.mark.parametrize("name", ["dense16", "dense8", "feature16", "feature8", "topk", "topk8"])
 def test_flat_golden_shards_decode_as_ever(name):
     codec, rows = read(name)
     labels = everything(codec, rows)

@@ -23,10 +23,11 @@ from kdcore.labels import (
     join,
 )
 from kdcore.labels.fixed import FixedWidth
+from kdcore.labels.id_sets import bytes_of_ids, pack_ids, unpack_ids
 from kdcore.labels.learn import fixed_codec
 from tests.support.labels import codec_of, logits_of, no_seeds, packed, round_trip
 
-FIXED = [TopKCodec(3, 17), DenseCodec(17), DenseCodec(17, 8), FeatureCodec((("a", 10), ("b", 7)))]
+FIXED = [TopKCodec(3, 17), TopKCodec(3, 17, 8), DenseCodec(17), DenseCodec(17, 8), FeatureCodec((("a", 10), ("b", 7)))]
 
 
 def topk_of(k: int, classes: int) -> Codec:
@@ -62,6 +63,60 @@ def test_topk_entries_are_the_most_probable_in_falling_order():
     assert torch.equal(labels.ids, logits.topk(5, dim=1).indices)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 9), st.integers(1, 40), st.integers(1, 50), st.integers(0, 1000), st.floats(0.01, 30))
+def test_topk_in_8_bits_is_within_its_bound(rows, classes, k, seed, scale):
+    """Twice the bound of a byte: the values are renormalised, which adds at most the bound of the sum."""
+    logits = logits_of(rows, classes, seed, scale)
+    codec = TopKCodec(min(k, classes), classes, 8)
+    labels, wanted = round_trip(codec, logits), round_trip(TopKCodec(codec.k, classes), logits)
+    assert isinstance(labels, TopKLabels)
+    assert isinstance(wanted, TopKLabels)
+    assert labels.ids.sort(1).values.tolist() == wanted.ids.sort(1).values.tolist()
+    assert (labels.log_probs.diff(dim=1) <= 0).all()
+    known = torch.log_softmax(logits.double(), 1)
+    exact = torch.cat([known.gather(1, labels.ids), known.scatter(1, labels.ids, -math.inf).logsumexp(1)[:, None]], 1)
+    found = torch.cat([labels.log_probs, labels.tail_log_prob[:, None]], 1).double()
+    torch.testing.assert_close(found.exp().sum(1), torch.ones(rows).double(), rtol=0, atol=2e-6)
+    assert torch.equal(exact.isneginf(), found.isneginf())
+    kept = exact > -22.9
+    off = (found[kept] - exact[kept]).abs()
+    assert (off <= exact[kept].clamp(max=0).abs().sqrt() / 53 + math.sqrt(math.log(k + 1)) / 53 + 1e-3).all()
+
+
+def test_equal_entries_in_8_bits_lie_by_rising_id():
+    labels = round_trip(TopKCodec(3, 6, 8), torch.tensor([[0.0, 2.0, 5.0, 2.0, 1.0, -1.0]]))
+    assert isinstance(labels, TopKLabels)
+    assert labels.ids.tolist() == [[2, 1, 3]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 4), st.integers(1, 200), st.integers(1, 200_000), st.integers(0, 1000))
+def test_sets_of_ids_are_packed_and_read_again(rows, k, classes, seed):
+    k, rng = min(k, classes), np.random.default_rng(seed)
+    ids = np.array([np.sort(rng.choice(classes, k, replace=False)) for _ in range(rows)], np.int64).reshape(rows, k)
+    if rows > 1:
+        ids[0], ids[1] = np.arange(k), np.arange(classes - k, classes)
+    packed = pack_ids(ids, classes)
+    assert packed.shape == (rows, bytes_of_ids(k, classes))
+    np.testing.assert_array_equal(unpack_ids(packed, k, classes), ids)
+    assert bytes_of_ids(k, classes) <= -(-k * max(1, (classes - 1).bit_length()) // 8) + 1
+
+
+def test_a_set_of_ids_by_hand():
+    """Of 8 classes two: with one low bit 3 + 2 + 2 bits, with none 7 + 2. Ids 2 and 7 have high parts 1 and 3."""
+    assert pack_ids(np.array([[2, 7]]), 8).tolist() == [[0b10_10010]]
+
+
+@pytest.mark.parametrize("byte", [0, 0b00_00001, 0b00_00111, 0b01_00011, 0b00_00011])
+def test_bits_that_are_no_set_are_refused(byte):
+    """None, one, three; 1 before 0; twice 0."""
+    with pytest.raises(LabelError, match="altered"):
+        unpack_ids(np.array([[byte]], np.uint8), 2, 8)
+    with pytest.raises(LabelError, match="below 7"):
+        unpack_ids(pack_ids(np.array([[2, 7]]), 8), 2, 7)
+
+
 def test_a_tail_far_below_float32_epsilon_is_not_lost():
     labels = round_trip(TopKCodec(1, 4), torch.tensor([[0.0, -40.0, -40.0, -40.0]]))
     assert isinstance(labels, TopKLabels)
@@ -76,7 +131,7 @@ def test_all_classes_kept_leaves_no_tail():
     assert torch.isneginf(labels.tail_log_prob).all()
 
 
-@pytest.mark.parametrize("codec", [TopKCodec(5, 8), DenseCodec(8), DenseCodec(8, 8)])
+@pytest.mark.parametrize("codec", [TopKCodec(5, 8), TopKCodec(5, 8, 8), DenseCodec(8), DenseCodec(8, 8)])
 def test_masked_classes_have_no_mass(codec):
     logits = logits_of(4, 8)
     logits[:, 3:] = float("-inf")
@@ -94,7 +149,7 @@ def test_dense_round_trip_sums_to_one():
     torch.testing.assert_close(labels.log_probs.double().exp().sum(1), torch.ones(20).double(), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("codec", [TopKCodec(4, 20), DenseCodec(20), DenseCodec(20, 8)])
+@pytest.mark.parametrize("codec", [TopKCodec(4, 20), TopKCodec(4, 20, 8), DenseCodec(20), DenseCodec(20, 8)])
 def test_chunked_encoding_equals_one_chunk(codec, monkeypatch):
     import kdcore.labels.checks as checks
 
@@ -162,6 +217,17 @@ def test_a_row_without_any_class_is_refused():
         check_logits(logits, "x")
     logits[1, 4] = 0.0
     check_logits(logits, "x")
+
+
+@pytest.mark.parametrize("codec", [TopKCodec(2, 5), TopKCodec(2, 5, 8)])
+def test_entries_give_the_columns_that_their_logits_would(codec):
+    logits = torch.log_softmax(logits_of(40, 5).double(), 1).float()
+    top, ids = logits.topk(2, dim=1)
+    wanted = codec.encode(logits, no_seeds(40))
+    found = codec.encode_entries(ids.numpy(), top.numpy())
+    for name in wanted:
+        assert found[name].dtype == wanted[name].dtype
+        np.testing.assert_allclose(found[name].astype(float), wanted[name].astype(float), rtol=2e-3, atol=0.02)
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from cluster.labelling.probe import ProbeResult, settle_codec
 from kdcore.config.labels import DenseConfig, FeatureConfig, SampledConfig, ThresholdConfig, TopKConfig
-from kdcore.errors import LabelError
+from kdcore.errors import IdentityMismatch, LabelError
 from kdcore.evaluation.fidelity import column_bytes, dense_weights, fidelity
 from kdcore.labels import DenseCodec, DenseLabels, SparseLabels, TopKCodec, TopKLabels, label_seeds
 from kdcore.labels.learn import ProbeBatch, learn_codec
+from kdcore.store import publish_probe
 
 CLASSES = 600
 
@@ -123,3 +125,16 @@ def test_weights_of_every_kind_of_label():
 
 def test_topk_is_cut_to_the_vocabulary():
     assert learn_codec(TopKConfig(k=5000), CLASSES, PROBE).codec.spec()["k"] == CLASSES
+
+
+def test_a_store_begun_before_a_setting_was_known_goes_on(tmp_path):
+    """An earlier version did not know `bits`, which were 16 then."""
+    asked = {"kind": "image", "codec": {"type": "topk", "k": 4}}
+    publish_probe(tmp_path, ProbeResult(asked, TopKCodec(4, 9), {}).content())
+
+    def settle(config: TopKConfig) -> object:
+        return settle_codec(str(tmp_path), {"kind": "image"}, config, lambda: pytest.fail("there is a probe"))
+
+    assert settle(TopKConfig(k=4)) == TopKCodec(4, 9)
+    with pytest.raises(IdentityMismatch, match=r"codec\.bits: stored 16, wanted 8"):
+        settle(TopKConfig(k=4, bits=8))

@@ -37,6 +37,7 @@ class EndpointAnswers(TextRows[EndpointTeacher, TeacherEndpointConfig]):
     """Of a teacher behind an endpoint."""
 
     k: int
+    bits: int
 
     def layers(self, source: Source, refs: Sequence[SampleRef]) -> Layers:
         """No features."""
@@ -52,7 +53,7 @@ class EndpointAnswers(TextRows[EndpointTeacher, TeacherEndpointConfig]):
         """Nothing is learnt; what the labels keep of the teacher's mass is measured on a part of the probe."""
 
         def learn() -> tuple[Codec, Callable[[], dict[str, Any]]]:
-            codec = self.teacher.codec(self.k)
+            codec = self.teacher.codec(self.k, self.bits)
             return codec, lambda: _figures(codec, probe)
 
         return learn

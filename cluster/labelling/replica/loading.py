@@ -31,7 +31,7 @@ def load_answers(recipe: Recipe, source: Source) -> "TextAnswers | EndpointAnswe
         assert isinstance(recipe.codec, TopKConfig)  # recipes with another are refused
         teacher = EndpointTeacher(config)
         k = min(recipe.codec.k, teacher.num_classes)
-        return EndpointAnswers(teacher, config, seed, TextEncoder(teacher.tokenizer, recipe.data), k)
+        return EndpointAnswers(teacher, config, seed, TextEncoder(teacher.tokenizer, recipe.data), k, recipe.codec.bits)
     assert config is not None
     if source.num_classes is None or source.num_channels is None:
         raise ConfigError("an image teacher needs image data: set `data` to an image source")

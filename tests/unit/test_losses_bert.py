@@ -19,6 +19,7 @@ RECIPE = {
     "hidden_states": {"at": ["bert.embeddings", "bert.encoder.layer.0"]},
     "hidden_cosine": {"at": "bert.encoder.layer.0"},
     "mobilebert": {"at": "bert.encoder.layer.0"},
+    "lrc_bert": {"at": "bert.encoder.layer.0"},
     "alp": {"at": "bert.encoder.layer.0", "teacher_at": ["bert.encoder.layer.0", "bert.encoder.layer.1"]},
     "attention_scores": {"at": [f"{SELF.format(0)}.query", f"{SELF.format(0)}.key"], "heads": HEADS},
     "attention_maps": {"at": [f"{SELF.format(0)}.query", f"{SELF.format(0)}.key"], "heads": HEADS},

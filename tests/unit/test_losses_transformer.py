@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kdcore.errors import ConfigError
 from kdcore.losses.transformer.attention import map_distance, score_distance, scores_of
+from kdcore.losses.transformer.contrast import cos_nce
 from kdcore.losses.transformer.feature_maps import mean_distance, normalised_distance, variance_distance
 from kdcore.losses.transformer.hidden import cosine_distance, direction_distance, mean_square
 from kdcore.losses.transformer.layer_projection import layer_projection
@@ -78,7 +79,7 @@ def test_hidden_states_are_compared_token_by_token(distance, sizes):
         torch.testing.assert_close(distance(3 * student, teacher), distance(student, teacher))
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("distance", [*DISTANCES, lambda h, g: cos_nce(h, g, padding(2, 3))])
 def test_gradients_are_those_of_the_value(distance):
     student, teacher = states(2, 3, 0, count=2)
     assert torch.autograd.gradcheck(lambda h: distance(h, teacher), student.requires_grad_())
@@ -103,6 +104,23 @@ def test_layers_are_mixed_by_how_they_agree_with_the_student(sizes):
             mixed = sum(share / sum(shares) * one for share, one in zip(shares, g, strict=True))
             assert isinstance(mixed, Tensor)
             assert float(found[sample, token]) == pytest.approx(by_squares(h, mixed), rel=1e-9)
+
+
+@settings(max_examples=5, deadline=None)
+@given(sizes=SIZES)
+def test_cos_nce_is_near_to_the_same_text_and_far_from_others(sizes):
+    student, teacher = states(*sizes, count=2)
+    batch, length, _ = sizes
+    mask = padding(batch, length)
+    total = 0.0
+    for i in range(batch):
+        distances = []
+        for j in range(batch):
+            places = [place for place in range(length) if mask[i, place] and mask[j, place]]
+            distances.append(sum(by_cosine(student[i, place], teacher[j, place]) for place in places) / len(places))
+        others = distances[:i] + distances[i + 1 :]
+        total += 1 + distances[i] - (sum(others) / len(others) / 2 if others else 0.0)
+    assert float(cos_nce(student, teacher, mask)) == pytest.approx(total / batch, rel=1e-9)
 
 
 def scores_by_loop(queries: Tensor, keys: Tensor) -> Tensor:
@@ -156,7 +174,17 @@ def test_a_sample_that_is_all_padding_adds_nothing():
     assert bool(gradient[0].isfinite().all())
 
 
-NAMES = ["pkd", "hidden_states", "hidden_cosine", "mobilebert", "alp", "attention_scores", "attention_maps", "minilm"]
+NAMES = [
+    "pkd",
+    "hidden_states",
+    "hidden_cosine",
+    "mobilebert",
+    "lrc_bert",
+    "alp",
+    "attention_scores",
+    "attention_maps",
+    "minilm",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

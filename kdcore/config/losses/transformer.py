@@ -51,6 +51,13 @@ class FeatureMapsTerm(HiddenTerm):
     variance: float = Field(default=1.0, ge=0, description="of the absolute difference of their variances")
 
 
+class ContrastTerm(HiddenTerm):
+    """COS-NCE of LRC-BERT: near to the teacher's states of a text, far from those of the batch's others (row P16)."""
+
+    home: ClassVar[str] = "kdcore.losses.transformer.contrast:Contrast"
+    type: Literal["lrc_bert"] = "lrc_bert"
+
+
 class LayerProjectionTerm(HiddenTerm):
     """ALP: each student layer chooses among all of the teacher's (row F14)."""
 
@@ -107,6 +114,7 @@ TransformerTerm = (
     | HiddenStatesTerm
     | HiddenCosineTerm
     | FeatureMapsTerm
+    | ContrastTerm
     | LayerProjectionTerm
     | AttentionScoresTerm
     | AttentionMapsTerm

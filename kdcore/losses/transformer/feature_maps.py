@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdcore.config.losses.transformer import FeatureMapsTerm
-from kdcore.losses.transformer.hidden import HiddenMethod, mean_square
+from kdcore.losses.transformer.hidden import TokenMethod, mean_square
 
 __all__ = ["FeatureMaps", "mean_distance", "normalised_distance", "variance_distance"]
 
@@ -28,11 +28,11 @@ def variance_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return (student.var(-1, correction=0) - teacher.var(-1, correction=0)).abs()
 
 
-class FeatureMaps(HiddenMethod[FeatureMapsTerm]):
+class FeatureMaps(TokenMethod[FeatureMapsTerm]):
     """All three, by their weights; the paper has no linear map, as its teacher is made to fit."""
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """See HiddenMethod."""
+        """See TokenMethod."""
         return (
             self.term.normalised * normalised_distance(student, teacher)
             + self.term.mean * mean_distance(student, teacher)

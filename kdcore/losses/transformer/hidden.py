@@ -22,6 +22,7 @@ __all__ = [
     "HiddenMethod",
     "HiddenStates",
     "Patient",
+    "TokenMethod",
     "cosine_distance",
     "direction_distance",
     "mean_square",
@@ -46,7 +47,7 @@ def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class HiddenMethod(FeatureMethod[HiddenTermT]):
-    """Sum over the pairs of layers of a distance, the mean over the tokens that the term names."""
+    """Sum over the pairs of layers of a loss of the tokens that the term names."""
 
     def __init__(self, term: HiddenTermT, shapes: Shapes) -> None:
         super().__init__(term, shapes)
@@ -60,32 +61,44 @@ class HiddenMethod(FeatureMethod[HiddenTermT]):
         ours, theirs, mask = sequences(wide(student)), sequences(wide(teacher)), inputs.mask
         if self.term.tokens == "first" or ours.shape[1] == 1:
             ours, theirs, mask = ours[:, :1], theirs[:, :1], None
-        return token_mean(self.distance(self.projectors[number](ours), theirs), mask)
+        return self.compare(self.projectors[number](ours), theirs, mask)
+
+    @abstractmethod
+    def compare(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+        """The loss, a scalar, of states [B, L, D] of one width; `mask` [B, L] is false for padding."""
+
+
+class TokenMethod(HiddenMethod[HiddenTermT]):
+    """A mean of distances token by token."""
+
+    def compare(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+        """See HiddenMethod."""
+        return token_mean(self.distance(student, teacher), mask)
 
     @abstractmethod
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Of each token [B, L], from states [B, L, D] of one width."""
 
 
-class Patient(HiddenMethod[PatientTerm]):
+class Patient(TokenMethod[PatientTerm]):
     """Squared distance of directions."""
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """See HiddenMethod."""
+        """See TokenMethod."""
         return direction_distance(student, teacher)
 
 
-class HiddenStates(HiddenMethod[HiddenStatesTerm]):
+class HiddenStates(TokenMethod[HiddenStatesTerm]):
     """Mean squares."""
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """See HiddenMethod."""
+        """See TokenMethod."""
         return mean_square(student, teacher)
 
 
-class HiddenCosine(HiddenMethod[HiddenCosineTerm]):
+class HiddenCosine(TokenMethod[HiddenCosineTerm]):
     """One less the cosine."""
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """See HiddenMethod."""
+        """See TokenMethod."""
         return cosine_distance(student, teacher)

@@ -1,7 +1,8 @@
 """Attention-based layer projection (ALP): no layer of the teacher is skipped.
 
-Passban et al., "ALP-KD: Attention-Based Layer Projection for Knowledge Distillation" (arXiv 2012.14022). Written from
-descriptions of it: unverified. One linear map brings the teacher's states to the student's width where they differ.
+Passban et al., "ALP-KD: Attention-Based Layer Projection for Knowledge Distillation" (arXiv 2012.14022), after public
+code; other public code divides the products by the root of the width. One linear map brings the teacher's states to the
+student's width where they differ.
 """
 
 import torch

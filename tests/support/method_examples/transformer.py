@@ -7,6 +7,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "hidden_states": {"at": "tokens"},
     "hidden_cosine": {"at": "tokens"},
     "mobilebert": {"at": "tokens"},
+    "lrc_bert": {"at": "tokens"},
     "alp": {"at": "tokens", "teacher_at": ["tokens", "tokens.late"]},
     "attention_scores": {"at": ["tokens", "tokens.late"], "heads": 2},
     "attention_maps": {"at": ["tokens", "tokens.late"], "heads": 2},

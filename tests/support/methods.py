@@ -29,6 +29,7 @@ FEATURES = {
     "tokens": ((7, 8), (7, 12)),
     "tokens.late": ((7, 8), (7, 12)),
     "maps.deep": ((5, 4, 4), (5, 4, 4)),
+    "tanh": ((216,), (216,)),  # of `network`
 }
 """Shapes of the student's and the teacher's, without the batch."""
 

@@ -150,6 +150,24 @@ class ContrastiveRepresentationTerm(FeatureTerm):
     momentum: float = Field(default=0.5, ge=0, lt=1, description="what stays of a row of the memory")
 
 
+class SelfSupervisionTerm(FeatureTerm):
+    """SSKD: what turned views are of (row L16)."""
+
+    home: ClassVar[str] = _HOME + "self_supervision:SelfSupervision"
+    type: Literal["sskd"] = "sskd"
+    at: tuple[str, ...] = Field(min_length=1, max_length=1, description="module path in the student, of one layer")
+    contrast_weight: float = Field(default=10.0, ge=0, description="of similarities between views and images")
+    contrast_temperature: float = Field(default=0.5, gt=0, description="of similarities")
+    contrast_share: float = Field(
+        default=0.75, ge=0, le=1, description="kept of the views that the teacher takes for another image's"
+    )
+    view_weight: float = Field(default=2.7, ge=0, description="of the logits of views")
+    view_temperature: float = Field(default=4.0, gt=0, description="of the logits of views")
+    view_share: float = Field(
+        default=1.0, ge=0, le=1, description="kept of the views that the teacher classifies wrongly"
+    )
+
+
 class LocalCorrelationTerm(FeatureTerm):
     """LKD: how places of images are alike (row L17)."""
 
@@ -200,6 +218,7 @@ RelationTerm = (
     | InformationFlowTerm
     | LocalityTerm
     | ContrastiveRepresentationTerm
+    | SelfSupervisionTerm
     | LocalCorrelationTerm
     | PairwiseAffinityTerm
     | RankingTerm

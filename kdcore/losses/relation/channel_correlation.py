@@ -4,12 +4,12 @@ Liu et al., "Exploring Inter-Channel Correlation for Diversity-Preserved Knowled
 2202.03680), the form for classification, as the authors' code for CIFAR reduces it.
 """
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdcore.config.losses.relation import ChannelCorrelationTerm
 from kdcore.losses.method import FeatureMethod, LossInputs, Shapes
 from kdcore.losses.numerics import unit, wide
-from kdcore.losses.projectors import spatial_projector
+from kdcore.losses.projectors import project, spatial_projector
 
 __all__ = ["ChannelCorrelation", "channel_correlation"]
 
@@ -33,11 +33,8 @@ class ChannelCorrelation(FeatureMethod[ChannelCorrelationTerm]):
 
     def __init__(self, term: ChannelCorrelationTerm, shapes: Shapes) -> None:
         super().__init__(term, shapes)
-        pairs = zip(term.at, term.teacher_paths, strict=True)
-        self.projectors = nn.ModuleList(
-            spatial_projector(shapes.student[ours], shapes.teacher[theirs]) for ours, theirs in pairs
-        )
+        self.projectors = self.for_pairs(shapes, spatial_projector)
 
     def pair(self, number: int, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
         """See FeatureMethod."""
-        return channel_correlation(self.projectors[number](wide(student)), teacher)
+        return channel_correlation(project(self.projectors[number], student), teacher)

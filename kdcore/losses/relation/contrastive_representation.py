@@ -13,7 +13,7 @@ from kdcore.errors import ConfigError
 from kdcore.losses.method import FeatureMethod, LossInputs, Shapes
 from kdcore.losses.numerics import unit
 from kdcore.losses.relation.contrast_memory import ContrastMemory
-from kdcore.losses.relation.geometry import rows
+from kdcore.losses.relation.embeddings import Embeddings
 
 __all__ = ["ContrastiveRepresentation", "info_nce", "noise_contrast"]
 
@@ -46,10 +46,7 @@ class ContrastiveRepresentation(FeatureMethod[ContrastiveRepresentationTerm]):
 
     def __init__(self, term: ContrastiveRepresentationTerm, shapes: Shapes) -> None:
         super().__init__(term, shapes)
-        self.student, self.teacher = (
-            nn.ModuleList(nn.Linear(torch.Size(side[path]).numel(), term.dimension) for path in paths)
-            for side, paths in ((shapes.student, term.at), (shapes.teacher, term.teacher_paths))
-        )
+        self.embeddings = Embeddings(term, shapes, term.dimension)
         memories = len(term.at) if term.contrast == "memory" else 0
         self.memories = nn.ModuleList(
             ContrastMemory(shapes.num_samples, term.dimension, term.momentum) for _ in range(memories)
@@ -57,7 +54,7 @@ class ContrastiveRepresentation(FeatureMethod[ContrastiveRepresentationTerm]):
 
     def pair(self, number: int, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
         """See FeatureMethod."""
-        ours, theirs = unit(self.student[number](rows(student))), unit(self.teacher[number](rows(teacher)))
+        ours, theirs = (unit(side) for side in self.embeddings(number, student, teacher))
         if self.term.contrast == "batch":
             return info_nce(ours, theirs, self.term.temperature)
         if inputs.indices is None:

@@ -7,11 +7,12 @@ that the authors gave to RepDistiller, whose tables show it.
 from math import exp, factorial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdcore.config.losses.relation import CorrelationCongruenceTerm
 from kdcore.losses.method import FeatureMethod, LossInputs, Shapes
 from kdcore.losses.numerics import wide
+from kdcore.losses.relation.embeddings import Embeddings
 from kdcore.losses.relation.geometry import cosines, rows
 
 __all__ = ["CorrelationCongruence", "congruence", "neighbouring_differences", "taylor_gaussian"]
@@ -45,13 +46,10 @@ class CorrelationCongruence(FeatureMethod[CorrelationCongruenceTerm]):
     def __init__(self, term: CorrelationCongruenceTerm, shapes: Shapes) -> None:
         super().__init__(term, shapes)
         if term.form == "short":
-            self.student, self.teacher = (
-                nn.ModuleList(nn.Linear(torch.Size(side[path]).numel(), term.dimension) for path in paths)
-                for side, paths in ((shapes.student, term.at), (shapes.teacher, term.teacher_paths))
-            )
+            self.embeddings = Embeddings(term, shapes, term.dimension)
 
     def pair(self, number: int, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
         """See FeatureMethod."""
         if self.term.form == "kernel":
             return congruence(student, teacher, self.term.gamma, self.term.order)
-        return neighbouring_differences(self.student[number](rows(student)), self.teacher[number](rows(teacher)))
+        return neighbouring_differences(*self.embeddings(number, student, teacher))

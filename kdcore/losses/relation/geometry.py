@@ -1,16 +1,23 @@
 """The geometry of a batch: its samples as vectors, how far apart they are, how alike, at which angles."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from kdcore.losses.numerics import unit, wide
 
-__all__ = ["angles", "cosines", "distances", "relative", "rows"]
+__all__ = ["angles", "cosines", "distances", "relative", "rows", "width"]
 
 
 def rows(features: Tensor) -> Tensor:
     """One vector a sample, [B, D] in float32 or float64, of features [B, ...]."""
     return wide(features).flatten(1)
+
+
+def width(shape: tuple[int, ...]) -> tuple[int]:
+    """The shape of `rows`, without the batch, of features of this shape."""
+    return (math.prod(shape),)
 
 
 def distances(vectors: Tensor) -> Tensor:

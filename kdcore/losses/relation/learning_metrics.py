@@ -5,13 +5,13 @@ code: the root of the sum of squares for the relative form.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdcore.config.losses.relation import LearningMetricsTerm
 from kdcore.losses.method import FeatureMethod, LossInputs, Shapes
 from kdcore.losses.numerics import wide
 from kdcore.losses.projectors import project, vector_projector
-from kdcore.losses.relation.geometry import distances, rows
+from kdcore.losses.relation.geometry import distances, rows, width
 
 __all__ = ["LearningMetrics", "absolute_loss", "relative_loss"]
 
@@ -40,11 +40,8 @@ class LearningMetrics(FeatureMethod[LearningMetricsTerm]):
 
     def __init__(self, term: LearningMetricsTerm, shapes: Shapes) -> None:
         super().__init__(term, shapes)
-        pairs = zip(term.at, term.teacher_paths, strict=True) if term.absolute_weight > 0 else ()
-        self.projectors = nn.ModuleList(
-            vector_projector((torch.Size(shapes.student[ours]).numel(),), (torch.Size(shapes.teacher[theirs]).numel(),))
-            for ours, theirs in pairs
-        )
+        if term.absolute_weight > 0:
+            self.projectors = self.for_pairs(shapes, lambda ours, theirs: vector_projector(width(ours), width(theirs)))
 
     def pair(self, number: int, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
         """See FeatureMethod."""

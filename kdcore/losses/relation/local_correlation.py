@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from kdcore.config.losses.relation import LocalCorrelationTerm
-from kdcore.losses.method import FeatureMethod, LossInputs, Shapes
+from kdcore.losses.method import LossInputs, MapMethod
 from kdcore.losses.numerics import unit, wide
-from kdcore.losses.projectors import require_maps
 
 __all__ = ["LocalCorrelation", "local_correlation"]
 
@@ -37,14 +36,8 @@ def _cosines(features: Tensor, grid: int) -> Tensor:
     return torch.einsum("ipc,jqc->ipjq", places, places)
 
 
-class LocalCorrelation(FeatureMethod[LocalCorrelationTerm]):
+class LocalCorrelation(MapMethod[LocalCorrelationTerm]):
     """Sum over the pairs of layers."""
-
-    def __init__(self, term: LocalCorrelationTerm, shapes: Shapes) -> None:
-        super().__init__(term, shapes)
-        require_maps(
-            *(shapes.student[path] for path in term.at), *(shapes.teacher[path] for path in term.teacher_paths)
-        )
 
     def pair(self, number: int, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
         """See FeatureMethod."""

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from kdcore.config.losses.relation import PairwiseAffinityTerm
-from kdcore.losses.method import FeatureMethod, LossInputs, Shapes
+from kdcore.losses.method import LossInputs, MapMethod
 from kdcore.losses.numerics import wide
-from kdcore.losses.projectors import require_maps, same_size
+from kdcore.losses.projectors import same_size
 
 __all__ = ["PairwiseAffinity", "pairwise_affinity"]
 
@@ -36,14 +36,8 @@ def _affinities(features: Tensor, patch: float) -> Tensor:
     return directions.mT @ directions
 
 
-class PairwiseAffinity(FeatureMethod[PairwiseAffinityTerm]):
+class PairwiseAffinity(MapMethod[PairwiseAffinityTerm]):
     """Sum over the pairs of layers."""
-
-    def __init__(self, term: PairwiseAffinityTerm, shapes: Shapes) -> None:
-        super().__init__(term, shapes)
-        require_maps(
-            *(shapes.student[path] for path in term.at), *(shapes.teacher[path] for path in term.teacher_paths)
-        )
 
     def pair(self, number: int, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
         """See FeatureMethod."""

@@ -16,6 +16,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "information_flow": {"at": ("maps", "vectors")},
     "locality": {"at": "vectors"},
     "crd": {"at": "vectors", "negatives": 6, "dimension": 5},
+    "sskd": {"at": "tanh"},
     "local_correlation": {"at": "maps"},
     "pairwise_affinity": {"at": "maps"},
     "ranking": {"items": 3},

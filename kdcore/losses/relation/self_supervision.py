@@ -28,7 +28,7 @@ def turned(images: Tensor) -> Tensor:
     ConfigError for images that are not square.
     """
     if images.shape[2] != images.shape[3]:
-        raise ConfigError(f"sskd turns images, which must be square, got {list(images.shape[2:])}: set data.image_size")
+        raise ConfigError(f"sskd turns images, which must be square, got {list(images.shape[2:])}: see data.size")
     return torch.stack([images.rot90(times, (2, 3)) for times in (1, 2, 3)], 1).flatten(0, 1)
 
 

@@ -147,6 +147,13 @@ def test_training_brings_the_networks_together():
     assert cosine_similarity(ours, theirs).min() > 0.5
 
 
+def test_a_memory_in_bfloat16_stays_exact():
+    loss_of = method("crd").bfloat16()
+    loss_of(inputs())
+    kept = loss_of.memories[0]
+    assert {one.dtype for one in (kept.student, kept.teacher, kept.normalisers)} == {torch.float32}
+
+
 def test_without_numbers_of_samples_there_is_no_memory():
     given = replace(inputs(), indices=None)
     with pytest.raises(ConfigError, match="set `contrast: batch`"):

@@ -13,6 +13,7 @@ from kdcore.losses.relation.probabilistic import neighbour_probabilities, probab
 from kdcore.losses.relation.relational import angle_loss, distance_loss
 from kdcore.losses.relation.similarity_preserving import similarity_preserving
 from tests.support.features import normal
+from tests.support.method_examples.relation import EXAMPLES
 from tests.support.methods import inputs, method
 from tests.support.relations import FEATURE, apart, cosine, outputs, pairs, right_slope, shapes_and_seeds
 
@@ -165,6 +166,13 @@ def test_half_precision_is_computed_in_float32():
         assert loss(student, teacher).dtype == torch.float32
         torch.testing.assert_close(loss(student, teacher), loss(student.float(), teacher.float()))
     assert float(neighbour_probabilities(student).sum(1).sub(1).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_a_method_in_bfloat16_takes_features_of_any_type(name):
+    loss = method(name).bfloat16()(inputs())
+    assert loss.dtype == torch.float32
+    assert loss.isfinite()
 
 
 def test_the_pieces_of_rkd_are_weighted():

@@ -62,6 +62,14 @@ class DarkRankTerm(FeatureTerm):
         return self
 
 
+class AttentionGraphTerm(LayersTerm):
+    """MHGD: how samples of one layer attend to those of the next (row L6)."""
+
+    home: ClassVar[str] = _HOME + "attention_graph:AttentionGraph"
+    type: Literal["mhgd"] = "mhgd"
+    heads: int = Field(default=8, ge=1, description="of attention")
+
+
 class RelationalTerm(FeatureTerm):
     """RKD: distances between samples, and angles of three (row L7)."""
 
@@ -209,6 +217,7 @@ RelationTerm = (
     | SingularVectorsTerm
     | TripletOrderTerm
     | DarkRankTerm
+    | AttentionGraphTerm
     | RelationalTerm
     | InstanceGraphTerm
     | SimilarityPreservingTerm

@@ -1,14 +1,14 @@
 """CRD's memory: of every sample of the training set an embedding of each network."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kdcore.losses.numerics import unit
+from kdcore.losses.numerics import Exact, unit
 
 __all__ = ["ContrastMemory"]
 
 
-class ContrastMemory(nn.Module):
+class ContrastMemory(Exact):
     """Rows of length one by the numbers of samples, `student` and `teacher` [N, D], and what else a run must keep.
 
     Buffers, so that checkpoints hold them: 8 N D bytes. Of several ranks each sees within a step the rows that its own

@@ -7,6 +7,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "singular_vectors": {"at": ("maps.deep", "maps.wide")},
     "triplet_order": {"at": "vectors"},
     "dark_rank": {"at": "vectors"},
+    "mhgd": {"at": ("maps.deep", "maps.wide"), "heads": 3},
     "rkd": {"at": "vectors"},
     "irg": {"at": ("maps", "maps.wide", "vectors")},
     "similarity_preserving": {"at": ("maps", "vectors")},

@@ -5,12 +5,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from cluster.labelling.disk_room import free_bytes, store_bytes
 from jobs.common import say
+from kdcore.config.data import kind_of
 from kdcore.config.load import dump_recipe
-from kdcore.config.models import CausalLMConfig, ImageClassifierConfig, TeacherImageConfig
+from kdcore.config.models import CausalLMConfig, ImageClassifierConfig, TeacherImageConfig, TextClassifierConfig
 from kdcore.config.recipe import Recipe
 from kdcore.config.training import TrainingConfig
 from kdcore.errors import DataError
@@ -18,9 +20,8 @@ from kdcore.errors import DataError
 if TYPE_CHECKING:
     import numpy as np
 
-    from cluster.labelling.replica.answers import TextAnswers, TextRows
-    from cluster.labelling.replica.endpoint_answers import EndpointAnswers
-    from cluster.labelling.replica.image_answers import ImageAnswers
+    from cluster.labelling.replica.answers import TextRows
+    from cluster.labelling.replica.loading import Answers
     from kdcore.data.encoding import EncodedText, TextEncoder
     from kdcore.data.sources import Source
     from kdcore.labels import Codec
@@ -81,7 +82,8 @@ def estimate(recipe: Recipe) -> Estimate:
     import torch
 
     torch.set_num_threads(max(1, int(recipe.cluster.cpus_per_replica)))
-    return _estimate_images(recipe) if isinstance(recipe.teacher, TeacherImageConfig) else _estimate_text(recipe)
+    of_kind = {"text": _estimate_text, "image": _estimate_images, "classified_text": _estimate_classified}
+    return of_kind[kind_of(recipe.data)](recipe)
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -197,9 +199,7 @@ def _tokens_per_second(answers: "TextRows[Any, Any]", window: "np.ndarray", repl
     return requests * len(window) / seconds
 
 
-def _learnt_codec(
-    recipe: Recipe, source: "Source", corpus: "Sketch", answers: "TextAnswers | EndpointAnswers | ImageAnswers"
-) -> "Codec":
+def _learnt_codec(recipe: Recipe, source: "Source", corpus: "Sketch", answers: "Answers") -> "Codec":
     """What the labelling job would learn, from fewer labels."""
     from cluster.labelling.replica.endpoint_answers import EndpointAnswers
     from cluster.labelling.replica.replica import probe_batches
@@ -277,6 +277,39 @@ def _estimate_images(recipe: Recipe) -> Estimate:
     per_label += 0 if spec is None else bytes_per_view(spec.policy)
     size = int(store_bytes(per_label, num, labels))
     return Estimate(num, labels, size, label, train / _cpu_share(recipe.cluster.workers))
+
+
+def _estimate_classified(recipe: Recipe) -> Estimate:
+    from cluster.labelling.replica.classified_answers import ClassifiedTextAnswers
+    from cluster.labelling.replica.loading import load_answers
+    from kdcore.data.document import ClassifiedText
+    from kdcore.data.sources import open_source, readable
+    from kdcore.data.tokenizer import load_tokenizer
+    from kdcore.models.text_classifier import build_text_classifier, encode_texts
+    from kdcore.students.build import tokenizer_path
+
+    source, corpus = open_source(recipe.data), _sketch(recipe)
+    read = (sample for _, sample in readable(source, corpus.some, recipe.data.on_unreadable))
+    texts = [(one.text, one.pair) for one in islice(read, _SAMPLES_READ) if isinstance(one, ClassifiedText)]
+    if not texts:
+        raise DataError(f"at least one text must be readable, none of {len(corpus.some)} is: set data.path")
+    num, per_label, label, train = corpus.num_samples, 0.0, 0.0, 0.0
+    if recipe.teacher is not None:
+        answers = load_answers(recipe, source)
+        assert isinstance(answers, ClassifiedTextAnswers)
+        inputs = answers.teacher.encode(texts)
+        label = _seconds(lambda: answers.teacher.logits(inputs)) / len(texts) * num
+        per_label = _learnt_codec(recipe, source, corpus, answers).bytes_per_label()
+    if recipe.training is not None and isinstance(recipe.student, TextClassifierConfig):
+        teacher = recipe.teacher if isinstance(recipe.teacher, TextClassifierConfig) else None
+        tokenizer = load_tokenizer(*tokenizer_path(recipe.student, teacher))
+        model = build_text_classifier(recipe.student, tokenizer, source.num_classes or 0)
+        batch = encode_texts(tokenizer, texts, recipe.student.max_length)
+        per_text = _seconds(lambda: model(**batch).logits.logsumexp(1).sum().backward()) / len(texts)
+        train = per_text * _trained(recipe.training, num) * _arms(recipe.training)
+    size = int(store_bytes(per_label, num, num))
+    shares = _cpu_share(recipe.cluster.replicas.max), _cpu_share(recipe.cluster.workers)
+    return Estimate(num, num, size, label / shares[0], train / shares[1])
 
 
 def _image_label_bytes(recipe: Recipe, corpus: "Sketch", classes: int) -> float:

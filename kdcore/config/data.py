@@ -153,6 +153,23 @@ class ImageFolderData(ImageParquetData):
     type: Literal["image_folder"] = "image_folder"  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
+class ClassifiedTextData(_Source):
+    """Rows of JSON lines, Parquet or Arrow with a text, or a pair of texts, and its class: what encoders classify."""
+
+    type: Literal["classified_text"] = "classified_text"
+    path: Annotated[_Paths, IsPath(url=True)] = Field(description="files, folders, patterns or URLs, one or a list")
+    heldout: Annotated[_Paths | None, IsPath(url=True)] = Field(
+        default=None, description="evaluation files; replaces heldout_fraction"
+    )
+    field: str = Field(default="text", description="the key of a row's text")
+    pair_field: str | None = Field(default=None, description="the key of a second text that goes with it")
+    label_field: str = Field(default="label", description="the key of class ids: whole numbers from 0")
+    num_classes: int = Field(ge=2, description="how many classes there are")
+    max_document_bytes: int = Field(default=1 << 20, ge=1, description="a longer line is an unreadable sample")
+
+    _places = field_validator("path", "heldout")(readable_places)
+
+
 class HfDatasetData(RowData, ImageData):
     """A dataset of Hugging Face `datasets`: a directory (saved, or with files and a card) or a name on the hub."""
 
@@ -184,13 +201,18 @@ class HfDatasetData(RowData, ImageData):
 
 
 DataConfig = Annotated[
-    TextData | PythonStdlibData | DigitsData | ImageParquetData | ImageFolderData | HfDatasetData,
+    TextData | PythonStdlibData | DigitsData | ImageParquetData | ImageFolderData | ClassifiedTextData | HfDatasetData,
     Field(discriminator="type"),
 ]
 
 
-def kind_of(config: DataConfig) -> Literal["text", "image"]:
+Kind = Literal["text", "image", "classified_text"]
+
+
+def kind_of(config: DataConfig) -> Kind:
     """What the samples of a recipe's `data` are."""
     if isinstance(config, HfDatasetData):
         return config.kind
+    if isinstance(config, ClassifiedTextData):
+        return "classified_text"
     return "text" if isinstance(config, TextData | PythonStdlibData) else "image"

@@ -74,7 +74,28 @@ class ImageClassifierConfig(Settings):
     )
 
 
-ModelConfig = Annotated[StudentLMConfig | ImageClassifierConfig, Field(discriminator="type")]
+class TextClassifierConfig(Settings):
+    """An encoder of transformers with a head for whole texts: a directory or hub name, or an architecture."""
+
+    type: Literal["text_classifier"] = "text_classifier"
+    path: Annotated[str | None, IsPath()] = Field(
+        default=None, description="directory or hub name; none: initialise `architecture`"
+    )
+    revision: str | None = Field(default=None, description="branch, tag or commit on the hub; default: its main branch")
+    architecture: dict[str, Any] = Field(default={}, description="keys of the transformers config, with `model_type`")
+    tokenizer: Annotated[str | None, IsPath()] = Field(
+        default=None, description="directory or hub name; default: `path`, else the teacher's"
+    )
+    max_length: int = Field(default=128, ge=4, description="tokens of a text, or of both of a pair; more are cut off")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "TextClassifierConfig":
+        if (self.path is None) == (not self.architecture):
+            raise ValueError("give exactly one of `path` and `architecture`")
+        return self
+
+
+ModelConfig = Annotated[StudentLMConfig | ImageClassifierConfig | TextClassifierConfig, Field(discriminator="type")]
 
 
 class _Windowed(Settings):
@@ -124,6 +145,13 @@ class TeacherImageConfig(_Whole, ImageClassifierConfig):
     fit: TrainingConfig | None = Field(default=None, description="train the teacher on the spot with these settings")
 
 
+class TeacherTextClassifierConfig(_Whole, TextClassifierConfig):
+    """A text classifier that labels."""
+
+    dtype: DType = "float32"
+    batch_size: int = Field(default=64, ge=1, description="texts per forward pass")
+
+
 class TeacherEndpointConfig(_Whole, _Windowed):
     """A causal LM behind an HTTP endpoint that answers with the most probable tokens; for the codec `topk` alone.
 
@@ -144,4 +172,7 @@ class TeacherEndpointConfig(_Whole, _Windowed):
     api_key_env: str | None = Field(default=None, description="environment variable that holds the key")
 
 
-TeacherConfig = Annotated[TeacherLMConfig | TeacherImageConfig | TeacherEndpointConfig, Field(discriminator="type")]
+TeacherConfig = Annotated[
+    TeacherLMConfig | TeacherImageConfig | TeacherTextClassifierConfig | TeacherEndpointConfig,
+    Field(discriminator="type"),
+]

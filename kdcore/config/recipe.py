@@ -14,6 +14,7 @@ from kdcore.config.paths import path_settings
 from kdcore.config.training import TrainingConfig
 from kdcore.config.urls import check_url, is_url
 
+_MODEL_OF = {"text": "causal_lm", "image": "image_classifier", "classified_text": "text_classifier"}
 _OF_TEXT = ("packing", "long_documents")
 _LOSS_OF_TEXT = ("num_classes", "recompute", "implementation", "gradient_filter")
 
@@ -22,7 +23,7 @@ class EvaluationConfig(Settings):
     """What the report measures."""
 
     max_tokens: int = Field(default=40_000, ge=1, description="held-out tokens (text)")
-    max_images: int = Field(default=10_000, ge=1, description="held-out images")
+    max_images: int = Field(default=10_000, ge=1, description="held-out images, or texts with classes")
     batch_size: int = Field(default=16, ge=1, description="documents (or images) per forward pass")
     calibration_bins: int = Field(
         default=15, ge=2, description="of equal width, for the calibration error; 15 is the literature's number"
@@ -48,7 +49,7 @@ class Recipe(Settings):
     def _fits_together(self) -> "Recipe":
         self._check_urls()
         text = kind_of(self.data) == "text"
-        kind = "causal_lm" if text else "image_classifier"
+        kind = _MODEL_OF[kind_of(self.data)]
         for role, model in (("teacher", self.teacher), ("student", self.student)):
             fits = model is None or model.type == kind or (text and model.type == "endpoint")
             if model is not None and not fits:

@@ -4,7 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
 
-from kdcore.data.document import Extent, ImageSample, Kind, Refs, SampleRef, Split, TextDocument
+from kdcore.config.data import Kind
+from kdcore.data.document import Extent, Refs, Sample, SampleRef, Split
 from kdcore.data.inputs import inputs_of
 from kdcore.data.splits import is_heldout, limit_samples
 from kdcore.errors import DataError
@@ -31,7 +32,7 @@ class BaseSource(ABC):
         return None
 
     @abstractmethod
-    def read(self, ref: SampleRef) -> TextDocument | ImageSample:
+    def read(self, ref: SampleRef) -> Sample:
         """One sample. Raises UnreadableDocument, naming it, when it cannot be read or decoded."""
 
     @abstractmethod

@@ -8,7 +8,6 @@ import numpy as np
 
 from kdcore.errors import UnreadableDocument
 
-Kind = Literal["text", "image"]
 Split = Literal["train", "heldout"]
 
 WHOLE_FILE = -1
@@ -52,6 +51,19 @@ class ImageSample:
     name: str
     pixels: np.ndarray
     target: int | None
+
+
+@dataclass(frozen=True)
+class ClassifiedText:
+    """A text, or a pair of texts, that has a class; `target` is None if unknown."""
+
+    name: str
+    text: str
+    pair: str | None
+    target: int | None
+
+
+Sample = TextDocument | ImageSample | ClassifiedText
 
 
 @dataclass(frozen=True, order=True)

@@ -26,10 +26,10 @@ def document_of_row(name: str, row: Any, config: RowData) -> TextDocument:
         text = "\n".join(message["content"] for message in conversation.messages)
         return TextDocument(name, text, conversation=conversation)
     if config.prompt_field is not None and config.completion_field is not None:
-        prompt = _text(row, config.prompt_field, "prompt_field")
-        completion = _text(row, config.completion_field, "completion_field")
+        prompt = text_of(row, config.prompt_field, "prompt_field")
+        completion = text_of(row, config.completion_field, "completion_field")
         return TextDocument(name, prompt + completion, prompt=len(prompt))
-    return TextDocument(name, _text(row, config.field, "field"))
+    return TextDocument(name, text_of(row, config.field, "field"))
 
 
 def columns_of(config: RowData) -> Columns:
@@ -41,7 +41,7 @@ def columns_of(config: RowData) -> Columns:
     return Columns({config.field: "data.field"})
 
 
-def _text(row: Mapping[str, Any], key: str, setting: str) -> str:
+def text_of(row: Mapping[str, Any], key: str, setting: str) -> str:
     value = row.get(key)
     if not isinstance(value, str):
         instead = f"but {type(value).__name__}" if key in row else f"only {sorted(map(str, row))}"

@@ -5,9 +5,9 @@ from functools import cached_property
 
 import numpy as np
 
-from kdcore.config.data import DigitsData
+from kdcore.config.data import DigitsData, Kind
 from kdcore.data.base import BaseSource
-from kdcore.data.document import Extent, ImageSample, Kind, SampleRef
+from kdcore.data.document import Extent, ImageSample, SampleRef
 from kdcore.errors import missing_extra
 
 _SIDE = 8

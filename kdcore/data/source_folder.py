@@ -6,10 +6,10 @@ import posixpath
 from collections.abc import Iterator
 from functools import cached_property
 
-from kdcore.config.data import ImageFolderData
+from kdcore.config.data import ImageFolderData, Kind
 from kdcore.config.urls import check_url, is_url
 from kdcore.data.base import BaseSource
-from kdcore.data.document import WHOLE_FILE, Extent, ImageSample, Kind, SampleRef, unreadable
+from kdcore.data.document import WHOLE_FILE, Extent, ImageSample, SampleRef, unreadable
 from kdcore.data.files import common_folder, relative_name
 from kdcore.data.images import ImageDecoder
 from kdcore.data.inputs import InputFile, absolute, inputs_of

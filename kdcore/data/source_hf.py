@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
-from kdcore.config.data import HfDatasetData
+from kdcore.config.data import HfDatasetData, Kind
 from kdcore.data.base import BaseSource
-from kdcore.data.document import Extent, ImageSample, Kind, SampleRef, TextDocument, unreadable
+from kdcore.data.document import Extent, Sample, SampleRef, unreadable
 from kdcore.data.formats.base import Columns
 from kdcore.data.formats.hf_rows import MappedRows, StreamedRows
 from kdcore.data.images import ImageDecoder
@@ -43,7 +43,7 @@ class HfDatasetSource(BaseSource):
         """As set: 1 or 3; None for text."""
         return self._config.channels if self._decoder is not None else None
 
-    def read(self, ref: SampleRef) -> TextDocument | ImageSample:
+    def read(self, ref: SampleRef) -> Sample:
         """One sample. Raises UnreadableDocument for a row that is no such row, or no whole image."""
         row = self._rows.row(ref)
         try:

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from kdcore.config.data import ImageParquetData
+from kdcore.config.data import ImageParquetData, Kind
 from kdcore.data.base import BaseSource
-from kdcore.data.document import Extent, ImageSample, Kind, SampleRef, unreadable
+from kdcore.data.document import Extent, ImageSample, SampleRef, unreadable
 from kdcore.data.files import NamedFile, find_files
 from kdcore.data.formats import Columns
 from kdcore.data.formats.parquet import Parquet

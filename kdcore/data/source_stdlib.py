@@ -4,9 +4,9 @@ import os
 import sysconfig
 from collections.abc import Iterator
 
-from kdcore.config.data import PythonStdlibData
+from kdcore.config.data import Kind, PythonStdlibData
 from kdcore.data.base import BaseSource
-from kdcore.data.document import Extent, Kind, SampleRef, TextDocument
+from kdcore.data.document import Extent, SampleRef, TextDocument
 from kdcore.data.files import NamedFile, relative_name
 from kdcore.data.formats.whole import Whole
 from kdcore.data.inputs import local_file

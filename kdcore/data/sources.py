@@ -4,15 +4,17 @@ from collections.abc import Iterable, Iterator
 from typing import Literal, Protocol
 
 from kdcore.config.data import (
+    ClassifiedTextData,
     DataConfig,
     DigitsData,
     HfDatasetData,
     ImageFolderData,
     ImageParquetData,
+    Kind,
     PythonStdlibData,
     TextData,
 )
-from kdcore.data.document import Extent, ImageSample, Kind, Refs, SampleRef, Split, TextDocument
+from kdcore.data.document import Extent, Refs, Sample, SampleRef, Split
 from kdcore.errors import DataError, UnreadableDocument
 
 
@@ -26,7 +28,7 @@ class Source(Protocol):
 
     @property
     def kind(self) -> Kind:
-        """What `read` returns: "text" documents or "image" samples."""
+        """What `read` returns: "text" documents, "image" samples, or "classified_text"."""
         ...
 
     @property
@@ -59,14 +61,14 @@ class Source(Protocol):
         """The error for a split without a sample."""
         ...
 
-    def read(self, ref: SampleRef) -> TextDocument | ImageSample:
+    def read(self, ref: SampleRef) -> Sample:
         """One sample. Raises UnreadableDocument, naming it, when it cannot be read or decoded."""
         ...
 
 
 def readable(
     source: Source, refs: Iterable[SampleRef], on_unreadable: Literal["error", "skip"]
-) -> Iterator[tuple[SampleRef, TextDocument | ImageSample]]:
+) -> Iterator[tuple[SampleRef, Sample]]:
     """The samples that can be read. Raises UnreadableDocument for another, unless those are skipped."""
     for ref in refs:
         try:
@@ -97,6 +99,10 @@ def open_source(config: DataConfig) -> Source:
         from kdcore.data.source_folder import ImageFolderSource
 
         return ImageFolderSource(config)
+    if isinstance(config, ClassifiedTextData):
+        from kdcore.data.source_classified import ClassifiedTextSource
+
+        return ClassifiedTextSource(config)
     if isinstance(config, HfDatasetData):
         from kdcore.data.source_hf import HfDatasetSource
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,20 @@ from torch import nn
 
 from kdcore.config import Recipe
 from kdcore.config.data import RowData
-from kdcore.config.models import CausalLMConfig, TeacherEndpointConfig, TeacherImageConfig, TeacherLMConfig
-from kdcore.data.document import ImageSample, SampleRef, TextDocument
+from kdcore.config.models import (
+    CausalLMConfig,
+    TeacherEndpointConfig,
+    TeacherImageConfig,
+    TeacherLMConfig,
+)
+from kdcore.data.document import ClassifiedText, ImageSample, Sample, SampleRef, TextDocument
 from kdcore.data.encoding import TextEncoder
 from kdcore.data.sources import Source, open_source, readable
 from kdcore.data.tokenizer import load_tokenizer
 from kdcore.data.viewed import without_views
 from kdcore.errors import ConfigError
-from kdcore.evaluation.image import evaluate_classifier
+from kdcore.evaluation.classified_text import text_batches, text_classifiers
+from kdcore.evaluation.classifier import evaluate_classifier, image_batches
 from kdcore.evaluation.language import evaluate_lms, heldout_texts
 from kdcore.evaluation.latency import latency
 from kdcore.students.export import load_student
@@ -38,7 +46,7 @@ def evaluate_run(recipe: Recipe) -> dict[str, Any]:
     if not students:
         raise ConfigError(f"'{recipe.run_dir}' has no exported student to evaluate; run `kd train` first")
     source = open_source(without_views(recipe.data))
-    measure = _measure_text if source.kind == "text" else _measure_images
+    measure = {"text": _measure_text, "image": _measure_images, "classified_text": _measure_classified}[source.kind]
     found = {"kind": source.kind, "models": measure(recipe, source, students), "store": _store_sizes(recipe)}
     mask = recipe.data.labelled if isinstance(recipe.data, RowData) else "all"
     return found if mask == "all" else {**found, "mask": mask}
@@ -49,7 +57,7 @@ def exported_students(run_dir: Path) -> dict[str, Path]:
     return {path.parent.name: path.parent / "student" for path in sorted(run_dir.glob("arms/*/result.json"))}
 
 
-def _heldout(recipe: Recipe, source: Source) -> Iterator[TextDocument | ImageSample]:
+def _heldout(recipe: Recipe, source: Source) -> Iterator[Sample]:
     return (sample for _, sample in readable(source, _heldout_refs(source), recipe.data.on_unreadable))
 
 
@@ -120,10 +128,10 @@ def _measure_images(recipe: Recipe, source: Source, students: dict[str, Path]) -
     for arm, model in (({"teacher": teacher} if teacher else {}) | models).items():
         beside = teacher if arm != "teacher" else None
         device = str(next(model.parameters()).device)
-        options = {"batch": settings.batch_size, "bins": settings.calibration_bins, "device": device}
         pixels = torch.from_numpy(images[0].pixels[None]).to(device)
         times = latency(lambda model=model, pixels=pixels: model(pixels))
-        quality = evaluate_classifier(model, images, beside, **options)
+        batches = image_batches(images, settings.batch_size, device)
+        quality = evaluate_classifier(model, batches, beside, bins=settings.calibration_bins)
         measured[arm] = {"quality": quality, **_size(model), "latency": times}
     return measured
 
@@ -138,6 +146,21 @@ def _image_teacher(recipe: Recipe, source: Source) -> nn.Module | None:
     from kdcore.models.image import build_image_model
 
     return _on_device(build_image_model(config, source.num_classes or 0, source.num_channels or 0))
+
+
+def _measure_classified(recipe: Recipe, source: Source, students: dict[str, Path]) -> dict[str, Any]:
+    settings = recipe.evaluation
+    heldout = islice(_heldout(recipe, source), settings.max_images)
+    batches = text_batches([text for text in heldout if isinstance(text, ClassifiedText)], settings.batch_size)
+    loaded = {arm: _on_device(load_student(directory)) for arm, directory in students.items()}
+    models = text_classifiers(recipe, source.num_classes or 0, loaded)
+    measured = {}
+    for arm, (model, logits) in models.items():
+        beside = models["teacher"][1] if "teacher" in models and arm != "teacher" else None
+        quality = evaluate_classifier(logits, batches, beside, bins=settings.calibration_bins)
+        times = latency(partial(logits, batches[0][0][:1]))
+        measured[arm] = {"quality": quality, **_size(model), "latency": times}
+    return measured
 
 
 def _on_device(model: Any) -> Any:

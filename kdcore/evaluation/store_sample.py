@@ -60,7 +60,7 @@ def sample_row(
         "occurrences": int(store.occurrences()[row]),
         "num_labels": total,
     }
-    if store.kind == "image":
+    if store.kind != "text":
         target = int(store.targets()[row])
         found["target"] = None if target < 0 else target
     return {**found, "labels": shown}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from kdcore.config.models import CausalLMConfig
 from kdcore.errors import ConfigError, missing_extra
-from kdcore.models.pretrained import load_safetensors_model
-from kdcore.models.tokenizer import check_tokenizer, valid_vocabulary
+from kdcore.models.pretrained import initialise_model, load_safetensors_model
+from kdcore.models.tokenizer import check_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -84,32 +83,7 @@ def _check_divisible(path: str, source: dict[str, Any], ranks: int) -> None:
 
 def _initialise(architecture: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     try:
-        from huggingface_hub.errors import StrictDataclassError
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM
     except ImportError as error:
         raise missing_extra("transformers", "text", "A causal language model") from error
-    if "model_type" not in architecture:
-        raise ConfigError(f"`architecture` needs `model_type` (such as llama), got {sorted(architecture)}")
-    settings: dict[str, Any] = {
-        "vocab_size": valid_vocabulary(tokenizer),
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        **architecture,
-    }
-    try:
-        made = AutoConfig.for_model(**settings)
-        model = AutoModelForCausalLM.from_config(made)
-    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
-        raise ConfigError(f"`architecture` must be settings of a causal LM of transformers: {error}") from error
-    _refuse_unknown_keys(made, architecture)
-    return model
-
-
-def _refuse_unknown_keys(config: Any, architecture: dict[str, Any]) -> None:
-    # A transformers config takes any key at all, so a misspelt one would silently leave the default.
-    known = set(type(config)().to_dict()) | set(type(config).attribute_map) | {"model_type", "attn_implementation"}
-    for key in architecture.keys() - known:
-        near = difflib.get_close_matches(key, sorted(known), n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(f"`architecture` of model_type '{config.model_type}' has no setting '{key}'{hint}")
+    return initialise_model(AutoModelForCausalLM, "a causal LM", architecture, tokenizer)

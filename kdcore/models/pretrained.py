@@ -1,11 +1,18 @@
-"""Transformers models from safetensors alone, with every weight accounted for."""
+"""Transformers models: from safetensors alone, with every weight accounted for, or initialised."""
 
+from __future__ import annotations
+
+import difflib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
 from kdcore.errors import ConfigError
+from kdcore.models.tokenizer import valid_vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
@@ -42,3 +49,42 @@ def _refuse_pickles(path: str) -> None:
         f"Weights are loaded from safetensors alone; '{path}' holds {held}. Convert them: load them where you trust "
         "them, then model.save_pretrained(directory)."
     )
+
+
+def initialise_model(
+    auto_class: Any, what: str, architecture: dict[str, Any], tokenizer: PreTrainedTokenizerBase, **settings: Any
+) -> Any:
+    """`auto_class.from_config` of an architecture for the ids of a tokenizer; weights from torch's global seed.
+
+    `settings` are keys of the config beside those of `architecture`. Raises ConfigError for an architecture that is
+    none, or a key that it does not have, naming `what` it should be and the nearest key.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    if "model_type" not in architecture:
+        raise ConfigError(f"`architecture` needs `model_type` (such as llama), got {sorted(architecture)}")
+    settings = {
+        "vocab_size": valid_vocabulary(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        **settings,
+        **architecture,
+    }
+    try:
+        made = AutoConfig.for_model(**settings)
+        model = auto_class.from_config(made)
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        raise ConfigError(f"`architecture` must be settings of {what} of transformers: {error}") from error
+    _refuse_unknown_keys(made, architecture)
+    return model
+
+
+def _refuse_unknown_keys(config: Any, architecture: dict[str, Any]) -> None:
+    # A transformers config takes any key at all, so a misspelt one would silently leave the default.
+    known = set(type(config)().to_dict()) | set(type(config).attribute_map) | {"model_type", "attn_implementation"}
+    for key in architecture.keys() - known:
+        near = difflib.get_close_matches(key, sorted(known), n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise ConfigError(f"`architecture` of model_type '{config.model_type}' has no setting '{key}'{hint}")

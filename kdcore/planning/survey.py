@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from kdcore.data.document import SampleRef, TextDocument
+from kdcore.data.document import ClassifiedText, SampleRef, TextDocument
 from kdcore.data.keys import sample_key
 from kdcore.data.sources import Source
 from kdcore.data.splits import probe_rank
@@ -115,7 +115,7 @@ def _add(source: Source, ref: SampleRef, rows: RowsBuilder, stops: bool) -> str 
         if stops:
             raise
         return error.message
-    if isinstance(sample, TextDocument) and not sample.text:
+    if isinstance(sample, TextDocument | ClassifiedText) and not sample.text:
         return "empty"
     rows.add(ref, sample_key(sample))
     return None

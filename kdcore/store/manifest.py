@@ -22,7 +22,7 @@ from kdcore.store.writer import Receipt
 
 __all__ = ["IndexFile", "Manifest", "is_finished", "load_manifest", "manifest_text"]
 
-_KINDS = ("text", "image")
+_KINDS = ("text", "image", "classified_text")
 _FIELDS = frozenset(
     {
         *("format", "created", "rows", "labels", "bytes", "identity", "codec_state", "index", "columns", "shards"),

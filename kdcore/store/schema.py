@@ -33,12 +33,13 @@ __all__ = [
 ]
 
 FORMAT = 2
-Kind = Literal["text", "image"]
+Kind = Literal["text", "image", "classified_text"]
 TOKEN_LOG_PROBS = "token_log_probs"
 LABEL_SPANS = "label_spans"
 VIEWS = "views"
 METADATA_KEY = b"kdcore"
 _BATCH_BYTES = 32 << 20
+_TARGET = pa.field("target", pa.int32())
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def text_schema(codec: Codec, vocabulary: int, masked: bool = False) -> pa.Schem
 def image_schema(codec: Codec, views: Mapping[str, Any] | None = None) -> pa.Schema:
     """Columns of an image shard; `views` are those of its identity (`ViewSpec.to_json`), where it has some."""
     packed = [] if views is None else [pa.field(VIEWS, pa.list_(pa.uint8()))]
-    return _schema("image", codec, [pa.field("target", pa.int32()), *packed, *codec.fields()], views)
+    return _schema("image", codec, [_TARGET, *packed, *codec.fields()], views)
 
 
 def store_schema(
@@ -90,7 +91,7 @@ def store_schema(
     masked: bool = False,
     views: Mapping[str, Any] | None = None,
 ) -> pa.Schema:
-    """The schema of either kind; `vocabulary` of a text store is the codec's class count unless given."""
+    """The schema of a kind; `vocabulary` of a text store is the codec's class count unless given."""
     if kind == "text":
         bound = codec.num_classes if vocabulary is None else vocabulary
         if bound < 1:
@@ -101,7 +102,9 @@ def store_schema(
         return text_schema(codec, bound, masked)
     if kind == "image":
         return image_schema(codec, views)
-    raise StoreError(f"a store holds 'text' or 'image' labels, got kind {kind!r}")
+    if kind == "classified_text":
+        return _schema(kind, codec, [_TARGET, *codec.fields()])
+    raise StoreError(f"a store holds 'text', 'image' or 'classified_text' labels, got kind {kind!r}")
 
 
 def _schema(kind: Kind, codec: Codec, fields: Sequence[pa.Field], views: Mapping[str, Any] | None = None) -> pa.Schema:

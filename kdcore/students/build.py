@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdcore.config.models import CausalLMConfig, ImageClassifierConfig, StudentLMConfig, TeacherEndpointConfig
+from kdcore.config.models import (
+    CausalLMConfig,
+    ImageClassifierConfig,
+    StudentLMConfig,
+    TeacherEndpointConfig,
+    TextClassifierConfig,
+)
 from kdcore.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -13,7 +19,8 @@ if TYPE_CHECKING:
 
 
 def tokenizer_path(
-    student: CausalLMConfig, teacher: CausalLMConfig | TeacherEndpointConfig | None
+    student: CausalLMConfig | TextClassifierConfig,
+    teacher: CausalLMConfig | TextClassifierConfig | TeacherEndpointConfig | None,
 ) -> tuple[str, str | None]:
     """Directory or hub name, and revision, of the student's tokenizer: `tokenizer`, else `path`, else the teacher's.
 
@@ -49,6 +56,13 @@ def build_image_student(config: ImageClassifierConfig, num_classes: int, in_chan
     from kdcore.models.image import build_image_model
 
     return build_image_model(config, num_classes, in_channels).float()
+
+
+def build_classified_text_student(config: TextClassifierConfig, tokenizer: Any, num_classes: int) -> nn.Module:
+    """A text classifier in float32, from the torch seed or from safetensors."""
+    from kdcore.models.text_classifier import build_text_classifier
+
+    return build_text_classifier(config, tokenizer, num_classes).float()
 
 
 def checkpoint_activations(student: nn.Module) -> None:

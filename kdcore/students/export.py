@@ -41,7 +41,7 @@ def export_student(
         _write_text(model, tokenizer, aside)
     else:
         save_image_model(model, image_config, num_classes, in_channels, aside)
-    (aside / "README.md").write_text(_card(directory.name, image_config is None, dict(card or {})))
+    (aside / "README.md").write_text(_card(directory.name, _task(model, image_config is not None), dict(card or {})))
     directory.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(directory / _ADAPTER, ignore_errors=True)  # a folder is not replaced by one
     for path in sorted(aside.iterdir(), key=lambda path: path.suffix == ".safetensors"):
@@ -58,10 +58,13 @@ def load_student(directory: Path) -> nn.Module:
         raise ConfigError(f"'{directory}' holds no exported model: neither config.json nor model.json; train it first")
     try:
         import torch
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
     except ImportError as error:
-        raise missing_extra("transformers", "text", "Loading a language model") from error
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, use_safetensors=True).eval()
+        raise missing_extra("transformers", "text", "Loading a model of texts") from error
+    architectures = AutoConfig.from_pretrained(directory).architectures or []
+    classifies = any(name.endswith("ForSequenceClassification") for name in architectures)
+    auto = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
+    return auto.from_pretrained(directory, dtype=torch.float32, use_safetensors=True).eval()
 
 
 def _write_text(model: Any, tokenizer: Any, directory: Path) -> None:
@@ -73,10 +76,14 @@ def _write_text(model: Any, tokenizer: Any, directory: Path) -> None:
         tokenizer.save_pretrained(directory)
 
 
-def _card(name: str, text: bool, info: dict[str, Any]) -> str:
-    tag = "text-generation" if text else "image-classification"
-    head = (
-        f"---\nlibrary_name: {'transformers' if text else 'kdcore'}\npipeline_tag: {tag}\ntags: [distillation]\n---\n"
-    )
+def _task(model: nn.Module, images: bool) -> str:
+    if images:
+        return "image-classification"
+    return "text-classification" if type(model).__name__.endswith("ForSequenceClassification") else "text-generation"
+
+
+def _card(name: str, task: str, info: dict[str, Any]) -> str:
+    library = "kdcore" if task.startswith("image") else "transformers"
+    head = f"---\nlibrary_name: {library}\npipeline_tag: {task}\ntags: [distillation]\n---\n"
     rows = "".join(f"| {key} | {value} |\n" for key, value in info.items())
     return f"{head}\n# {name}\n\nTrained with kdcore.\n\n| | |\n|---|---|\n{rows}"

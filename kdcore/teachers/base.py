@@ -19,7 +19,7 @@ class Teacher(Protocol):
     """A model that labels."""
 
     @property
-    def kind(self) -> Literal["text", "image"]:
+    def kind(self) -> Literal["text", "image", "classified_text"]:
         """The samples it labels."""
         ...
 

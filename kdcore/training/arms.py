@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 from kdcore.config import Recipe, TrainingConfig
-from kdcore.config.models import CausalLMConfig, ImageClassifierConfig, TeacherEndpointConfig, TeacherImageConfig
+from kdcore.config.models import (
+    CausalLMConfig,
+    ImageClassifierConfig,
+    TeacherEndpointConfig,
+    TeacherImageConfig,
+    TextClassifierConfig,
+)
 from kdcore.errors import ConfigError
 
 Role = Literal["student", "baseline", "teacher"]
@@ -36,7 +42,7 @@ class Arm:
         """Where the trained model goes: RUN/arms/NAME/student, for the teacher RUN/teacher itself."""
         return self.directory(recipe) if self.role == "teacher" else self.directory(recipe) / "student"
 
-    def model_config(self, recipe: Recipe) -> CausalLMConfig | ImageClassifierConfig:
+    def model_config(self, recipe: Recipe) -> CausalLMConfig | ImageClassifierConfig | TextClassifierConfig:
         """The network to train; ConfigError when the recipe has none."""
         model = recipe.teacher if self.role == "teacher" else recipe.student
         if model is None or isinstance(model, TeacherEndpointConfig):

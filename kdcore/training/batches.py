@@ -73,7 +73,32 @@ class ImageBatch(OfTensors):
         return len(self.pixels)
 
 
-Batch = TextBatch | ImageBatch
+@dataclass(frozen=True)
+class ClassifiedTextBatch(OfTensors):
+    """B texts, padded to the longest, their classes `targets` int64 [N], and N soft labels or None.
+
+    `input_ids` and `attention_mask` int64 [B, L]; `token_type_ids` of tokenizers that tell the texts of a pair apart.
+    N < B only for a rank without work.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    token_type_ids: Tensor | None
+    targets: Tensor
+    labels: SoftLabels | None
+
+    @property
+    def num_slots(self) -> int:
+        """Texts that go through the student."""
+        return len(self.input_ids)
+
+    def inputs(self) -> dict[str, Any]:
+        """What a classifier of transformers is called with."""
+        types = {} if self.token_type_ids is None else {"token_type_ids": self.token_type_ids}
+        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, **types}
+
+
+Batch = TextBatch | ImageBatch | ClassifiedTextBatch
 
 
 class Samples(Protocol):

@@ -11,7 +11,7 @@ from kdcore.config import TrainingConfig
 from kdcore.losses.objective import objective_of
 from kdcore.losses.response.mixed_targets import partner_excess
 from kdcore.losses.response.soft_targets import soft_target_loss
-from kdcore.training.batches import Batch, TextBatch
+from kdcore.training.batches import Batch, ClassifiedTextBatch, TextBatch
 from kdcore.training.text_loss import text_loss
 
 
@@ -28,6 +28,9 @@ class DistillModel(nn.Module):
         """Loss of one micro-batch, summed over its valid tokens or images."""
         if isinstance(batch, TextBatch):
             return text_loss(self.student, batch, self.objective, self.config.loss)
+        if isinstance(batch, ClassifiedTextBatch):
+            logits = self.student(**batch.inputs()).logits[: len(batch.targets)]
+            return soft_target_loss(logits, batch.labels, batch.targets, objective=self.objective)
         logits = self.student(batch.pixels)[: len(batch.targets)]
         loss, metrics = soft_target_loss(logits, batch.labels, batch.targets, objective=self.objective)
         if batch.partner_targets is None or batch.shares is None:

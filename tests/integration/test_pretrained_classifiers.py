@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
+from kdcore.evaluation.image import evaluate_classifier
 
 from kdcore.config.data import ImageParquetData
 from kdcore.config.models import ImageClassifierConfig
 from kdcore.data.document import ImageSample
 from kdcore.data.sources import open_source
-from kdcore.evaluation.image import evaluate_classifier
 from kdcore.models.image import build_image_model
 
 pytestmark = pytest.mark.shared

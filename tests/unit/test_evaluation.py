@@ -19,7 +19,7 @@ from kdcore.data.encoding import EncodedText, TextEncoder
 from kdcore.data.tokenizer import load_tokenizer
 from kdcore.errors import DataError, TrainingError, UnreadableDocument
 from kdcore.evaluation.calibration import Calibration
-from kdcore.evaluation.image import evaluate_classifier
+from kdcore.evaluation.classifier import evaluate_classifier, image_batches
 from kdcore.evaluation.language import evaluate_lm, evaluate_lms, heldout_texts
 from kdcore.evaluation.latency import latency
 from kdcore.evaluation.run import _heldout_refs
@@ -144,13 +144,13 @@ def test_image_measurements() -> None:
     def model(batch: torch.Tensor) -> torch.Tensor:
         return 10.0 * torch.nn.functional.one_hot(batch[:, 0, 0, 0].long(), 3)
 
-    found = evaluate_classifier(model, images, lambda batch: -model(batch), batch=4)
-    assert found["images"] == 9
+    found = evaluate_classifier(model, image_batches(images, 4), lambda batch: -model(batch))
+    assert found["samples"] == 9
     assert found["accuracy"] == pytest.approx(8 / 9)
     assert found["agreement"] == 0.0
     assert found["loss"] == pytest.approx(10 / 9 + math.log1p(2 * math.exp(-10)), rel=1e-4)
     with pytest.raises(DataError, match="with a class"):
-        evaluate_classifier(model, images[-1:])
+        evaluate_classifier(model, image_batches(images[-1:], 4))
 
 
 def test_latency_counts_every_repeat() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kdcore.config.models import TeacherEndpointConfig, TeacherLMConfig
-from kdcore.data.document import ImageSample, SampleRef, TextDocument
+from kdcore.data.document import Sample, SampleRef, TextDocument
 from kdcore.data.encoding import EncodedText, LabelledWindow, TextEncoder
 from kdcore.data.keys import sample_key
 from kdcore.data.sources import Source
@@ -36,7 +36,7 @@ __all__ = [
     "token_bounded_batches",
 ]
 
-Samples = Sequence[tuple[PlannedSample, TextDocument | ImageSample]]
+Samples = Sequence[tuple[PlannedSample, Sample]]
 """What there is to label: as planned, and as read."""
 
 OnRead = Callable[[int], object]
@@ -48,7 +48,7 @@ _Batch = TypeVar("_Batch", covariant=True)
 class Probed(Protocol[_Batch]):
     """What a probe needs of a teacher."""
 
-    def probe(self, name: str, sample: TextDocument | ImageSample) -> Iterator[_Batch]:
+    def probe(self, name: str, sample: Sample) -> Iterator[_Batch]:
         """The answers to one sample, in batches."""
         ...
 
@@ -98,7 +98,7 @@ class TextRows(ABC, Generic[_Teacher, _Config]):
             whole = {**columns, **spans, TOKEN_LOG_PROBS: log_probs}
             yield ShardRow(document.key, document.name, document.occurrences, whole, tokens=document.text.tokens)
 
-    def amounts(self, sample: TextDocument | ImageSample) -> tuple[int, int]:
+    def amounts(self, sample: Sample) -> tuple[int, int]:
         """How many labels a document has, and how many tokens."""
         assert isinstance(sample, TextDocument)
         text = self.encoder.encode(sample)
@@ -112,7 +112,7 @@ class TextRows(ABC, Generic[_Teacher, _Config]):
         context, overlap = self.config.context, self.config.overlap
         return [(document, part) for document in documents for part in document.text.windows(context, overlap)]
 
-    def _document(self, name: str, key: bytes, occurrences: int, sample: TextDocument | ImageSample) -> "Document":
+    def _document(self, name: str, key: bytes, occurrences: int, sample: Sample) -> "Document":
         assert isinstance(sample, TextDocument)
         text = self.encoder.encode(sample)
         # By position, so that a token's label is the same whichever others are labelled.
@@ -148,7 +148,7 @@ class TextAnswers(TextRows[CausalLMTeacher, TeacherLMConfig]):
             with naming(unit, document, labels):
                 document.keep(codec, labels, logits, outputs)
 
-    def probe(self, name: str, sample: TextDocument | ImageSample) -> Iterator[ProbeBatch]:
+    def probe(self, name: str, sample: Sample) -> Iterator[ProbeBatch]:
         """The answers to one document, for a probe."""
         document = self._document(name, sample_key(sample), 1, sample)
         for _, labels, logits, outputs in self._answers([document]):

@@ -9,7 +9,7 @@ import numpy as np
 
 from cluster.labelling.replica.answers import Document, TextRows, naming
 from kdcore.config.models import TeacherEndpointConfig
-from kdcore.data.document import ImageSample, SampleRef, TextDocument
+from kdcore.data.document import Sample, SampleRef
 from kdcore.data.encoding import LabelledWindow
 from kdcore.data.keys import sample_key
 from kdcore.data.sources import Source
@@ -43,7 +43,7 @@ class EndpointAnswers(TextRows[EndpointTeacher, TeacherEndpointConfig]):
         """No features."""
         return ()
 
-    def probe(self, name: str, sample: TextDocument | ImageSample) -> Iterator[EndpointBatch]:
+    def probe(self, name: str, sample: Sample) -> Iterator[EndpointBatch]:
         """The answers to one document."""
         document = self._document(name, sample_key(sample), 1, sample)
         for (_, part), (_, log_probs, _) in self._answers([document], 1):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cluster.labelling.replica.answers import OnRead, Samples
 from kdcore.config.models import TeacherImageConfig
-from kdcore.data.document import ImageSample, SampleRef, TextDocument
+from kdcore.data.document import ImageSample, Sample, SampleRef
 from kdcore.data.keys import sample_key
 from kdcore.data.sources import Source
 from kdcore.data.viewed import render
@@ -137,7 +137,7 @@ class ImageAnswers:
                 return self._alone(source.read(ref)).pixels(0, 1)
         return None
 
-    def amounts(self, sample: TextDocument | ImageSample) -> tuple[int, int]:
+    def amounts(self, sample: Sample) -> tuple[int, int]:
         """A label of each picture, no tokens."""
         return 1 if self.views is None else self.views.per_image, 0
 
@@ -172,7 +172,7 @@ class ImageAnswers:
                 whole = {**columns, **pictures.columns(number)}
                 yield ShardRow(key, ref.name, times, whole, target=sample.target)
 
-    def probe(self, name: str, sample: TextDocument | ImageSample) -> Iterator[ProbeBatch]:
+    def probe(self, name: str, sample: Sample) -> Iterator[ProbeBatch]:
         """The answers to one image, for a probe; its views are alone, hence not mixed."""
         pictures = self._alone(sample)
         outputs = self._answers(pictures, 0, pictures.per_image, self.config.batch_size)
@@ -180,10 +180,10 @@ class ImageAnswers:
             check_logits(outputs, f"the probe, image '{name}'")
         yield ProbeBatch(outputs.float().cpu(), None, label_seeds(sample_key(sample), pictures.per_image, self.seed))
 
-    def _alone(self, sample: TextDocument | ImageSample) -> Pictures:
+    def _alone(self, sample: Sample) -> Pictures:
         return self._pictures([sample_key(sample)] if self.views is not None else [], [sample])
 
-    def _pictures(self, keys: Sequence[bytes], samples: Sequence[TextDocument | ImageSample]) -> Pictures:
+    def _pictures(self, keys: Sequence[bytes], samples: Sequence[Sample]) -> Pictures:
         images = [sample.pixels for sample in samples if isinstance(sample, ImageSample)]
         return WholeImages(images) if self.views is None else ViewedImages.drawn(self.views, keys, images)
 

@@ -1,11 +1,12 @@
 """The teacher of a recipe, loaded, behind the interface of its kind of samples."""
 
 from cluster.labelling.replica.answers import TextAnswers
+from cluster.labelling.replica.classified_answers import ClassifiedTextAnswers
 from cluster.labelling.replica.endpoint_answers import EndpointAnswers
 from cluster.labelling.replica.image_answers import ImageAnswers
 from kdcore.config import Recipe
 from kdcore.config.labels import FeatureConfig, TopKConfig
-from kdcore.config.models import TeacherEndpointConfig, TeacherLMConfig
+from kdcore.config.models import TeacherEndpointConfig, TeacherLMConfig, TeacherTextClassifierConfig
 from kdcore.data.encoding import TextEncoder
 from kdcore.data.sources import Source
 from kdcore.data.viewed import view_spec
@@ -14,11 +15,15 @@ from kdcore.teachers.causal_lm import CausalLMTeacher
 from kdcore.teachers.endpoint import EndpointTeacher
 from kdcore.teachers.image_classifier import ImageTeacher
 from kdcore.teachers.split import LeadingTeacher
+from kdcore.teachers.text_classifier import TextClassifierTeacher
 
-__all__ = ["load_answers"]
+__all__ = ["Answers", "load_answers"]
+
+Answers = TextAnswers | EndpointAnswers | ImageAnswers | ClassifiedTextAnswers
+"""A teacher behind the interface of its kind of samples."""
 
 
-def load_answers(recipe: Recipe, source: Source) -> "TextAnswers | EndpointAnswers | ImageAnswers":
+def load_answers(recipe: Recipe, source: Source) -> Answers:
     """The recipe's teacher behind the interface of its kind of samples."""
     config = recipe.teacher
     layers = recipe.codec.layers if isinstance(recipe.codec, FeatureConfig) else ()
@@ -33,6 +38,9 @@ def load_answers(recipe: Recipe, source: Source) -> "TextAnswers | EndpointAnswe
         k = min(recipe.codec.k, teacher.num_classes)
         return EndpointAnswers(teacher, config, seed, TextEncoder(teacher.tokenizer, recipe.data), k, recipe.codec.bits)
     assert config is not None
+    if isinstance(config, TeacherTextClassifierConfig):
+        assert source.num_classes is not None  # recipes with other data are refused
+        return ClassifiedTextAnswers(TextClassifierTeacher(config, source.num_classes), config, layers, seed)
     if source.num_classes is None or source.num_channels is None:
         raise ConfigError("an image teacher needs image data: set `data` to an image source")
     teacher = ImageTeacher(config, source.num_classes, source.num_channels)

@@ -10,13 +10,14 @@ import torch
 from cluster.labelling.disk_room import free_bytes
 from cluster.labelling.probe import Learn, learn_on, settle_codec
 from cluster.labelling.replica.answers import Probed, TextAnswers
+from cluster.labelling.replica.classified_answers import ClassifiedTextAnswers
 from cluster.labelling.replica.endpoint_answers import EndpointAnswers, EndpointBatch
 from cluster.labelling.replica.image_answers import ImageAnswers
 from cluster.labelling.replica.loading import load_answers
 from cluster.labelling.replica.speed import ForwardClock, pass_flops, peak_flops
 from cluster.labelling.statistics import Statistics
 from kdcore.config import Recipe
-from kdcore.data.document import ImageSample, SampleRef, TextDocument
+from kdcore.data.document import Sample, SampleRef
 from kdcore.data.keys import sample_key
 from kdcore.data.sources import Source, open_source
 from kdcore.errors import ConfigError, DataError, LabelError, UnreadableDocument
@@ -150,7 +151,7 @@ class Replica:
         if isinstance(teacher, LeadingTeacher):
             teacher.rest()
 
-    def _read(self, unit: WorkUnit, ref: SampleRef, key: bytes) -> TextDocument | ImageSample:
+    def _read(self, unit: WorkUnit, ref: SampleRef, key: bytes) -> Sample:
         sample = self._source.read(ref)
         if sample_key(sample) != key:
             raise DataError(
@@ -160,7 +161,9 @@ class Replica:
         return sample
 
 
-def _forward_clock(answers: "TextAnswers | ImageAnswers", source: Source, refs: Sequence[SampleRef]) -> ForwardClock:
+def _forward_clock(
+    answers: "TextAnswers | ImageAnswers | ClassifiedTextAnswers", source: Source, refs: Sequence[SampleRef]
+) -> ForwardClock:
     model = answers.teacher.model
     weights, image, ranks = next(model.parameters()), None, 1
     if isinstance(answers, ImageAnswers):
@@ -168,7 +171,7 @@ def _forward_clock(answers: "TextAnswers | ImageAnswers", source: Source, refs: 
         if image is None:
             return ForwardClock(model, 0.0)
         image = image.to(weights)
-    else:
+    elif isinstance(answers, TextAnswers):
         ranks = answers.config.tensor_parallel
     return ForwardClock(model, pass_flops(model, image) / (ranks * peak_flops(weights.device, weights.dtype)))
 

@@ -74,7 +74,7 @@ def pass_flops(model: nn.Module, image: torch.Tensor | None = None) -> float:
     weights = sum(parameter.numel() for parameter in model.parameters())
     looked_up: nn.Module | None = model.get_input_embeddings()  # pyright: ignore
     head: nn.Module | None = model.get_output_embeddings()  # pyright: ignore
-    if looked_up is not None and head is not None and looked_up.weight is not head.weight:
+    if looked_up is not None and (head is None or looked_up.weight is not head.weight):
         weights -= looked_up.weight.numel()  # pyright: ignore
     return 2.0 * weights
 

@@ -134,9 +134,9 @@ class _Rows:
 
 
 def _content(sources: Sequence[SourceStore], readers: dict[int, LabelStore], number: int, row: int) -> str:
-    """What must be equal of two rows of one key: a text's tokens, an image's target."""
+    """What must be equal of two rows of one key: a text's tokens, or the target."""
     source = sources[number]
-    if source.manifest.kind == "image":
+    if source.manifest.kind != "text":
         return f"target {int(source.index.targets[row])}"
     if number not in readers:
         readers[number] = LabelStore(source.place, source.manifest)

@@ -1,0 +1,70 @@
+"""Encoders that classify whole texts: from an architecture and a tokenizer, or from safetensors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from kdcore.config.models import TextClassifierConfig
+from kdcore.errors import ConfigError, missing_extra
+from kdcore.models.pretrained import initialise_model, load_safetensors_model
+from kdcore.models.tokenizer import check_tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["build_text_classifier", "encode_texts"]
+
+
+def build_text_classifier(
+    config: TextClassifierConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    num_classes: int,
+    dtype: torch.dtype = torch.float32,
+) -> PreTrainedModel:
+    """A model that fits the tokenizer, in `dtype`: loaded from `path`, or initialised from `architecture`.
+
+    The initial weights follow torch's global seed. A `path` without a head for `num_classes` is refused, as are
+    pickles. Raises ConfigError and TokenizerMismatch.
+    """
+    try:
+        from transformers import AutoModelForSequenceClassification
+    except ImportError as error:
+        raise missing_extra("transformers", "text", "A text classifier") from error
+    auto = AutoModelForSequenceClassification
+    if config.path is not None:
+        model = load_safetensors_model(auto, config.path, dtype=dtype, revision=config.revision)
+    else:
+        model = initialise_model(auto, "an encoder", config.architecture, tokenizer, num_labels=num_classes)
+        model = model.to(dtype=dtype)
+    if model.config.num_labels != num_classes:
+        raise ConfigError(
+            f"the head must have the classes of the data: data.num_classes is {num_classes}, the model of "
+            f"'{config.path or 'architecture'}' has {model.config.num_labels}"
+        )
+    check_tokenizer(tokenizer, model.get_input_embeddings().weight.shape[0])
+    _check_positions(model.config, config.max_length)
+    return model
+
+
+def encode_texts(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str | None]], max_length: int
+) -> dict[str, Tensor]:
+    """What a model is called with for B texts or pairs: `input_ids`, `attention_mask` and the like, int64 [B, L].
+
+    L is the longest of them, `max_length` at most; of longer ones the end is cut off, of a pair that of the longer one.
+    """
+    first, second = [text for text, _ in texts], [pair for _, pair in texts]
+    pairs = None if all(pair is None for pair in second) else [pair or "" for pair in second]
+    found: Any = tokenizer(first, pairs, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+    return dict(found)
+
+
+def _check_positions(settings: Any, max_length: int) -> None:
+    room = getattr(settings, "max_position_embeddings", None)
+    if isinstance(room, int) and room < max_length:
+        raise ConfigError(f"the model has {room} positions, max_length is {max_length}: set it to {room} or less")

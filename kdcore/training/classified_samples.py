@@ -1,0 +1,97 @@
+"""Texts with classes, joined to their soft labels by key."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdcore.config import Recipe
+from kdcore.data.document import ClassifiedText
+from kdcore.data.sources import Source
+from kdcore.errors import DataError
+from kdcore.models.text_classifier import encode_texts
+from kdcore.planning import plan_units
+from kdcore.planning.plan import PlannedSample
+from kdcore.training.batches import ClassifiedTextBatch
+from kdcore.training.image_samples import StoreJoin
+from kdcore.training.packing import Layout
+
+__all__ = ["ClassifiedTextSamples", "classified_text_samples"]
+
+
+class ClassifiedTextSamples:
+    """Texts by number, kept in memory; identical ones occur as often as in the data. Tokens are the student's own."""
+
+    def __init__(
+        self,
+        source: Source,
+        tokenizer: Any,
+        max_length: int,
+        samples: list[PlannedSample],
+        labels: StoreJoin | None,
+    ) -> None:
+        self._tokenizer, self._max_length, self._labels = tokenizer, max_length, labels
+        self._samples = samples
+        self._texts = [source.read(ref) for ref, _, _ in samples]
+        self._index = np.repeat(np.arange(len(samples)), [times for _, _, times in samples])
+        self.lengths = np.ones(len(self._index), dtype=np.int64)
+        self.views: int | None = 1
+        self.notes: tuple[str, ...] = ()
+        self.elsewhere = labels is not None and labels.elsewhere
+        self.num_classes = int(source.num_classes or 0)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def tokens(self, indices: np.ndarray) -> int:
+        """Texts among `indices`: all."""
+        return len(indices)
+
+    def digests(self, indices: np.ndarray) -> np.ndarray:
+        """The first 64 bits of the texts' keys, uint64."""
+        keys = (self._samples[int(number)][1] for number in self._index[indices])
+        return np.array([int.from_bytes(key[:8], "little") for key in keys], dtype=np.uint64)
+
+    def batch(self, indices: np.ndarray, layout: Layout = "padded") -> ClassifiedTextBatch:
+        """Texts as a batch, whatever the layout; without indices one text and no target."""
+        numbers = self._index[indices] if len(indices) else self._index[:1]
+        texts = [self._text(int(number)) for number in numbers]
+        inputs = encode_texts(self._tokenizer, [(text.text, text.pair) for text in texts], self._max_length)
+        targets = torch.tensor([_target(text) for text in texts[: len(indices)]], dtype=torch.int64)
+        labels = (
+            None
+            if self._labels is None
+            else self._labels.of(numbers, np.zeros_like(numbers)).index(slice(0, len(indices)))
+        )
+        types = inputs.get("token_type_ids")
+        return ClassifiedTextBatch(inputs["input_ids"], inputs["attention_mask"], types, targets, labels)
+
+    def bring(self, indices: np.ndarray) -> None:
+        """Copies the shards of the texts' labels to this machine, many at once."""
+        if self._labels is not None:
+            self._labels.bring(self._index[indices])
+
+    def _text(self, number: int) -> ClassifiedText:
+        text = self._texts[number]
+        assert isinstance(text, ClassifiedText)
+        return text
+
+
+def classified_text_samples(
+    recipe: Recipe, source: Source, tokenizer: Any, max_length: int, uses_labels: bool
+) -> ClassifiedTextSamples:
+    """The train split, with the labels of the recipe's store where the arm uses them."""
+    _, parts = plan_units(source, "train", recipe.labels.unit_bytes, recipe.data.on_unreadable)
+    samples = [sample for part in parts for sample in part]
+    join = None
+    if uses_labels:
+        from kdcore.store.reader import open_store
+
+        join = StoreJoin(open_store(recipe.store_path), samples)
+    return ClassifiedTextSamples(source, tokenizer, max_length, samples, join)
+
+
+def _target(text: ClassifiedText) -> int:
+    if text.target is None:
+        raise DataError(f"training needs a class for every text, '{text.name}' has none; see data.label_field")
+    return text.target

@@ -20,7 +20,6 @@ from kdcore.losses.feature.sem_ckd import calibrated
 from kdcore.losses.method import Shapes
 from kdcore.losses.projectors import ChannelNorm, project
 from tests.support.features import normal
-from tests.support.method_examples.feature import EXAMPLES
 from tests.support.methods import inputs, method, shapes
 
 
@@ -111,15 +110,11 @@ def test_margins_without_a_norm_are_means_of_all_that_was_negative():
     assert set(margins.state_dict()) == {"total", "count"}
 
 
-@pytest.mark.parametrize("name", sorted(EXAMPLES))
-def test_a_method_in_bfloat16_takes_features_of_any_type_and_its_sums_stay_exact(name: str):
-    given = inputs()
-    loss = method(name).bfloat16()(given)
-    assert loss.dtype == torch.float32
-    assert loss.isfinite()
-    for part in method(name).bfloat16().modules():
-        if isinstance(part, Margins | Matching):
-            assert all(buffer.dtype != torch.bfloat16 for buffer in part.buffers())
+@pytest.mark.parametrize("name", ["ofd", "matching_guided"])
+def test_sums_over_batches_stay_exact_in_a_network_that_is_cast(name: str):
+    parts = [part for part in method(name).bfloat16().modules() if isinstance(part, Margins | Matching)]
+    assert parts
+    assert all(buffer.dtype != torch.bfloat16 for part in parts for buffer in part.buffers())
 
 
 @pytest.mark.parametrize("name", ["ofd", "activation_boundary"])

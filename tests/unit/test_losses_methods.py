@@ -1,6 +1,7 @@
 """What holds of every loss that a recipe can name: it has an example, a page's worth of settings, finite gradients."""
 
 import re
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -36,6 +37,16 @@ def test_gradients_are_finite_on_degenerate_input(name, kind, batch):
     found = [leaf.grad for leaf in leaves if leaf.grad is not None]
     assert found
     assert all(bool(torch.isfinite(gradient).all()) for gradient in found)
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+@pytest.mark.parametrize(("own", "features"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_a_method_takes_features_of_another_type_than_its_own(name, own, features):
+    given = inputs()
+    cast = {path: one.detach().to(getattr(torch, features)).requires_grad_() for path, one in given.student.items()}
+    loss = method(name).to(getattr(torch, own))(replace(given, student=cast))
+    assert loss.dtype == torch.float32
+    assert torch.isfinite(loss)
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES))

@@ -9,12 +9,12 @@ Internal Representations" (arXiv 1910.03723).
 from abc import abstractmethod
 from typing import TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdcore.config.losses.transformer import HiddenCosineTerm, HiddenStatesTerm, HiddenTerm, PatientTerm
 from kdcore.losses.method import FeatureMethod, LossInputs, Shapes
 from kdcore.losses.numerics import unit, wide
-from kdcore.losses.projectors import vector_projector
+from kdcore.losses.projectors import project, vector_projector
 from kdcore.losses.transformer.tokens import sequences, token_mean
 
 __all__ = [
@@ -51,17 +51,14 @@ class HiddenMethod(FeatureMethod[HiddenTermT]):
 
     def __init__(self, term: HiddenTermT, shapes: Shapes) -> None:
         super().__init__(term, shapes)
-        pairs = zip(term.at, term.teacher_paths, strict=True)
-        self.projectors = nn.ModuleList(
-            vector_projector(shapes.student[ours], shapes.teacher[theirs]) for ours, theirs in pairs
-        )
+        self.projectors = self.for_pairs(shapes, vector_projector)
 
     def pair(self, number: int, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
         """See FeatureMethod; states are [B, L, D], or [B, D]."""
         ours, theirs, mask = sequences(wide(student)), sequences(wide(teacher)), inputs.mask
         if self.term.tokens == "first" or ours.shape[1] == 1:
             ours, theirs, mask = ours[:, :1], theirs[:, :1], None
-        return self.compare(self.projectors[number](ours), theirs, mask)
+        return self.compare(project(self.projectors[number], ours), theirs, mask)
 
     @abstractmethod
     def compare(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:

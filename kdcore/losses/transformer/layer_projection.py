@@ -12,7 +12,7 @@ from kdcore.config.losses.transformer import LayerProjectionTerm
 from kdcore.errors import ConfigError
 from kdcore.losses.method import LossInputs, Method, Shapes
 from kdcore.losses.numerics import wide
-from kdcore.losses.projectors import vector_projector
+from kdcore.losses.projectors import project, vector_projector
 from kdcore.losses.transformer.tokens import sequences, token_mean
 
 __all__ = ["LayerProjection", "layer_projection"]
@@ -45,7 +45,7 @@ class LayerProjection(Method[LayerProjectionTerm]):
         """See Method."""
         first = self.term.tokens == "first"
         teacher = torch.stack([sequences(wide(inputs.teacher[path])) for path in self.term.teacher_paths])
-        teacher = self.projector(teacher[:, :, :1] if first else teacher)
+        teacher = project(self.projector, teacher[:, :, :1] if first else teacher)
         losses = []
         for path in self.term.at:
             student = sequences(wide(inputs.student[path]))

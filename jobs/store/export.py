@@ -40,7 +40,8 @@ def export(
     list<list<int8>>, --top entries each by falling probability. Label j is the distribution after input_ids[0..j], of
     the token input_ids[j + 1]: a trainer that wants T lines puts an empty one in front. In a store with a mask there
     are fewer, and label_positions list<int32> has the j of each. Images have target instead of input_ids, and one
-    label.
+    label, or one of each view: views list<string> has their parameters in the same order, JSON of those that are not
+    zero (FORMAT.md says what each means).
 
     A label with fewer entries is filled up with id 0, log-probability -1e9 and mask 0: exp(-1e9) is zero, and no
     trainer makes a NaN of it, as it does of zero times -inf. What the entries leave of the probability is not in the

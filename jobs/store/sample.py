@@ -86,11 +86,11 @@ def _table(labels: list[dict[str, Any]], with_text: bool) -> "Table":
     from rich.text import Text
 
     text = bool(labels) and "token" in labels[0]
-    columns = ["at", "token", "next", "log p"] if text else []
+    columns = ["at", "token", "next", "log p"] if text else ["view"] if labels and "view" in labels[0] else []
     kind = "features" if labels and "features" in labels[0] else "classes by weight"
     table = Table(*columns, kind, show_lines=False)
     for label in labels:
-        cells = [str(label["position"]), *_tokens(label, with_text)] if text else []
+        cells = [str(label["position"]), *_tokens(label, with_text)] if text else _view(label)
         table.add_row(*map(Text, cells), Text("  ".join(_unbroken(part) for part in _contents(label, with_text))))
     return table
 
@@ -99,6 +99,13 @@ def _tokens(label: Mapping[str, Any], with_text: bool) -> list[str]:
     value = label["teacher_log_prob"]
     names = [repr(label[f"{name}_text"]) if with_text else str(label[name]) for name in ("token", "next")]
     return [*names, "-inf" if value is None else f"{value:.2f}"]
+
+
+def _view(label: Mapping[str, Any]) -> list[str]:
+    """The parameters of its view, where it has one."""
+    if "view" not in label:
+        return []
+    return ["  ".join(_unbroken(f"{name} {value}") for name, value in label["view"].items()) or "none"]
 
 
 def _contents(label: Mapping[str, Any], with_text: bool) -> Iterator[str]:

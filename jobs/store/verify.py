@@ -1,11 +1,14 @@
 """`kd store verify`: prove a store, or say everything that is wrong with it."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs.common import command
 from jobs.store.shown import StorePath, facts_table, progress_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["verify"]
 
@@ -16,8 +19,19 @@ _PROBLEMS = 1
 def verify(
     store: StorePath,
     quick: Annotated[bool, typer.Option("--quick", help="Sizes, footers and counts only, no digests.")] = False,
+    against_teacher: Annotated[
+        str | None,
+        typer.Option("--against-teacher", metavar="RECIPE", help="Also make labels again, by this recipe's teacher."),
+    ] = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="How many rows' labels are made again.")] = 500,
 ) -> None:
-    """Read every byte and compare digests; exit code 1 when something is wrong."""
+    """Read every byte and compare digests; exit code 1 when something is wrong.
+
+    With --against-teacher the labels of --rows rows, spread over the store, are made again from the recipe's data: of
+    the very views, if they are of views. What is compared, beyond the codec's rounding and the teacher's numerics: of
+    dense and topk the probability that lies on other classes; of threshold and sampled, whose draws are made again, the
+    share that falls elsewhere; of feature the norm of the difference.
+    """
     from rich.console import Console
 
     from kdcore.store import verify_store
@@ -34,4 +48,23 @@ def verify(
         console.print(problem, style="red", markup=False, highlight=False)
     if report.problems:
         raise typer.Exit(_PROBLEMS)
+    if against_teacher is not None:
+        _compare(console, store, against_teacher, rows)
     console.print("right", style="green")
+
+
+def _compare(console: "Console", store: str, recipe: str, rows: int) -> None:
+    from cluster.labelling.against_teacher import verify_against_teacher
+    from kdcore.config.load import load_recipe
+
+    with progress_of("labelling again") as progress:
+        report = verify_against_teacher(store, load_recipe(recipe), rows, progress)
+    facts = {"rows": f"{report.rows:,}", "labels": f"{report.labels:,}"}
+    facts["largest difference"] = f"{report.largest:.2g} of what codec and numerics explain"
+    console.print(facts_table(f"{store}: labels against those of the teacher of {recipe}", facts))
+    for problem in report.problems:
+        console.print(problem, style="red", markup=False, highlight=False)
+    if report.unlisted:
+        console.print(f"and {report.unlisted:,} more", style="red", markup=False, highlight=False)
+    if report.problems:
+        raise typer.Exit(_PROBLEMS)

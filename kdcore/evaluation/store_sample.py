@@ -41,7 +41,8 @@ def sample_row(
 
     A label of a text has `position`, `token` (the last one it has seen), `next` (the one it is of) and
     `teacher_log_prob` of that one; `entries` and `other`, the weight of all classes that are not shown. With a
-    tokenizer every id has a `text`. Features have the norm and first channels of each layer instead of entries.
+    tokenizer every id has a `text`. A label of a view has `view`, those of its parameters that are not zero. Features
+    have the norm and first channels of each layer instead of entries.
     """
     if not 0 <= row < store.num_rows:
         raise StoreError(f"{store.path} has rows 0 to {store.num_rows - 1}, not {row}")
@@ -51,6 +52,10 @@ def sample_row(
     shown = _features(labels) if isinstance(labels, FeatureLabels) else _entries(labels, top)
     if store.kind == "text":
         _add_tokens(store, row, span, shown)
+    if store.view_spec is not None:
+        views = store.views_of([row])
+        for number, label in zip(range(*span), shown, strict=True):
+            label["view"] = views.view(number).named()
     if tokenizer is not None:
         _add_texts(shown, tokenizer)
     found: dict[str, Any] = {

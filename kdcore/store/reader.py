@@ -211,6 +211,10 @@ class LabelStore:
         stop = self._stop(row, stop)
         return self._values(row, TOKEN_LOG_PROBS)[start:stop].astype(np.float32)
 
+    def shards_of(self, rows: Indices) -> np.ndarray:
+        """The position in the manifest of the shard that holds each row, int64."""
+        return self._index.shard[np.asarray(rows)].astype(np.int64)
+
     def name(self, row: int) -> str:
         """The name of the (first) sample of a row."""
         shard, _ = self._opened(int(self._index.shard[row]))

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from cluster.labelling.against_teacher import verify_against_teacher
+from cluster.labelling.pool import ray_pool
 from kdcore.data.keys import sample_key
 from kdcore.data.sources import open_source
 from kdcore.data.views import UNMIXED, apply_views, partner_rows, views_of
@@ -114,3 +116,14 @@ def test_sampled_labels_of_views_differ_by_view(root):
         assert isinstance(whole, DenseLabels)
         weights = torch.zeros(VIEWS, 10).index_put_((sampled.label_of_entry(), sampled.ids), sampled.weights)
         assert float((weights - whole.log_probs.exp()).abs().sum(1).max()) < 1
+
+
+def test_two_replicas_on_ray_write_the_same_labels(root):
+    recipe = viewed_recipe(root, "ray", cluster={"replicas": 2})
+    store, other = open_store(root / "store"), open_store(label(recipe, ray_pool))
+    assert [other.key(row) for row in range(other.num_rows)] == [store.key(row) for row in range(store.num_rows)]
+    for row in range(store.num_rows):
+        ours, theirs = store.row_view(row).columns, other.row_view(row).columns
+        assert np.array_equal(ours["log_probs"], theirs["log_probs"])
+        assert store.views_of([row]).equal(other.views_of([row]))
+    assert verify_against_teacher(root / "ray", recipe).problems == []

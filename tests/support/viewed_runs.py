@@ -21,9 +21,9 @@ POLICY = {
 NETWORK: dict[str, Any] = {"type": "image_classifier", "source": "convnet", "kwargs": {"width": 6, "depth": 2}}
 
 
-def write_teacher(folder: Path) -> str:
+def write_teacher(folder: Path, seed: int = 0) -> str:
     """Weights, not trained, but large enough to tell pictures apart."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     state = ConvNet(10, 1, width=6, depth=2).state_dict()
     path = folder / "teacher.safetensors"
     save_file({name: tensor * (6 if tensor.ndim > 1 else 1) for name, tensor in state.items()}, path)

@@ -1,22 +1,31 @@
 """Stores whose labels belong to views of images: what they hold, and what of it is refused."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from jobs.store import app
 from kdcore.config.views import ViewPolicy
 from kdcore.data.views import pack_views, views_of
 from kdcore.errors import CorruptShard, IdentityMismatch, LabelError, StoreError
+from kdcore.evaluation.store_sample import sample_row
 from kdcore.identity import canonical_json
 from kdcore.labels.views import UNMIXED
 from kdcore.labels.views.spec import ViewSpec
 from kdcore.store import (
+    ExportSettings,
     ShardRow,
     batches_from_rows,
+    compact_store,
+    export_store,
+    merge_stores,
     open_for_writing,
     open_store,
     publish_manifest,
@@ -55,15 +64,16 @@ def schema(views: Any = VIEWED["views"]) -> pa.Schema:
     return store_schema("image", codec_of(), views=views)
 
 
-def write(path, change=lambda row: row, identity=VIEWED):
+def write(path, change=lambda row: row, identity=VIEWED, units=(0, 1, 2)):
     open_for_writing(path, identity_of("image", **identity))
-    for unit, name in enumerate(UNITS):
+    cut = {name: UNITS[name] for unit, name in enumerate(UNITS) if unit in units}
+    for unit, name in zip(units, cut, strict=True):
         batches = batches_from_rows(schema(identity["views"]), map(change, viewed_rows(unit)))
         receipt = write_shard(
             path, name, 0, schema(identity["views"]), batches, unit_digest=UNITS[name], codec=codec_of()
         )
         publish_receipt(path, receipt)
-    publish_manifest(path, identity_of("image", **identity), read_journal(path, UNITS))
+    publish_manifest(path, identity_of("image", **identity), read_journal(path, cut))
     return path
 
 
@@ -189,3 +199,37 @@ def test_a_partner_that_no_row_is_of_is_found(tmp_path):
     problems = verify_store(write(tmp_path / "store", orphan)).problems
     assert problems
     assert all("0000000000" in problem for problem in problems)
+
+
+def test_tools_show_the_views(path, tmp_path):
+    store, views = open_store(path), open_store(path).views_of([2])
+    shown = sample_row(store, 2, 2, 3, 1)["labels"]
+    assert [label["view"] for label in shown] == [views.view(1).named(), views.view(2).named()]
+    assert all(0 not in label["view"].values() for label in shown)
+    done = CliRunner().invoke(app, ["sample", str(path), "--row", "2"])
+    assert done.exit_code == 0, done.output
+    assert "view" in done.output
+    assert "views" in CliRunner().invoke(app, ["info", str(path)]).output
+    assert "3 of each image, 8 x 8 pixels: crop, erase, flip, mix" in (path / "README.md").read_text()
+    export_store(store, str(tmp_path / "out.parquet"), ExportSettings(2))
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert json.loads(table.column("views")[2].as_py()[1]) == views.view(1).named()
+    assert [len(ids) for ids in table.column("target_token_ids").to_pylist()] == [VIEWS] * store.num_rows
+
+
+def test_stores_of_one_policy_are_compacted_and_merged(path, tmp_path):
+    compact_store(path, str(tmp_path / "few"), 1 << 20)
+    first, second = (write(tmp_path / name, units=[unit]) for name, unit in (("first", 0), ("second", 2)))
+    merge_stores(str(tmp_path / "both"), [first, second])
+    whole = open_store(path)
+    for name, rows in (("few", 12), ("both", 8)):
+        store = open_store(tmp_path / name)
+        assert verify_store(tmp_path / name).ok
+        assert (store.num_rows, store.num_labels) == (rows, VIEWS * rows)
+        for row in range(rows):
+            here = whole.row_of(store.key(row))
+            assert store.views_of([row]).equal(whole.views_of([here]))
+            assert torch.equal(store.labels(row).log_probs, whole.labels(here).log_probs)
+    other = write(tmp_path / "other", identity={"views": {**VIEWED["views"], "size": 16}})
+    with pytest.raises(IdentityMismatch, match=r"views\.size"):
+        merge_stores(str(tmp_path / "no"), [first, other])

@@ -1,5 +1,7 @@
 """The teacher of a recipe, loaded, behind the interface of its kind of samples."""
 
+from typing import Any
+
 from cluster.labelling.replica.answers import TextAnswers
 from cluster.labelling.replica.classified_answers import ClassifiedTextAnswers
 from cluster.labelling.replica.endpoint_answers import EndpointAnswers
@@ -11,13 +13,14 @@ from kdcore.data.encoding import TextEncoder
 from kdcore.data.sources import Source
 from kdcore.data.viewed import view_spec
 from kdcore.errors import ConfigError
+from kdcore.identity import digest_tokenizer
 from kdcore.teachers.causal_lm import CausalLMTeacher
 from kdcore.teachers.endpoint import EndpointTeacher
 from kdcore.teachers.image_classifier import ImageTeacher
 from kdcore.teachers.split import LeadingTeacher
 from kdcore.teachers.text_classifier import TextClassifierTeacher
 
-__all__ = ["Answers", "load_answers"]
+__all__ = ["Answers", "asked_of", "load_answers"]
 
 Answers = TextAnswers | EndpointAnswers | ImageAnswers | ClassifiedTextAnswers
 """A teacher behind the interface of its kind of samples."""
@@ -45,3 +48,17 @@ def load_answers(recipe: Recipe, source: Source) -> Answers:
         raise ConfigError("an image teacher needs image data: set `data` to an image source")
     teacher = ImageTeacher(config, source.num_classes, source.num_channels)
     return ImageAnswers(teacher, config, layers, seed, view_spec(recipe.data))
+
+
+def asked_of(answers: Answers) -> dict[str, Any]:
+    """What an identity says of labels beyond their codec, input and versions: who made them, and of what."""
+    teacher = answers.teacher
+    tokenizer = teacher.tokenizer
+    return {
+        "kind": teacher.kind,
+        "teacher": teacher.identity(),
+        "tokenizer": None if tokenizer is None else digest_tokenizer(tokenizer),
+        "numerics": answers.numerics(),
+        "vocabulary": teacher.num_classes,
+        **answers.reading(),
+    }

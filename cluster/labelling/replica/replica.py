@@ -13,7 +13,7 @@ from cluster.labelling.replica.answers import Probed, TextAnswers
 from cluster.labelling.replica.classified_answers import ClassifiedTextAnswers
 from cluster.labelling.replica.endpoint_answers import EndpointAnswers, EndpointBatch
 from cluster.labelling.replica.image_answers import ImageAnswers
-from cluster.labelling.replica.loading import load_answers
+from cluster.labelling.replica.loading import asked_of, load_answers
 from cluster.labelling.replica.speed import ForwardClock, pass_flops, peak_flops
 from cluster.labelling.statistics import Statistics
 from kdcore.config import Recipe
@@ -22,7 +22,7 @@ from kdcore.data.keys import sample_key
 from kdcore.data.sources import Source, open_source
 from kdcore.errors import ConfigError, DataError, LabelError, UnreadableDocument
 from kdcore.facts import package_versions
-from kdcore.identity import digest_json, digest_tokenizer
+from kdcore.identity import digest_json
 from kdcore.labels import Codec
 from kdcore.labels.learn import ProbeBatch
 from kdcore.planning import Asked, planned_input, read_unit
@@ -72,7 +72,7 @@ class Replica:
         recipe, probe = self._recipe, self._probe
         # The first names stand for the corpus: another one has others.
         names = digest_json([ref.name for ref in probe[:_NAMED]])
-        asked = {**self._asked(), "probe_labels": recipe.labels.probe_labels, "probe": names}
+        asked = {**asked_of(self._teacher), "probe_labels": recipe.labels.probe_labels, "probe": names}
         return settle_codec(self._store_path, asked, recipe.codec, self._learn(recipe, probe))
 
     def _learn(self, recipe: Recipe, probe: Sequence[SampleRef]) -> Learn:
@@ -88,7 +88,7 @@ class Replica:
 
         The first call settles the codec: it is read from the store, or a probe is made and published.
         """
-        return {**self._asked(), "codec": self._codec.spec(), "versions": package_versions()}
+        return {**asked_of(self._teacher), "codec": self._codec.spec(), "versions": package_versions()}
 
     def outlook(self) -> dict[str, float | None]:
         """Labels and tokens a byte of input, on the first readable samples of the probe, and the free bytes here."""
@@ -99,18 +99,6 @@ class Replica:
                 size += ref.num_bytes
         labels, tokens = (sum(column) / max(1, size) for column in zip(*found, strict=True))
         return {"labels": labels, "tokens": tokens, "free": free_bytes(self._store_path)}
-
-    def _asked(self) -> dict[str, Any]:
-        teacher = self._teacher.teacher
-        tokenizer = teacher.tokenizer
-        return {
-            "kind": teacher.kind,
-            "teacher": teacher.identity(),
-            "tokenizer": None if tokenizer is None else digest_tokenizer(tokenizer),
-            "numerics": self._teacher.numerics(),
-            "vocabulary": teacher.num_classes,
-            **self._teacher.reading(),
-        }
 
     def label(self, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> Receipt:
         """Label a unit and write its shard; the receipt is not published yet. `batch_divisor` makes batches smaller.

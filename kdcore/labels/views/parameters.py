@@ -6,6 +6,7 @@ each means. What a policy does not use, or a view does not have, is zero.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -37,6 +38,10 @@ class View:
     partner: int = 0
     cut_x: int = 0
     cut_y: int = 0
+
+    def named(self) -> dict[str, Any]:
+        """The parameters that are not zero, as JSON."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items() if value}
 
 
 @dataclass(frozen=True, eq=False)

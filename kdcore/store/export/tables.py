@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 
 from kdcore.errors import StoreError
+from kdcore.identity import canonical_json
 from kdcore.store.distillkit import columns as distillkit
 from kdcore.store.export.ranked import Ranked, join_ranked
 from kdcore.store.reader import LabelStore
@@ -54,6 +55,7 @@ def layout_of(store: LabelStore, settings: ExportSettings) -> tuple[pa.Schema, T
     own = pa.field("input_ids", pa.list_(pa.int32())) if store.kind == "text" else pa.field("target", pa.int32())
     plain = [pa.field("key", pa.string()), pa.field("name", pa.string()), pa.field("occurrences", pa.int32())]
     where = [pa.field("label_positions", pa.list_(pa.int32()))] if store.masked else []
+    where += [] if store.view_spec is None else [pa.field("views", pa.list_(pa.string()))]
     nested = [pa.field(name, pa.list_(pa.list_(kind))) for name, kind in _NESTED.items()]
     return pa.schema([*plain, own, *where, *nested]), _plain_table
 
@@ -77,6 +79,11 @@ def _plain_table(store: LabelStore, rows: Sequence[Row], settings: ExportSetting
     else:
         targets = store.targets()[numbers]
         values["target"] = pa.array(targets, pa.int32(), mask=targets < 0)
+        if store.view_spec is not None:
+            each = store.view_spec.per_image
+            views = store.views_of(numbers)
+            texts = [canonical_json(views.view(number).named()) for number in range(len(views))]
+            values["views"] = [texts[start : start + each] for start in range(0, len(texts), each)]
     return pa.table([pa.array(values[entry.name], entry.type) for entry in schema], schema=schema)
 
 

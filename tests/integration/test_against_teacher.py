@@ -35,7 +35,8 @@ VIEWS = 3
 CODECS = {
     "dense": {"type": "dense", "bits": 8},
     "dense16": {"type": "dense"},
-    "topk": {"type": "topk", "k": 3},
+    "topk": {"type": "topk", "k": 3, "bits": 8},
+    "topk16": {"type": "topk", "k": 3, "bits": 16},
     "threshold": {"type": "threshold", "draws": 200},
     "feature": {"type": "feature", "layers": ["blocks.2"], "dtype": "int8"},
 }

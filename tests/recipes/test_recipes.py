@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.recipes.material import MATERIAL
+
 CONFIGS = sorted((Path(__file__).resolve().parent.parent.parent / "configs").glob("*.yaml"))
 SECONDS = 400
 
@@ -35,8 +37,8 @@ def tiny_training(prefix: str, recipe: dict) -> list[str]:
     return [f"{prefix}.{key}={value}" for key, value in overrides.items()]
 
 
-def tiny(recipe: dict, runs: Path) -> list[str]:
-    """Overrides that cut `recipe` to a few samples and steps, into the folder `runs`."""
+def tiny(recipe: dict, runs: Path, material: list[str]) -> list[str]:
+    """Overrides that cut `recipe` to a few samples and steps, into the folder `runs`, on `material` of its own."""
     samples = 4 if recipe["data"]["type"] in ("text", "python_stdlib") else 64
     overrides = [
         f"runs={runs}",
@@ -50,7 +52,7 @@ def tiny(recipe: dict, runs: Path) -> list[str]:
     overrides += tiny_training("training", recipe)
     if (recipe.get("teacher") or {}).get("fit"):
         overrides += tiny_training("teacher.fit", recipe)
-    return overrides
+    return [*overrides, *material]
 
 
 def job(recipe: dict) -> str:
@@ -58,8 +60,8 @@ def job(recipe: dict) -> str:
     return "distill" if recipe.get("teacher") and recipe.get("student") else "train"
 
 
-def run(path: Path, recipe: dict, runs: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", f"jobs.{job(recipe)}", str(path), *tiny(recipe, runs)]
+def run(path: Path, recipe: dict, runs: Path, material: list[str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"jobs.{job(recipe)}", str(path), *tiny(recipe, runs, material)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     return subprocess.run(
         command,
@@ -79,9 +81,10 @@ def test_there_are_recipes() -> None:
 
 @pytest.mark.timeout(2 * SECONDS + 30)
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_recipe_runs(path: Path, tmp_path: Path) -> None:
+def test_recipe_runs(path: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     recipe = yaml.safe_load(path.read_text())
-    done = run(path, recipe, tmp_path)
+    made = MATERIAL[path.stem](tmp_path_factory.mktemp("material")) if path.stem in MATERIAL else []
+    done = run(path, recipe, tmp_path, made)
     assert done.returncode == 0, f"{' '.join(done.args)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     (run_dir,) = [entry for entry in tmp_path.iterdir() if entry.is_dir()]
     results = sorted(run_dir.glob("arms/*/result.json"))
@@ -93,6 +96,6 @@ def test_recipe_runs(path: Path, tmp_path: Path) -> None:
         assert (run_dir / "labels" / "manifest.json").is_file()
         assert json.loads((run_dir / "report.json").read_text())
         assert (run_dir / "report.md").read_text().startswith("#")
-        again = run(path, recipe, tmp_path)
+        again = run(path, recipe, tmp_path, made)
         assert again.returncode == 0, again.stderr[-4000:]
         assert "finished" in (again.stdout + again.stderr)

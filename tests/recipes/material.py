@@ -41,7 +41,7 @@ def cifar10(folder: Path) -> list[str]:
 
 
 def imagenet(folder: Path) -> list[str]:
-    """Folders of two classes of JPEG, a small teacher of timm, pictures of 32 pixels and two views, on this machine."""
+    """Folders of two classes of JPEG, a small teacher of timm, pictures of 64 pixels and two views, on this machine."""
     import timm
 
     generator = np.random.default_rng(0)
@@ -54,10 +54,11 @@ def imagenet(folder: Path) -> list[str]:
     torch.manual_seed(0)
     weights = save_weights(timm.create_model("convnext_atto", num_classes=2), folder / "teacher.safetensors")
     teacher = [f"teacher.path={weights}", "teacher.name=convnext_atto", "teacher.kwargs={}", "student.name=resnet18"]
-    data = [f"data.path={folder / 'train'}", f"data.heldout={folder / 'val'}", "data.size=32", "labels.codec.k=2"]
+    data = [f"data.path={folder / 'train'}", f"data.heldout={folder / 'val'}", "data.size=64", "labels.codec.k=2"]
     cluster = {"address": "local", "cpus_per_replica": 1, "gpus_per_replica": 0, "cpus_per_worker": 1}
     cluster |= {"gpus_per_worker": 0, "replicas": 2, "resource_deadline_seconds": 60, "max_failures": 0}
-    return [*data, *teacher, "data.views.per_image=2", *(f"cluster.{name}={value}" for name, value in cluster.items())]
+    views = ["data.views.per_image=2", "training.micro_batch_size=2"]
+    return [*data, *teacher, *views, *(f"cluster.{name}={value}" for name, value in cluster.items())]
 
 
 MATERIAL: dict[str, Callable[[Path], list[str]]] = {"cifar10": cifar10, "imagenet": imagenet}

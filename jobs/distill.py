@@ -24,6 +24,7 @@ def distill(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost; write nothing.")] = False,
 ) -> None:
     """Label, train, evaluate, report. A killed run continues; a finished one says so and does nothing."""
+    from jobs.stages import live_teacher
     from kdcore.config.load import load_recipe, require
     from kdcore.runs import begin_run, is_finished
 
@@ -32,37 +33,41 @@ def distill(
     if dry_run:
         from jobs.dryrun import show
 
-        show(checked)
+        show(checked, live_teacher(checked))
         return
+    live = live_teacher(checked)
     run_dir = begin_run(checked)
     if is_finished(run_dir):
         say(f"finished before: '{run_dir}' has its report; nothing to do (another run: name={checked.name}-2)")
     else:
-        _run(checked)
-    _closing_words(checked, run_dir, [recipe, *(overrides or ())])
+        _run(checked, live)
+    _closing_words(checked, live, run_dir, [recipe, *(overrides or ())])
 
 
-def _run(recipe: "Recipe") -> None:
+def _run(recipe: "Recipe", live: str | None) -> None:
     from jobs import stages
 
     with stages.cluster(recipe):
         stages.fit_teacher(recipe)
-        stages.label(recipe)
+        if live is None:
+            stages.label(recipe)
+        else:
+            say(f"no labels are made, the teacher runs while students are trained: {live}")
         stages.train_arms(recipe)
         stages.report(recipe)
 
 
-def _closing_words(recipe: "Recipe", run_dir: Path, arguments: list[str]) -> None:
+def _closing_words(recipe: "Recipe", live: str | None, run_dir: Path, arguments: list[str]) -> None:
     import json
 
     report = json.loads((run_dir / "report.json").read_text(encoding="utf-8"))
     say(f"\n{report['verdict']}\nreport: {os.path.relpath(run_dir / 'report.md')}\nnext:")
-    for line in _next_commands(recipe, run_dir, arguments):
+    for line in _next_commands(recipe, live, run_dir, arguments):
         say(f"  {line}")
 
 
-def _next_commands(recipe: "Recipe", run_dir: Path, arguments: list[str]) -> list[str]:
-    """Three commands that work as printed: the labels, the student, the same recipe with one override."""
+def _next_commands(recipe: "Recipe", live: str | None, run_dir: Path, arguments: list[str]) -> list[str]:
+    """Three commands that work as printed: the labels if any, the student, the same recipe with one override."""
     from kdcore.config.urls import is_url
     from kdcore.training.arms import plan_arms
 
@@ -73,12 +78,15 @@ def _next_commands(recipe: "Recipe", run_dir: Path, arguments: list[str]) -> lis
         load = "from transformers import AutoModelForCausalLM; load = AutoModelForCausalLM.from_pretrained"
     ours = ("name=", "labels.path=", "training.loss.hard_weight=")
     again = [item for item in arguments if not item.startswith(ours)]
-    override = [f"name={recipe.name}-2", f"labels.path={store}", "training.loss.hard_weight=0.5"]
+    composed = recipe.training is not None and bool(recipe.training.losses)
+    change = "training.baseline=false" if composed else "training.loss.hard_weight=0.5"
+    stored = [f"labels.path={store}"] if live is None else []
+    override = [f"name={recipe.name}-2", *stored, change]
     python = _program("python")
     labels = f'from datasets import load_dataset; print(load_dataset("{store}"))'
     model = f'{load}; print(load("{student}"))'
     return [
-        f"{python} -c {shlex.quote(labels)}",
+        *([f"{python} -c {shlex.quote(labels)}"] if live is None else []),
         f"{python} -c {shlex.quote(model)}",
         f"{_program('kd')} distill {shlex.join(again + override)}",
     ]

@@ -49,14 +49,20 @@ class Estimate:
     refused: str = ""
 
 
-def show(recipe: Recipe) -> None:
-    """Print the resolved recipe and its estimated cost; warn when the disk is too small."""
+def show(recipe: Recipe, live: str | None = None) -> None:
+    """Print the resolved recipe and its estimated cost; warn when the disk is too small.
+
+    `live`: why the teacher runs while students are trained, instead of labelling.
+    """
     say(dump_recipe(recipe))
-    found = estimate(recipe)
+    found = estimate(recipe, live is not None)
     say(f"samples        {found.samples:,}")
-    say(f"labels         {found.labels:,}")
-    say(f"label store    {found.store_bytes / 1e6:,.1f} MB in {recipe.store_path}")
-    say(f"labelling      about {_minutes(found.label_seconds)} on {recipe.cluster.replicas.max} replica(s)")
+    for line in _losses(recipe, live):
+        say(line)
+    if live is None:
+        say(f"labels         {found.labels:,}")
+        say(f"label store    {found.store_bytes / 1e6:,.1f} MB in {recipe.store_path}")
+        say(f"labelling      about {_minutes(found.label_seconds)} on {recipe.cluster.replicas.max} replica(s)")
     if recipe.training is not None:
         say(f"training       about {_minutes(found.train_seconds)} on {recipe.cluster.workers} worker(s), all arms")
     free = free_bytes(str(recipe.store_path))
@@ -65,6 +71,16 @@ def show(recipe: Recipe) -> None:
     if found.refused:
         say(f"REFUSED        {found.refused}")
     say("measured with a short probe on this machine; nothing was written")
+
+
+def _losses(recipe: Recipe, live: str | None) -> list[str]:
+    """The terms of `training.losses`, and where they hear of the teacher."""
+    terms = recipe.training.losses if recipe.training is not None else ()
+    if not terms:
+        return []
+    words = " + ".join(f"{term.weight:g} {getattr(term, 'type', '')}" for term in terms)
+    where = "from the label store" if live is None else f"runs beside the student, no labels are made: {live}"
+    return [f"losses         {words}", f"teacher        {where}"]
 
 
 def _minutes(seconds: float) -> str:
@@ -77,12 +93,14 @@ def _minutes(seconds: float) -> str:
     )
 
 
-def estimate(recipe: Recipe) -> Estimate:
-    """Read a few samples, run teacher and student for a moment, and scale up."""
+def estimate(recipe: Recipe, live: bool = False) -> Estimate:
+    """Read a few samples, run teacher and student for a moment, and scale up; `live`: the teacher runs in training."""
     import torch
 
     torch.set_num_threads(max(1, int(recipe.cluster.cpus_per_replica)))
-    of_kind = {"text": _estimate_text, "image": _estimate_images, "classified_text": _estimate_classified}
+    if kind_of(recipe.data) == "image":
+        return _estimate_images(recipe, live)
+    of_kind = {"text": _estimate_text, "classified_text": _estimate_classified}
     return of_kind[kind_of(recipe.data)](recipe)
 
 
@@ -239,7 +257,7 @@ def _arms(training: TrainingConfig) -> int:
     return len(training.seeds) * (2 if training.baseline else 1)
 
 
-def _estimate_images(recipe: Recipe) -> Estimate:
+def _estimate_images(recipe: Recipe, live: bool) -> Estimate:
     import torch
 
     from kdcore.data.document import ImageSample
@@ -272,6 +290,10 @@ def _estimate_images(recipe: Recipe) -> Estimate:
     if recipe.training is not None and isinstance(recipe.student, ImageClassifierConfig):
         images = _trained(recipe.training, num) * _arms(recipe.training)
         train += per_image(recipe.student, True) * images
+        if live and isinstance(recipe.teacher, TeacherImageConfig):  # the baseline goes without it
+            train += per_image(recipe.teacher, False) * _trained(recipe.training, num) * len(recipe.training.seeds)
+    if live:
+        return Estimate(num, 0, 0, 0.0, train / _cpu_share(recipe.cluster.workers))
     codec = fixed_codec(recipe.codec, classes)
     per_label = codec.bytes_per_label() if codec is not None else _image_label_bytes(recipe, corpus, classes)
     per_label += 0 if spec is None else bytes_per_view(spec.policy)

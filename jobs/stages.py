@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _CHECKED = "labels-checked.json"
 
-__all__ = ["check_labels", "cluster", "fit_teacher", "label", "report", "train_arms", "train_in_place"]
+__all__ = ["check_labels", "cluster", "fit_teacher", "label", "live_teacher", "report", "train_arms", "train_in_place"]
 
 
 def cluster(recipe: Recipe) -> AbstractContextManager[None]:
@@ -23,6 +23,19 @@ def cluster(recipe: Recipe) -> AbstractContextManager[None]:
     from cluster.connect import cluster_session
 
     return cluster_session(recipe.cluster)
+
+
+def live_teacher(recipe: Recipe) -> str | None:
+    """Why the teacher runs while students are trained, so that no store is made: in words; None where it does not.
+
+    ConfigError for `losses` that need what will not be there. Without any, nothing is imported for it.
+    """
+    fit = recipe.teacher.fit if isinstance(recipe.teacher, TeacherImageConfig) else None
+    if not any(training is not None and training.losses for training in (recipe.training, fit)):
+        return None
+    from kdcore.training.needs import check_losses
+
+    return check_losses(recipe)
 
 
 def fit_teacher(recipe: Recipe) -> None:
@@ -108,7 +121,7 @@ def train_in_place(recipe: Recipe) -> None:
 
     if os.environ.get("RANK", "0") == "0":
         begin_run(recipe)
-        if recipe.teacher is not None:
+        if recipe.teacher is not None and live_teacher(recipe) is None:
             check_labels(recipe)
     run_arms(recipe, plan_arms(recipe))
 

@@ -14,7 +14,7 @@ from kdcore.config.labels import CodecConfig
 from kdcore.evaluation.fidelity import fidelity
 from kdcore.identity import canonical_json, compare_identity
 from kdcore.labels import Codec, codec_from_spec
-from kdcore.labels.feature import Layers
+from kdcore.labels.feature import ShapedLayers
 from kdcore.labels.learn import ProbeBatch, learn_codec
 from kdcore.store import Manifest, load_manifest, publish_probe, read_probe
 from kdcore.store.manifest import is_finished
@@ -63,7 +63,7 @@ class Learn(Protocol):
         ...
 
 
-def learn_on(probe: Iterator[ProbeBatch], config: CodecConfig, num_classes: int, layers: Layers) -> Learn:
+def learn_on(probe: Iterator[ProbeBatch], config: CodecConfig, num_classes: int, layers: ShapedLayers) -> Learn:
     """Learn from a teacher's whole outputs."""
 
     def learn() -> tuple[Codec, Callable[[], dict[str, Any]]]:

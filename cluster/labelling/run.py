@@ -17,7 +17,7 @@ from cluster.labelling.replica.replica import Replica
 from cluster.labelling.statistics import Statistics
 from cluster.labelling.tally import Tally, totals
 from cluster.labelling.watch import Watch
-from cluster.paths import absolute_paths, with_fitted_teacher
+from cluster.paths import absolute_paths
 from cluster.progress import ProgressReport
 from kdcore.config import Recipe
 from kdcore.config.data import RowData
@@ -39,6 +39,7 @@ from kdcore.store import (
     read_receipts,
 )
 from kdcore.store.schema import FORMAT
+from kdcore.training.arms import with_fitted_teacher
 
 __all__ = ["PoolMaker", "check_store", "label_store"]
 

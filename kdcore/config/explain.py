@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -44,7 +44,7 @@ def _real_path(location: tuple[int | str, ...], tree: Any) -> list[str]:
     node = tree
     for index, part in enumerate(location):
         last = index == len(location) - 1
-        if isinstance(node, dict) and part not in node and part == node.get("type") and not last:
+        if isinstance(node, dict) and part not in node and part == node.get("type"):
             continue
         if isinstance(node, str | int | float) or (last and part in ("str", "int", "float")):
             continue  # a branch of `str | tuple[str, ...]`
@@ -69,6 +69,11 @@ def _candidates(path: list[str], tree: Any) -> list[type[BaseModel]]:
     models: list[type[BaseModel]] = [Recipe]
     node = tree
     for key in path:
+        if isinstance(node, list):  # its entries are what its own key may hold
+            node = _child(node, int(key)) if key.isdigit() else None
+            given = node.get("type") if isinstance(node, dict) else None
+            models = [model for model in models if _tag(model) == given] or models
+            continue
         node = node.get(key) if isinstance(node, dict) else None
         options = [m for model in models if key in model.model_fields for m in groups_of(_annotation(model, key))]
         given = node.get("type") if isinstance(node, dict) else None
@@ -97,7 +102,8 @@ def _unknown_key(path: list[str], value: Any, tree: Any) -> str:
     if near:
         return f"{line}; nearest valid key: '{'.'.join([*group, near[0]])}'"
     # Its own place may be a key of another `type`.
-    others = set(_places(key, Recipe, ())) - {".".join(path)}
+    in_list = any(part.isdigit() for part in group)
+    others = set() if in_list else set(_places(key, Recipe, ())) - {".".join(path)}
     elsewhere = sorted(others, key=lambda place: (place.count("."), place))
     if elsewhere:
         return f"{line}; nearest valid key: '{elsewhere[0]}'"
@@ -109,8 +115,10 @@ def _places(key: str, model: type[BaseModel], prefix: tuple[str, ...]) -> Iterat
     for name in model.model_fields:
         if name == key:
             yield ".".join((*prefix, name))
-        for inner in groups_of(_annotation(model, name)):
-            yield from _places(key, inner, (*prefix, name))
+        annotation = _annotation(model, name)
+        first = ("0",) if get_origin(annotation) is tuple else ()
+        for inner in groups_of(annotation):
+            yield from _places(key, inner, (*prefix, name, *first))
 
 
 def _short(value: Any) -> str:

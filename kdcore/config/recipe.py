@@ -58,6 +58,8 @@ class Recipe(Settings):
             self._within_an_endpoint(self.teacher)
         if not text:
             self._of_images()
+        if kind != "image_classifier" and self.training is not None and self.training.losses:
+            raise ValueError("training.losses are losses of images, and data are text: set training.loss instead")
         if self.ranks > 1:
             self._splittable(self.ranks)
         if self.training is not None and self.teacher is not None:
@@ -110,7 +112,9 @@ class Recipe(Settings):
             )
 
     def _trainable(self, training: TrainingConfig) -> None:
-        """Labels that no loss can take are refused before they are made."""
+        """Labels that no loss can take are refused before they are made; of `losses`, once these are imported."""
+        if training.losses:
+            return
         if self.codec.type == "feature":
             raise ValueError("labels.codec.type 'feature' stores no distribution, which `training` needs: leave it out")
         problem = training.loss.misfit(self.codec.type)

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from kdcore.config.base import IsPath, Settings
 from kdcore.config.loss import LossConfig
+from kdcore.config.losses import AnyLossTerm
 
 _OF_OPTIMIZER: dict[str, dict[str, Any]] = {
     "adamw": {"betas": (0.9, 0.95), "epsilon": 1e-8},
@@ -172,6 +173,13 @@ class TrainingConfig(Settings):
     optimizer: OptimizerConfig = Field(default=OptimizerConfig(), description="AdamW or SGD, and its schedule")
     engine: EngineConfig = Field(default=TorchEngineConfig(), description="who runs the steps of several ranks")
     loss: LossConfig = Field(default=LossConfig(), description="what is minimised")
+    losses: tuple[AnyLossTerm, ...] = Field(
+        default=(), description="instead of `loss`: several, by type, with weights (images; docs/losses.md)"
+    )
+    live_teacher: bool | Literal["auto"] = Field(
+        default="auto",
+        description="of `losses`: run the teacher in training; false: its store; auto: where the store lacks something",
+    )
     checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), description="what a killed run goes on from")
     seeds: tuple[int, ...] = Field(
         default=(0,), description="one student for each: its initial weights and the order of samples"
@@ -199,6 +207,16 @@ class TrainingConfig(Settings):
             size = getattr(self, name)
             if size is not None and size < self.sequence_length:
                 raise ValueError(f"{name} must have room for a sequence ({self.sequence_length} tokens), got {size}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_learn(self) -> "TrainingConfig":
+        if self.losses and self.loss != LossConfig():
+            raise ValueError(
+                "give one of `loss` and `losses`: of `loss`, type kl with its settings is a term of `losses` too"
+            )
+        if not self.losses and self.live_teacher != "auto":
+            raise ValueError("`live_teacher` is a setting of `losses`, which are not given: leave it out")
         return self
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ The scales come from a probe: the largest magnitude of each channel there, with 
 outside saturates; how much does is in the fidelity report.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,10 +22,13 @@ from kdcore.labels.codec import Encoded
 from kdcore.labels.fixed import FixedWidth
 from kdcore.labels.soft_labels import FeatureLabels
 
-__all__ = ["FeatureCodec", "Layers"]
+__all__ = ["FeatureCodec", "Layers", "Shape", "ShapedLayers"]
 
 Layers = tuple[tuple[str, int], ...]
 """Module path and width of each layer, in the order of their channels."""
+Shape = tuple[int, ...]
+ShapedLayers = tuple[tuple[str, Shape], ...]
+"""The same with the shape of one label's features, whose product is the width."""
 _ROOM = 1.25
 
 
@@ -35,13 +39,27 @@ class FeatureCodec(FixedWidth):
     layers: Layers
     scales: np.ndarray | None = field(default=None, repr=False, compare=False)
     """float32 [D]: what one step of int8 is worth; None keeps float16."""
+    shapes: tuple[Shape, ...] | None = None
+    """Of one label's features, layer by layer, such as (C, H, W); None: (width,) each."""
 
     @classmethod
-    def learn(cls, layers: Layers, probe: Tensor) -> "FeatureCodec":
+    def of_shapes(cls, layers: ShapedLayers) -> "FeatureCodec":
+        """float16, of layers with these shapes."""
+        shapes = tuple(shape for _, shape in layers)
+        flat = all(len(shape) == 1 for shape in shapes)
+        return cls(tuple((path, math.prod(shape)) for path, shape in layers), None, None if flat else shapes)
+
+    @classmethod
+    def learn(cls, layers: Layers, probe: Tensor, shapes: tuple[Shape, ...] | None = None) -> "FeatureCodec":
         """int8 with the scales of a probe [N, D]."""
         _check_finite(probe)
         largest = probe.abs().amax(0).float().cpu().numpy() * _ROOM / 127
-        return cls(layers, np.where(largest > 0, largest, 1.0).astype(np.float32))
+        return cls(layers, np.where(largest > 0, largest, 1.0).astype(np.float32), shapes)
+
+    def shape_of(self) -> dict[str, Shape]:
+        """The shape of each layer's features by its module path."""
+        shapes = self.shapes or tuple((width,) for _, width in self.layers)
+        return {path: shape for (path, _), shape in zip(self.layers, shapes, strict=True)}
 
     def __eq__(self, other: object) -> bool:
         """Of the same layers and scales."""
@@ -70,27 +88,28 @@ class FeatureCodec(FixedWidth):
         return None if self.scales is None else save({"scales": self.scales})
 
     @classmethod
-    def with_state(cls, layers: Layers, state: bytes | None) -> "FeatureCodec":
+    def with_state(cls, layers: Layers, state: bytes | None, shapes: tuple[Shape, ...] | None = None) -> "FeatureCodec":
         """The codec of stored scales; StoreError when they are not one positive number a channel."""
         if state is None:
-            return cls(layers)
+            return cls(layers, None, shapes)
         try:
             scales = load(state)["scales"]
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise StoreError(f"the feature scales in the manifest cannot be read ({error}): restore it") from error
-        codec = cls(layers, scales)
+        codec = cls(layers, scales, shapes)
         right = scales.shape == (codec.width,) and scales.dtype == np.float32
         if not right or not (np.isfinite(scales) & (scales > 0)).all():
             raise StoreError(f"{codec.width} positive feature scales are needed, the manifest has {scales.shape}")
         return codec
 
     def spec(self) -> dict[str, Any]:
-        """Type, layers with their widths, and the digest of the scales (null for float16)."""
-        return {
+        """Type, layers with their widths, their shapes if they are no vectors, and the scales' digest (or null)."""
+        spec = {
             "type": self.name,
             "layers": [list(layer) for layer in self.layers],
             "scales": None if self.scales is None else digest_bytes(self.scales.tobytes()),
         }
+        return spec if self.shapes is None else {**spec, "shapes": [list(shape) for shape in self.shapes]}
 
     def limits(self) -> np.ndarray:
         """The largest magnitude of each channel that int8 keeps, float32 [D]."""

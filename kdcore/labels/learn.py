@@ -14,7 +14,7 @@ from kdcore.labels.checks import check_logits, row_chunks
 from kdcore.labels.codec import Codec, Encoded, join
 from kdcore.labels.coder import CoderModel
 from kdcore.labels.dense import DenseCodec
-from kdcore.labels.feature import FeatureCodec, Layers
+from kdcore.labels.feature import FeatureCodec, ShapedLayers
 from kdcore.labels.sampled import SampledCodec
 from kdcore.labels.sampling import draw_counts
 from kdcore.labels.threshold import ThresholdCodec
@@ -62,7 +62,12 @@ def fixed_codec(config: CodecConfig, num_classes: int) -> Codec | None:
     return None
 
 
-def learn_codec(config: CodecConfig, num_classes: int, batches: Iterable[ProbeBatch], layers: Layers = ()) -> Learnt:
+def learn_codec(
+    config: CodecConfig,
+    num_classes: int,
+    batches: Iterable[ProbeBatch],
+    layers: ShapedLayers = (),
+) -> Learnt:
     """The codec of a setting for teachers of `num_classes` classes (features: of these `layers`).
 
     Runs through `batches` once. LabelError when they are empty or not finite.
@@ -70,7 +75,10 @@ def learn_codec(config: CodecConfig, num_classes: int, batches: Iterable[ProbeBa
     stream = iter(batches)
     kept = _keep(stream)
     if isinstance(config, FeatureConfig):
-        codec: Codec = FeatureCodec(layers) if config.dtype == "float16" else FeatureCodec.learn(layers, kept.outputs)
+        halves = FeatureCodec.of_shapes(layers)
+        codec: Codec = halves
+        if config.dtype == "int8":
+            codec = FeatureCodec.learn(halves.layers, kept.outputs, halves.shapes)
     elif isinstance(config, ThresholdConfig | SampledConfig):
         codec = _learn_counts(config, num_classes, kept, stream)
     else:

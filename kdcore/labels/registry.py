@@ -1,5 +1,6 @@
 """From a spec, and what was learnt, to the codec that wrote a store."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "sampled": ("coder", "draws", "num_classes", "seed"),
     "feature": ("layers", "scales"),
 }
-_OPTIONAL = {"topk": ("bits",)}
+_OPTIONAL = {"topk": ("bits",), "feature": ("shapes",)}
 _LEARNT = {"threshold": "coder", "sampled": "coder", "feature": "scales"}
 
 
@@ -61,7 +62,8 @@ def _dense(spec: Mapping[str, Any], _: bytes | None) -> DenseCodec:
 
 
 def _feature(spec: Mapping[str, Any], state: bytes | None) -> FeatureCodec:
-    return FeatureCodec.with_state(_layers(spec), state)
+    layers = _layers(spec)
+    return FeatureCodec.with_state(layers, state, _shapes(spec, layers))
 
 
 def _topk(spec: Mapping[str, Any], _: bytes | None) -> TopKCodec:
@@ -81,6 +83,19 @@ def _layers(spec: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
     if not right:
         raise StoreError(f"codec 'feature' has a list of [module path, width], the store says {dict(spec)}")
     return tuple((name, width) for name, width in layers)
+
+
+def _shapes(spec: Mapping[str, Any], layers: tuple[tuple[str, int], ...]) -> tuple[tuple[int, ...], ...] | None:
+    if "shapes" not in spec:
+        return None
+    shapes: Any = spec["shapes"]
+    right = isinstance(shapes, list) and len(shapes) == len(layers)
+    for shape, (_, width) in zip(shapes, layers, strict=True) if right else []:
+        whole = isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape)
+        right = right and whole and math.prod(shape) == width
+    if not right:
+        raise StoreError(f"codec 'feature' has a shape of each layer's width, the store says {dict(spec)}")
+    return tuple(tuple(shape) for shape in shapes)
 
 
 def _counts(spec: Mapping[str, Any], state: bytes | None) -> Codec:

@@ -12,7 +12,9 @@ from typing import ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
+from kdcore.config.loss import LabelKind
 from kdcore.config.losses.base import FeatureTerm, LossTerm
+from kdcore.labels.soft_labels import SoftLabels
 from kdcore.losses.projectors import require_maps
 
 __all__ = ["FeatureMethod", "LossInputs", "MapMethod", "Method", "Shapes"]
@@ -44,7 +46,9 @@ class LossInputs:
     `targets` int64 [B], features [B, ...] by module path, and `indices` int64 [B], the numbers of the samples in the
     training set. `progress` is the share of the steps that are done, in [0, 1). The networks are there for methods that
     need another pass over `pixels` [B, ...]; the teacher's only where it is live. `mask` bool [B, L] is true for tokens
-    and false for padding, None where there is none.
+    and false for padding, None where there is none. `labels` are what a store has of the teacher's logits, which are
+    None where it does not have all classes. Of mixed pictures `shares` float32 [B] are of the class in `targets`, the
+    rest of that in `partner_targets` int64 [B]; None where nothing is mixed.
     """
 
     student_logits: Tensor
@@ -58,6 +62,9 @@ class LossInputs:
     mask: Tensor | None = None
     student_model: nn.Module | None = None
     teacher_model: nn.Module | None = None
+    labels: SoftLabels | None = None
+    partner_targets: Tensor | None = None
+    shares: Tensor | None = None
 
 
 class Method(nn.Module, ABC, Generic[TermT]):
@@ -65,6 +72,10 @@ class Method(nn.Module, ABC, Generic[TermT]):
 
     `forward` returns a scalar: the mean over the samples of the micro-batch, or the paper's value for losses of the
     batch as a whole. What is made of it over micro-batches and ranks is the composition's affair.
+
+    A buffer with a row for each of `num_samples` is a memory: `forward` may change the rows of its own `indices`, and
+    after a step every rank has the rows of all (and none has those of a step that was refused). Of other buffers all
+    ranks have the first one's after a step.
     """
 
     needs_teacher_logits: ClassVar[bool] = False
@@ -75,6 +86,11 @@ class Method(nn.Module, ABC, Generic[TermT]):
     def __init__(self, term: TermT, shapes: Shapes) -> None:
         super().__init__()
         self.term = term
+
+    @classmethod
+    def takes_labels(cls, term: TermT, kind: LabelKind) -> bool:
+        """Whether stored `labels` of this kind, which name few classes, do where there are no `teacher_logits`."""
+        return False
 
     @abstractmethod
     def forward(self, inputs: LossInputs) -> Tensor:

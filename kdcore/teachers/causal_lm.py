@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdcore.config.models import DType, TeacherLMConfig
 from kdcore.errors import ConfigError, TeacherError
-from kdcore.labels.feature import Layers
+from kdcore.labels.feature import ShapedLayers
 from kdcore.models.causal_lm import load_pretrained_lm
 from kdcore.models.tokenizer import check_tokenizer, load_tokenizer
 from kdcore.taps import Taps
@@ -125,12 +125,12 @@ class CausalLMTeacher:
             found.append((window, torch.cat(parts, dim=1)))
         return found
 
-    def feature_layers(self, layers: Sequence[str]) -> Layers:
-        """The width of each of `layers`, from a pass over one token."""
+    def feature_layers(self, layers: Sequence[str]) -> ShapedLayers:
+        """The shape (width,) of each of `layers`, from a pass over one token."""
         self._check_whole_layers()
         with Taps(self.model, layers) as taps:
             self.window_logits([np.zeros(1, np.int64)])
-        return tuple((layer, self._per_token(taps.outputs[layer], layer, 0, 1).shape[1]) for layer in layers)
+        return tuple((layer, (self._per_token(taps.outputs[layer], layer, 0, 1).shape[1],)) for layer in layers)
 
     def _per_token(self, output: Tensor, layer: str, row: int, length: int) -> Tensor:
         if output.ndim < 3 or output.shape[1] < length:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kdcore.config.models import DType, TeacherImageConfig
 from kdcore.errors import ConfigError, TeacherError
-from kdcore.labels.feature import Layers
+from kdcore.labels.feature import ShapedLayers
 from kdcore.models.image import build_image_model, describe_network
 from kdcore.models.image_sources import LogitsOnly
 from kdcore.taps import Taps
@@ -61,9 +61,11 @@ class ImageTeacher:
             self.logits(pixels)
         return torch.cat([taps.outputs[layer].float().reshape(len(pixels), -1) for layer in layers], dim=1)
 
-    def feature_layers(self, layers: Sequence[str], pixels: Tensor) -> Layers:
-        """The width of each of `layers`, from a pass over `pixels` [1, C, H, W]."""
-        return tuple((layer, self.features(pixels, [layer]).shape[1]) for layer in layers)
+    def feature_layers(self, layers: Sequence[str], pixels: Tensor) -> ShapedLayers:
+        """The shape of each of `layers`, from a pass over `pixels` [1, C, H, W]."""
+        with Taps(self.model, layers) as taps:
+            self.logits(pixels)
+        return tuple((layer, tuple(taps.outputs[layer].shape[1:])) for layer in layers)
 
 
 def _check_trained(config: TeacherImageConfig) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from kdcore.config import Recipe, TrainingConfig
+from kdcore.config.losses import LossTerm
+from kdcore.config.losses.response import CrossEntropyTerm
 from kdcore.config.models import (
     CausalLMConfig,
     ImageClassifierConfig,
@@ -12,7 +14,7 @@ from kdcore.config.models import (
     TeacherImageConfig,
     TextClassifierConfig,
 )
-from kdcore.errors import ConfigError
+from kdcore.errors import ConfigError, TeacherError
 
 Role = Literal["student", "baseline", "teacher"]
 
@@ -62,6 +64,18 @@ class Arm:
         return recipe.training
 
 
+def arm_terms(recipe: Recipe, arm: Arm) -> tuple[LossTerm, ...]:
+    """The losses that an arm adds up, of a recipe that lists them: the baseline's is cross-entropy, as smooth as there.
+
+    None: `training.loss`, which is the same for a baseline without smoothing.
+    """
+    terms: tuple[LossTerm, ...] = arm.training_config(recipe).losses
+    if arm.role != "baseline":
+        return terms
+    hard = [term for term in terms if isinstance(term, CrossEntropyTerm)]
+    return tuple(CrossEntropyTerm(smoothing=term.smoothing) for term in hard[:1])
+
+
 def plan_arms(recipe: Recipe) -> list[Arm]:
     """A student per seed and, where there is a teacher and `baseline` is set, its twin without the teacher."""
     if recipe.training is None:
@@ -79,3 +93,20 @@ def teacher_arm(recipe: Recipe) -> Arm:
     """The arm that trains the teacher on the spot (`teacher.fit`), with the first of its seeds."""
     arm = Arm("teacher", 0, uses_labels=False)
     return Arm("teacher", arm.training_config(recipe).seeds[0], uses_labels=False)
+
+
+def with_fitted_teacher(recipe: Recipe) -> Recipe:
+    """The recipe whose teacher, where it was trained on the spot (`teacher.fit`), is the export in RUN/teacher.
+
+    Raises TeacherError when that training has not finished.
+    """
+    teacher = recipe.teacher
+    if not isinstance(teacher, TeacherImageConfig) or teacher.fit is None:
+        return recipe
+    directory = recipe.run_dir / "teacher"
+    if not (directory / "result.json").exists():
+        raise TeacherError(
+            f"a teacher with `fit` must be trained before it teaches, but {directory} holds no finished one: "
+            "run `kd distill`, which trains it first, or set teacher.path to its weights and leave out teacher.fit"
+        )
+    return recipe.model_copy(update={"teacher": teacher.model_copy(update={"path": str(directory)})})

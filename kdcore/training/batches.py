@@ -55,10 +55,11 @@ class TextBatch(OfTensors):
 
 @dataclass(frozen=True)
 class ImageBatch(OfTensors):
-    """`pixels` float32 [B, C, H, W], `targets` int64 [N], N soft labels or None. N < B only for a rank without work.
+    """`pixels` float32 [B, C, H, W], `targets` int64 [N], B soft labels or None. N < B only for a rank without work.
 
     Pictures that are mixed of two images are `shares` float32 [N] of the one whose class is in `targets`, and else of
     one of `partner_targets` int64 [N]. Both are None where none can be; a picture that is not mixed has share 1.
+    `indices` int64 [N] are the numbers of the images in the training set, the same for all views of one.
     """
 
     pixels: Tensor
@@ -66,6 +67,7 @@ class ImageBatch(OfTensors):
     labels: SoftLabels | None
     partner_targets: Tensor | None = None
     shares: Tensor | None = None
+    indices: Tensor | None = None
 
     @property
     def num_slots(self) -> int:

@@ -51,6 +51,7 @@ class ImageSamples:
         self._room = _CACHE_BYTES
         self.num_classes = int(source.num_classes or 0)
         self.num_channels = int(source.num_channels or 0)
+        self.codec = None if labels is None else labels.codec
         self._viewed = None if spec is None else self._view(spec, units, stored)
 
     def _view(
@@ -81,14 +82,15 @@ class ImageSamples:
         numbers, views = self._places(indices if len(indices) else np.zeros(1, dtype=np.int64))
         count = slice(0, len(indices))
         targets = torch.tensor([_target(self._image(int(number))) for number in numbers[count]], dtype=torch.int64)
-        labels = None if self._labels is None else self._labels.of(numbers, views).index(count)
+        labels = None if self._labels is None else self._labels.of(numbers, views)
+        places = torch.from_numpy(np.asarray(indices, dtype=np.int64) % len(self._index))
         if self._viewed is None:
             pixels = torch.from_numpy(np.stack([self._image(int(number)).pixels for number in numbers]))
-            return ImageBatch(pixels, targets, labels)
+            return ImageBatch(pixels, targets, labels, indices=places)
         pixels, others, shares = self._viewed.of(numbers, views)
         if others is None or shares is None:
-            return ImageBatch(pixels, targets, labels)
-        return ImageBatch(pixels, targets, labels, others[count], shares[count])
+            return ImageBatch(pixels, targets, labels, indices=places)
+        return ImageBatch(pixels, targets, labels, others[count], shares[count], places)
 
     def _places(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which distinct image each of `indices` is of, and which view of it."""
@@ -119,6 +121,7 @@ class StoreJoin:
         self._rows = store.rows_of(key for _, key, _ in samples)
         self.elsewhere = store.place.remote
         self.views = StoredViews(store, self._rows)
+        self.codec = store.codec
 
     def bring(self, numbers: np.ndarray) -> None:
         """Copies the shards that the labels of `numbers` are in, where they lie elsewhere."""

@@ -1,6 +1,7 @@
 """The loop: one arm from its first or last saved step to its last step."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ import torch
 from torch import Tensor
 
 from kdcore.config import TrainingConfig
-from kdcore.losses.objective import METRICS
 from kdcore.training.bad_steps import BadSteps
 from kdcore.training.batches import Samples
 from kdcore.training.checkpoint import aside_path, begin, checkpoint_path, finish_checkpoint, room_for
@@ -24,28 +24,31 @@ from kdcore.training.ranks import Ranks
 from kdcore.training.schedule import learning_rate
 from kdcore.training.step_plan import StepPlan
 
-# What is summed over a step and its ranks: the loss and its own metrics, tokens that go through the student, those with
-# padding, and the seconds that were spent waiting for data.
-_SUMS = ("loss", *METRICS, "inputs", "slots", "waited")
-_OF_LOSS = 1 + len(METRICS)
-_INPUTS, _SLOTS, _WAITED = range(_OF_LOSS, len(_SUMS))
+# What is summed over a step and its ranks after the loss and what the model measures: tokens that go through the
+# student, those with padding, and the seconds that were spent waiting for data.
+_OF_STEP = ("inputs", "slots", "waited")
+_INPUTS, _SLOTS, _WAITED = range(-len(_OF_STEP), 0)
 
 
 @dataclass
 class _Window:
-    """Sums over the steps that were taken since the last logged line."""
+    """Sums `names` over the steps that were taken since the last logged line."""
 
     world: int
-    sums: Tensor = field(default_factory=lambda: torch.zeros(len(_SUMS), dtype=torch.float64))
+    names: tuple[str, ...]
+    sums: Tensor = field(init=False)
     norms: float = 0.0
     steps: int = 0
     started: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        self.sums = torch.zeros(len(self.names), dtype=torch.float64)
 
     def add(self, sums: Tensor, norm: float) -> None:
         self.sums, self.norms, self.steps = self.sums + sums, self.norms + norm, self.steps + 1
 
     def values(self, now: float) -> dict[str, float]:
-        sums = dict(zip(_SUMS, self.sums.tolist(), strict=True))
+        sums = dict(zip(self.names, self.sums.tolist(), strict=True))
         tokens, padding = sums.pop("tokens"), 1 - sums.pop("inputs") / sums.pop("slots")
         seconds = max(now - self.started, 1e-9)
         waiting = sums.pop("waited") / self.world / seconds
@@ -68,12 +71,14 @@ class Loop:
         directory: Path,
         on_progress: OnProgress,
         notice: Notice,
+        measures: Sequence[str],
     ) -> None:
         self._name, self._engine, self._samples, self._plan = name, engine, samples, plan
         self._config, self._ranks, self._on_progress = config, ranks, on_progress
         self._checkpoints = directory / "checkpoints"
         self._notice, self._told_to_end = notice, False
-        self._window = _Window(ranks.world)
+        self._measures, self._names = tuple(measures), ("loss", *measures, *_OF_STEP)
+        self._window = _Window(ranks.world, self._names)
         self.bad_steps = BadSteps(name, config)
 
     def run(self, first_step: int, steps: int, log: MetricsLog | None) -> None:
@@ -88,19 +93,19 @@ class Loop:
             self._run(first_step, steps, log, feed)
 
     def _run(self, first_step: int, steps: int, log: MetricsLog | None, feed: Feed) -> None:
-        begun, self._window = time.perf_counter(), _Window(self._ranks.world)
+        begun, self._window = time.perf_counter(), _Window(self._ranks.world, self._names)
         every = self._config.log_every_steps
         for step in range(first_step, steps):
             rate, done = learning_rate(self._config.optimizer, step, steps), step + 1
             logged = done % every == 0 or done == steps
-            digest = self._step(step, rate, feed, logged)
+            digest = self._step(step, rate, feed, logged, step / steps)
             if logged and self._window.steps:
                 now = time.perf_counter()
                 seconds = now - begun + (log.seconds_before if log else 0.0)
                 values = {"step": done, **self._window.values(now), "lr": rate, "seconds": seconds}
                 notes = {"samples_digest": digest, "skipped_steps": len(self.bad_steps.skipped)}
                 self._report(values, notes, steps, (now - begun) / (done - first_step), log)
-                self._window = _Window(self._ranks.world)
+                self._window = _Window(self._ranks.world, self._names)
             if done < steps and (self._told_to_end or done % self._config.checkpoint.every_steps == 0):
                 self.save(done)
             if self._told_to_end and done < steps:
@@ -128,18 +133,19 @@ class Loop:
         for part in (prepare, write, finish):
             self._ranks.together(part, what)
 
-    def _step(self, step: int, rate: float, feed: Feed, logged: bool) -> str:
+    def _step(self, step: int, rate: float, feed: Feed, logged: bool, progress: float) -> str:
         """One optimizer step, taken if it is a good one. Returns the digest of its samples, empty if not `logged`."""
         ranks, plan = self._ranks, self._plan
         # The one global normaliser: valid tokens (or images) of the whole step, known to every rank from the plan.
         scale = 1.0 / self._samples.tokens(plan.step_indices(step))
         seed_step(plan.seed, step, ranks.rank)
-        total = torch.zeros(len(_SUMS), dtype=torch.float64, device=ranks.device)
+        total = torch.zeros(len(self._names), dtype=torch.float64, device=ranks.device)
         digests = np.zeros(1, dtype=np.uint64)
         waited = feed.waited
         for part in feed.step():
-            loss, metrics = self._engine.accumulate(part.batch, scale, last=part.last)
-            total[:_OF_LOSS] += torch.stack([loss, *(metrics[name].to(loss.dtype) for name in METRICS)])
+            loss, metrics = self._engine.accumulate(part.batch, scale, part.last, progress)
+            found = torch.stack([loss, *(metrics[name].to(loss.dtype) for name in self._measures)])
+            total[: len(found)] += found
             total[_INPUTS] += int(plan.lengths_of(part.indices).sum())
             total[_SLOTS] += part.batch.num_slots
             if logged:

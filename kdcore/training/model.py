@@ -8,36 +8,57 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.config import TrainingConfig
-from kdcore.losses.objective import objective_of
+from kdcore.losses.objective import METRICS, objective_of
 from kdcore.losses.response.mixed_targets import partner_excess
 from kdcore.losses.response.soft_targets import soft_target_loss
 from kdcore.training.batches import Batch, ClassifiedTextBatch, TextBatch
+from kdcore.training.composition import Composition
+from kdcore.training.ranks import Ranks
 from kdcore.training.text_loss import text_loss
 
 
 class DistillModel(nn.Module):
-    """A student and its loss. `forward(batch)` returns (loss sum, detached metric sums)."""
+    """A student and its loss. `forward(batch, progress)` returns (loss sum, detached sums of `measures`)."""
 
-    def __init__(self, student: nn.Module, config: TrainingConfig, uses_labels: bool) -> None:
+    def __init__(
+        self, student: nn.Module, config: TrainingConfig, uses_labels: bool, composition: Composition | None = None
+    ) -> None:
         super().__init__()
         self.student = student
         self.config = config
         self.objective = objective_of(config.loss, config.loss.hard_weight if uses_labels else 1.0)
+        self.composition = composition
+        self.losses = None if composition is None else composition.losses
+        self.measures: tuple[str, ...] = METRICS if composition is None else composition.measures
 
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of one micro-batch, summed over its valid tokens or images."""
+    def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of one micro-batch, summed over its valid tokens or images, after a share `progress` of the steps."""
         if isinstance(batch, TextBatch):
             return text_loss(self.student, batch, self.objective, self.config.loss)
         if isinstance(batch, ClassifiedTextBatch):
             logits = self.student(**batch.inputs()).logits[: len(batch.targets)]
             return soft_target_loss(logits, batch.labels, batch.targets, objective=self.objective)
-        logits = self.student(batch.pixels)[: len(batch.targets)]
-        loss, metrics = soft_target_loss(logits, batch.labels, batch.targets, objective=self.objective)
+        if self.composition is not None:
+            with torch.autocast(batch.pixels.device.type, torch.bfloat16, self.config.precision == "bfloat16"):
+                return self.composition.loss(batch, progress)
+        count = len(batch.targets)
+        labels = batch.labels if count or batch.labels is None else batch.labels.index(slice(0))
+        logits = self.student(batch.pixels)[:count]
+        loss, metrics = soft_target_loss(logits, labels, batch.targets, objective=self.objective)
         if batch.partner_targets is None or batch.shares is None:
             return loss, metrics
         excess = partner_excess(logits, batch.targets, batch.partner_targets, batch.shares)
         metrics["cross_entropy"] = metrics["cross_entropy"] + excess.detach()
         return loss + self.objective.hard_weight * excess, metrics
+
+    def leaves_out(self) -> bool:
+        """Whether some step may leave trained parameters without a gradient, as the losses change their weights."""
+        return self.losses is not None and self.losses.leaves_out()
+
+    def settle(self, accepted: bool, ranks: Ranks) -> None:
+        """After each step, on all ranks: what losses remember is the same on all, and nothing of a refused step."""
+        if self.composition is not None:
+            self.composition.memories.settle(accepted, ranks)
 
 
 def num_parameters(module: nn.Module, trained: bool = False) -> int:

@@ -26,7 +26,7 @@ from kdcore.training.preemption import Notice, termination_notice
 from kdcore.training.progress import OnProgress, Progress, print_progress
 from kdcore.training.ranks import Ranks, process_ranks
 from kdcore.training.step_plan import StepPlan
-from kdcore.training.task import Task, make_task
+from kdcore.training.task import Task, compose_task, make_task
 
 Result = dict[str, Any]
 
@@ -70,6 +70,7 @@ class _Run:
     notice: Notice
     parameters: int
     trained: int
+    measures: tuple[str, ...]
 
 
 def _train_unless_finished(recipe: Recipe, arm: Arm, ranks: Ranks, report: OnProgress, notice: Notice) -> None:
@@ -81,15 +82,17 @@ def _train_unless_finished(recipe: Recipe, arm: Arm, ranks: Ranks, report: OnPro
     config = arm.training_config(recipe)
     torch.manual_seed(arm.seed)
     task = make_task(recipe, arm)
-    model = DistillModel(task.build(), config, arm.uses_labels)
+    student = task.build()
+    composition = compose_task(recipe, arm, task, student, ranks.device)
+    model = DistillModel(student, config, arm.uses_labels, composition)
     if config.activation_checkpointing:
         checkpoint_activations(model.student)
     layout, kept_apart = agreed_layout(model.student, config, ranks)
     plan = StepPlan(config, ranks.world, arm.seed, task.samples.lengths, layout, task.samples.views)
-    counts = num_parameters(model), num_parameters(model, trained=True)
+    counts = num_parameters(student), num_parameters(student, trained=True)
     engine = make_engine(model, config, ranks, plan.accumulates)
     try:
-        run = _Run(recipe, arm, ranks, task, engine, plan.steps, report, notice, *counts)
+        run = _Run(recipe, arm, ranks, task, engine, plan.steps, report, notice, *counts, model.measures)
         if ranks.first:
             for note in (*task.samples.notes, *_padding(plan, kept_apart)):
                 report(Progress(arm.name, 0, run.steps, note=note))
@@ -112,7 +115,8 @@ def _padding(plan: StepPlan, kept_apart: str) -> list[str]:
 def _train(run: _Run, plan: StepPlan) -> None:
     arm, ranks, directory = run.arm, run.ranks, run.arm.directory(run.recipe)
     config = arm.training_config(run.recipe)
-    loop = Loop(arm.name, run.engine, run.task.samples, plan, config, ranks, directory, run.report, run.notice)
+    hears = run.report, run.notice, run.measures
+    loop = Loop(arm.name, run.engine, run.task.samples, plan, config, ranks, directory, *hears)
     first = _resume(run, directory / "checkpoints", loop)
     log = MetricsLog(directory, first) if ranks.first else None
     try:

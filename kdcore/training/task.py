@@ -6,24 +6,31 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 
 from kdcore.config import Recipe
 from kdcore.config.data import RowData
-from kdcore.config.models import CausalLMConfig, TeacherEndpointConfig, TextClassifierConfig
+from kdcore.config.models import CausalLMConfig, TeacherEndpointConfig, TeacherImageConfig, TextClassifierConfig
 from kdcore.data.chat import read_template
 from kdcore.data.sources import Source, open_source
 from kdcore.data.tokenizer import load_tokenizer
+from kdcore.losses.compose import teacher_paths
 from kdcore.students.build import (
     build_classified_text_student,
     build_image_student,
     build_text_student,
     tokenizer_path,
 )
-from kdcore.training.arms import Arm
+from kdcore.teachers.image_classifier import ImageTeacher
+from kdcore.training.arms import Arm, arm_terms, with_fitted_teacher
 from kdcore.training.batches import Samples
 from kdcore.training.classified_samples import classified_text_samples
-from kdcore.training.image_samples import image_samples
+from kdcore.training.composition import Composition, compose
+from kdcore.training.image_samples import ImageSamples, image_samples
+from kdcore.training.needs import check_losses
+from kdcore.training.teacher_side import LiveTeacher, NoTeacher, StoredTeacher, TeacherSide
 from kdcore.training.text_samples import text_samples
 
 
@@ -48,8 +55,12 @@ def make_task(recipe: Recipe, arm: Arm) -> Task:
     source = open_source(recipe.data)
     if isinstance(model, TextClassifierConfig):
         return _classified_text_task(recipe, arm, model, source)
-    endless = recipe.teacher is None or arm.role == "teacher"
-    samples = image_samples(recipe, source, arm.uses_labels, endless)
+    live = check_losses(recipe)
+    uses_store = arm.uses_labels and live is None
+    endless = recipe.teacher is None or arm.role == "teacher" or live is not None
+    samples = image_samples(recipe, source, uses_store, endless)
+    if arm.uses_labels and live is not None:
+        samples.notes = (*samples.notes, f"the teacher runs beside the student, no store is read: {live}")
     classes, channels = samples.num_classes, samples.num_channels
     export = {"image_config": model, "num_classes": classes, "in_channels": channels}
     return Task(samples, partial(build_image_student, model, classes, channels), export)
@@ -61,6 +72,31 @@ def _classified_text_task(recipe: Recipe, arm: Arm, model: TextClassifierConfig,
     samples = classified_text_samples(recipe, source, tokenizer, model.max_length, arm.uses_labels)
     build = partial(build_classified_text_student, model, tokenizer, samples.num_classes)
     return Task(samples, build, {"tokenizer": tokenizer})
+
+
+def compose_task(recipe: Recipe, arm: Arm, task: Task, student: nn.Module, device: torch.device) -> Composition | None:
+    """The losses that a recipe lists, for this arm's student; None where it lists none.
+
+    The parameters of methods come from the torch seed, whatever the teacher. Raises what building them does.
+    """
+    terms, samples = arm_terms(recipe, arm), task.samples
+    if not terms or not isinstance(samples, ImageSamples):
+        return None
+    side: TeacherSide = NoTeacher()
+    if arm.uses_labels and samples.codec is not None:
+        side = StoredTeacher(samples.codec, teacher_paths(terms))
+    elif arm.uses_labels:
+        with torch.random.fork_rng(devices=[]):
+            model = _live_teacher(recipe, samples, device)
+        side = LiveTeacher(model, teacher_paths(terms))
+    pixels = samples.batch(np.zeros(0, dtype=np.int64)).pixels
+    return compose(student, terms, side, pixels, samples.num_classes, len(samples))
+
+
+def _live_teacher(recipe: Recipe, samples: ImageSamples, device: torch.device) -> nn.Module:
+    config = with_fitted_teacher(recipe).teacher
+    assert isinstance(config, TeacherImageConfig)
+    return ImageTeacher(config, samples.num_classes, samples.num_channels, str(device)).model
 
 
 def _with_template(tokenizer: Any, recipe: Recipe) -> Any:

@@ -116,8 +116,8 @@ def _bad_steps(bad: dict[str, str] | None) -> Iterator[None]:
         return
     inner, now = DistillModel.forward, [""]
 
-    def forward(model: DistillModel, batch: Any) -> Any:
-        loss, metrics = inner(model, batch)
+    def forward(model: DistillModel, batch: Any, progress: float) -> Any:
+        loss, metrics = inner(model, batch, progress)
         what = bad.get(now[0])
         if what == "loss":
             loss = loss * torch.nan

@@ -103,7 +103,7 @@ def test_fidelity_of_dense_labels_is_rounding():
 
 
 def test_fidelity_of_features():
-    layers = (("a", 400), ("b", 200))
+    layers = (("a", (4, 10, 10)), ("b", (200,)))
     codec = learn_codec(FeatureConfig(layers=("a", "b"), dtype="int8"), 0, PROBE, layers).codec
     found = fidelity(codec, HELD_OUT)
     assert 0 < found["relative_error"] < 0.02

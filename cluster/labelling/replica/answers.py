@@ -19,7 +19,7 @@ from kdcore.errors import LabelError
 from kdcore.labels import Codec, Encoded, check_logits, join, label_seeds
 from kdcore.labels.checks import row_chunks
 from kdcore.labels.counts import CountsCodec
-from kdcore.labels.feature import Layers
+from kdcore.labels.feature import ShapedLayers
 from kdcore.labels.learn import ProbeBatch
 from kdcore.planning.plan import PlannedSample
 from kdcore.store.schema import LABEL_SPANS, TOKEN_LOG_PROBS, ShardRow
@@ -139,7 +139,7 @@ class TextAnswers(TextRows[CausalLMTeacher, TeacherLMConfig]):
 
     feature_paths: Sequence[str]
 
-    def layers(self, source: Source, refs: Sequence[SampleRef]) -> Layers:
+    def layers(self, source: Source, refs: Sequence[SampleRef]) -> ShapedLayers:
         """The widths of the features."""
         return self.teacher.feature_layers(self.feature_paths) if self.feature_paths else ()
 
@@ -158,7 +158,7 @@ class TextAnswers(TextRows[CausalLMTeacher, TeacherLMConfig]):
                 yield ProbeBatch(outputs[rows].float().cpu(), hard[rows], seeds[rows])
 
     def _width(self, codec: Codec) -> int:
-        return codec.num_classes or sum(width for _, width in self.teacher.feature_layers(self.feature_paths))
+        return codec.num_classes or sum(width for _, (width,) in self.teacher.feature_layers(self.feature_paths))
 
     def _answers(
         self, documents: Sequence["Document"], batch_divisor: int = 1

@@ -12,7 +12,7 @@ from kdcore.data.document import ClassifiedText, Sample, SampleRef
 from kdcore.data.keys import sample_key
 from kdcore.data.sources import Source
 from kdcore.labels import Codec, check_logits, label_seeds
-from kdcore.labels.feature import Layers
+from kdcore.labels.feature import ShapedLayers
 from kdcore.labels.learn import ProbeBatch
 from kdcore.store.schema import ShardRow
 from kdcore.teachers.text_classifier import TextClassifierTeacher
@@ -40,10 +40,10 @@ class ClassifiedTextAnswers:
         """The tokenizer is in the store's identity; nothing else."""
         return {}
 
-    def layers(self, source: Source, refs: Sequence[SampleRef]) -> Layers:
+    def layers(self, source: Source, refs: Sequence[SampleRef]) -> ShapedLayers:
         """The widths of the features, from a pass over a text of this program's."""
         inputs = self.teacher.encode([("a", None)])
-        return tuple((path, self.teacher.features(inputs, [path]).shape[1]) for path in self.feature_paths)
+        return tuple((path, tuple(self.teacher.features(inputs, [path]).shape[1:])) for path in self.feature_paths)
 
     def amounts(self, sample: Sample) -> tuple[int, int]:
         """One label, no tokens."""

@@ -15,7 +15,7 @@ from kdcore.data.keys import sample_key
 from kdcore.data.sources import Source
 from kdcore.errors import LabelError
 from kdcore.labels import Codec
-from kdcore.labels.feature import Layers
+from kdcore.labels.feature import ShapedLayers
 from kdcore.labels.topk import TopKCodec
 from kdcore.teachers.endpoint import EndpointTeacher, Entries
 
@@ -39,7 +39,7 @@ class EndpointAnswers(TextRows[EndpointTeacher, TeacherEndpointConfig]):
     k: int
     bits: int
 
-    def layers(self, source: Source, refs: Sequence[SampleRef]) -> Layers:
+    def layers(self, source: Source, refs: Sequence[SampleRef]) -> ShapedLayers:
         """No features."""
         return ()
 

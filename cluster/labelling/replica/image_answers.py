@@ -19,7 +19,7 @@ from kdcore.data.viewed import render
 from kdcore.data.views import Views, pack_views, partner_rows, views_of
 from kdcore.errors import DataError, UnreadableDocument
 from kdcore.labels import Codec, Encoded, check_logits, label_seeds
-from kdcore.labels.feature import Layers
+from kdcore.labels.feature import ShapedLayers
 from kdcore.labels.learn import ProbeBatch
 from kdcore.labels.views.spec import ViewSpec
 from kdcore.store.schema import VIEWS, ShardRow
@@ -121,8 +121,8 @@ class ImageAnswers:
         """What of the identity says which pictures are made of the images; empty for the images themselves."""
         return {} if self.views is None else {"views": self.views.to_json()}
 
-    def layers(self, source: Source, refs: Sequence[SampleRef]) -> Layers:
-        """The widths of the features, from a pass over the first of `refs` that can be read; else DataError."""
+    def layers(self, source: Source, refs: Sequence[SampleRef]) -> ShapedLayers:
+        """The shapes of the features, from a pass over the first of `refs` that can be read; else DataError."""
         if not self.feature_paths:
             return ()
         pixels = self.example(source, refs)

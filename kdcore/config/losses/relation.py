@@ -153,7 +153,7 @@ class ContrastiveRepresentationTerm(FeatureTerm):
         default="memory", description="negatives from a memory of the training set, or the other samples of the batch"
     )
     dimension: int = Field(default=128, ge=1, description="of the embeddings")
-    temperature: float = Field(default=0.07, gt=0)
+    temperature: float = Field(default=0.07, gt=0, description="that cosines are divided by")
     negatives: int = Field(default=16384, ge=1, description="drawn from the memory for each sample")
     momentum: float = Field(default=0.5, ge=0, lt=1, description="what stays of a row of the memory")
 

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from kdcore.config.training import OptimizerConfig
 from kdcore.errors import CheckpointError
 from kdcore.training.batches import Batch
+from kdcore.training.ranks import Ranks
 
 Accept = Callable[[Tensor], bool]
 """Told the norm of the whole gradient, a scalar, before it is clipped: whether to take the step."""
@@ -24,11 +26,14 @@ class Engine(Protocol):
         """What a checkpoint notes of who wrote it: `engine`, and what `load` must know, as JSON."""
         ...
 
-    def accumulate(self, batch: Batch, scale: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    def accumulate(
+        self, batch: Batch, scale: float, last: bool, progress: float = 0.0
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Forward and backward of one micro-batch.
 
         The gradient, once summed over micro-batches and ranks, is that of scale x loss sum; `last` marks the last
-        micro-batch of the step. Returns the detached loss sum and metric sums of this rank.
+        micro-batch of the step, which comes after a share `progress` of all steps. Returns the detached loss sum and
+        metric sums of this rank.
         """
         ...
 
@@ -91,6 +96,19 @@ def refuse_other_optimizer(config: OptimizerConfig, directory: Path, facts: dict
             f"the checkpoint {directory} has the state of {wrote}, and training.optimizer.type is '{config.type}': set "
             "it as it was, or remove the arm's directory"
         )
+
+
+def share_statistics(student: nn.Module, ranks: Ranks) -> None:
+    """Give the running statistics of BatchNorm layers their mean over ranks, each of which has seen its own samples.
+
+    They are moving averages, so that it does not matter when this is done.
+    """
+    if ranks.world == 1:
+        return
+    for layer in student.modules():
+        if isinstance(layer, _NormBase) and layer.running_mean is not None and layer.running_var is not None:
+            for statistics in (layer.running_mean, layer.running_var):
+                statistics.copy_(ranks.sum(statistics.float()) / ranks.world)
 
 
 def refuse_other_engine(name: str, directory: Path, facts: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from kdcore.training.engines.base import (
     refuse_other_engine,
     refuse_other_optimizer,
     renew_settings,
+    share_statistics,
 )
 from kdcore.training.engines.deepspeed_norm import gate
 from kdcore.training.engines.deepspeed_settings import deepspeed_settings
@@ -84,10 +85,12 @@ class DeepSpeedEngine:
         facts = {"engine": self.name, "zero_stage": self._stage, "world": self._ranks.world}
         return {**facts, "optimizer": self._optimizer_settings.type}
 
-    def accumulate(self, batch: Batch, scale: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    def accumulate(
+        self, batch: Batch, scale: float, last: bool, progress: float = 0.0
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """See Engine. DeepSpeed takes the mean over ranks and micro-batches; we want the sum."""
         self._engine.set_gradient_accumulation_boundary(last)
-        loss, metrics = self._engine(batch)
+        loss, metrics = self._engine(batch, progress)
         self._engine.backward(loss * (scale * self._ranks.world * self._micro_batches))
         if not last:
             self._engine.step()  # counts the micro-batch; parameters change only at the last one
@@ -97,12 +100,20 @@ class DeepSpeedEngine:
         """See Engine."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        with gate(self._engine, self._stage, accept):
+        word: list[bool] = []
+
+        def heard(norm: Tensor) -> bool:
+            word.append(accept(norm))
+            return word[-1]
+
+        with gate(self._engine, self._stage, heard):
             self._engine.step()
+        self._model.settle(word[-1], self._ranks)
 
     def save(self, directory: Path) -> None:
         """See Engine. Every rank writes its part, at stage 0 the first one all."""
         self._problem = None
+        share_statistics(self._model.student, self._ranks)
         self._engine.save_checkpoint(str(directory), tag=_TAG, save_latest=False)
         if self._problem is not None:
             raise self._problem
@@ -150,6 +161,7 @@ class DeepSpeedEngine:
 
     def student_state(self) -> dict[str, Tensor]:
         """See Engine. Trained parameters come from the float32 masters, gathered one at a time."""
+        share_statistics(self._model.student, self._ranks)
         state: dict[str, Tensor] = {}
         full: dict[int, Tensor] = {}
         masters = self._masters()

@@ -1,5 +1,6 @@
 """Plain torch: AdamW or SGD, DistributedDataParallel for more than one rank, autocast for bfloat16."""
 
+import inspect
 import pickle
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,12 +20,16 @@ from kdcore.training.engines.base import (
     refuse_other_engine,
     refuse_other_optimizer,
     renew_settings,
+    share_statistics,
 )
 from kdcore.training.engines.state_file import save_state
 from kdcore.training.model import DistillModel
 from kdcore.training.ranks import Ranks
 
 _FILE = "state.pt"
+# torch renamed it.
+_NAMES = inspect.signature(DistributedDataParallel).parameters
+_SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers"
 
 
 class TorchEngine:
@@ -38,7 +43,9 @@ class TorchEngine:
         self._wrapped: nn.Module = model
         if ranks.world > 1:
             ids = [ranks.device.index] if ranks.device.type == "cuda" else None
-            self._wrapped = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+            # Each rank's statistics are of its own samples: see share_statistics.
+            options: dict[str, Any] = {_SYNC_BUFFERS: False, "find_unused_parameters": model.leaves_out()}
+            self._wrapped = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, **options)
         settings = config.optimizer
         kind = torch.optim.SGD if settings.type == "sgd" else torch.optim.AdamW
         self._optimizer = kind(
@@ -49,13 +56,15 @@ class TorchEngine:
         """See Engine."""
         return {"engine": self.name, "optimizer": self._config.optimizer.type}
 
-    def accumulate(self, batch: Batch, scale: float, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    def accumulate(
+        self, batch: Batch, scale: float, last: bool, progress: float = 0.0
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """See Engine. Gradients travel between ranks once a step, with the last micro-batch."""
         bfloat16 = self._config.precision == "bfloat16"
         silent = isinstance(self._wrapped, DistributedDataParallel) and not last
         with self._wrapped.no_sync() if silent else nullcontext():  # pyright: ignore[reportCallIssue]
             with torch.autocast(self._ranks.device.type, torch.bfloat16, enabled=bfloat16):
-                loss, metrics = self._wrapped(batch)
+                loss, metrics = self._wrapped(batch, progress)
             # DistributedDataParallel takes the mean over ranks; we want the sum.
             (loss * (scale * self._ranks.world)).backward()
         return loss.detach(), metrics
@@ -64,15 +73,18 @@ class TorchEngine:
         """See Engine."""
         parameters = [parameter for parameter in self._model.parameters() if parameter.grad is not None]
         norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-        if accept(norm):
+        accepted = accept(norm)
+        if accepted:
             nn.utils.clip_grads_with_norm_(parameters, self._config.gradient_clip, norm)
             for group in self._optimizer.param_groups:
                 group["lr"] = learning_rate
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        self._model.settle(accepted, self._ranks)
 
     def save(self, directory: Path) -> None:
         """See Engine. Tensors and plain numbers only, so that loading runs no code."""
+        share_statistics(self._model.student, self._ranks)
         if self._ranks.first:
             state = {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
             save_state(state, directory / _FILE)
@@ -98,6 +110,7 @@ class TorchEngine:
 
     def student_state(self) -> dict[str, Tensor]:
         """See Engine."""
+        share_statistics(self._model.student, self._ranks)
         if not self._ranks.first:
             return {}
         return {name: value.detach().cpu() for name, value in self._model.student.state_dict().items()}

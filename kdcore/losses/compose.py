@@ -1,0 +1,78 @@
+"""Several losses as one: each a Method, weighed as its settings say at this point of the run, and added up."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kdcore.config.losses import LossTerm
+from kdcore.config.losses.base import FeatureTerm
+from kdcore.config.losses.own import OwnTerm
+from kdcore.losses.method import LossInputs, Shapes
+from kdcore.losses.registry import make_method
+
+__all__ = ["ComposedLoss", "student_paths", "teacher_paths", "term_names"]
+
+
+def student_paths(terms: Sequence[LossTerm]) -> tuple[str, ...]:
+    """Module paths whose features the terms need of the student, each once."""
+    return tuple(dict.fromkeys(path for term in terms if isinstance(term, FeatureTerm) for path in term.at))
+
+
+def teacher_paths(terms: Sequence[LossTerm]) -> tuple[str, ...]:
+    """Module paths whose features the terms need of the teacher, each once."""
+    return tuple(dict.fromkeys(path for term in terms if isinstance(term, FeatureTerm) for path in term.teacher_paths))
+
+
+def term_names(terms: Sequence[LossTerm]) -> tuple[str, ...]:
+    """`loss/TYPE` of each term, a user's own by its class; `loss/TYPE_2` for the second of a type."""
+    names: list[str] = []
+    for term in terms:
+        kind = term.name.partition(":")[2] if isinstance(term, OwnTerm) else str(getattr(term, "type", "loss"))
+        same = sum(name.split("_#")[0] == kind for name in names)
+        names.append(f"{kind}_#{same + 1}" if same else kind)
+    return tuple(f"loss/{name.replace('_#', '_')}" for name in names)
+
+
+class ComposedLoss(nn.Module):
+    """The sum of `terms`, with the parameters and memories that their methods own."""
+
+    def __init__(self, terms: Sequence[LossTerm], shapes: Shapes) -> None:
+        super().__init__()
+        self.terms, self.names = tuple(terms), term_names(terms)
+        self.methods = nn.ModuleList(make_method(term, shapes) for term in terms)
+        self._rows = shapes.num_samples
+
+    def forward(self, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """Of B samples B x the weighted sum, and B x the value of each term by name, detached.
+
+        So sums over micro-batches, divided by the samples of a step, are means over them. A term whose weight is zero
+        at `inputs.progress` is not computed; its value is 0.
+        """
+        count = len(inputs.student_logits)
+        total = inputs.student_logits.new_zeros((), dtype=torch.float32)
+        values = {name: torch.zeros_like(total) for name in self.names}
+        for name, term, method in zip(self.names, self.terms, self.methods, strict=True):
+            weight = term.weight_at(inputs.progress)
+            if weight == 0:
+                continue
+            value = method(inputs) * count
+            values[name] = value.detach()
+            total = total + weight * value
+        return total, values
+
+    def leaves_out(self) -> bool:
+        """Whether some step may leave parameters without a gradient: the student's head, or a method's own."""
+        always = [term for term in self.terms if term.weight > 0 and term.warmup == 0 and term.until == 1]
+        return len(always) < len(self.terms) or all(isinstance(term, FeatureTerm) for term in always)
+
+    def memories(self) -> list[Tensor]:
+        """Buffers with a row for each sample of the training set."""
+        return [buffer for buffer in self.buffers() if self._is_memory(buffer)]
+
+    def other_buffers(self) -> list[Tensor]:
+        """Buffers that are none."""
+        return [buffer for buffer in self.buffers() if not self._is_memory(buffer)]
+
+    def _is_memory(self, buffer: Tensor) -> bool:
+        return buffer.ndim > 0 and len(buffer) == self._rows and buffer.is_floating_point()

@@ -1,0 +1,86 @@
+"""What the losses of a recipe need of its teacher, and whether its label store has it."""
+
+from collections.abc import Sequence
+
+from kdcore.config import Recipe
+from kdcore.config.labels import CodecConfig, DenseConfig, FeatureConfig
+from kdcore.config.loss import KIND_OF_CODEC
+from kdcore.config.losses import LossTerm
+from kdcore.config.losses.base import FeatureTerm
+from kdcore.config.training import TrainingConfig
+from kdcore.errors import ConfigError
+from kdcore.losses.registry import method_class
+from kdcore.taps import WHOLE
+
+__all__ = ["check_losses"]
+
+
+def check_losses(recipe: Recipe) -> str | None:
+    """Why the recipe's teacher runs while students are trained, in words; None where they learn from its store.
+
+    ConfigError for a loss that needs what will not be there, with the setting to change. Imports the methods.
+    """
+    fit, training = getattr(recipe.teacher, "fit", None), recipe.training
+    if isinstance(fit, TrainingConfig):
+        _refuse_without_teacher(fit.losses, "teacher.fit.losses", "leave it out")
+    if training is None or not training.losses:
+        return None
+    if recipe.teacher is None:
+        _refuse_without_teacher(training.losses, "training.losses", "add `teacher`")
+        return None
+    lacks = {_name(term): lack for term in training.losses if (lack := _lacking(term, recipe.codec)) is not None}
+    if training.live_teacher is True:
+        return "training.live_teacher is true"
+    if not lacks:
+        return None
+    what = "; ".join(f"{name} needs {lack}" for name, lack in lacks.items())
+    if training.live_teacher is False:
+        raise ConfigError(
+            f"training.losses must find all they need in the store where training.live_teacher is false, but labels "
+            f"of labels.codec.type '{recipe.codec.type}' lack something: {what}. {_remedy(training.losses)}"
+        )
+    return what
+
+
+def _needs_teacher(term: LossTerm) -> bool:
+    """Whether a loss looks at a teacher at all."""
+    method = method_class(term)
+    theirs = isinstance(term, FeatureTerm) and bool(term.teacher_paths)
+    return theirs or method.needs_teacher_logits or method.needs_live_teacher
+
+
+def _name(term: LossTerm) -> str:
+    return str(getattr(term, "type", type(term).__name__))
+
+
+def _refuse_without_teacher(terms: Sequence[LossTerm], where: str, remedy: str) -> None:
+    for term in terms:
+        if _needs_teacher(term):
+            raise ConfigError(f"{where}: the loss '{_name(term)}' needs a teacher, and there is none here: {remedy}")
+
+
+def _lacking(term: LossTerm, codec: CodecConfig) -> str | None:
+    """What a loss needs that labels of this codec do not have, in words."""
+    method = method_class(term)
+    if method.needs_live_teacher:
+        return "passes of the teacher of its own"
+    stored = codec.layers if isinstance(codec, FeatureConfig) else ()
+    wanted = term.teacher_paths if isinstance(term, FeatureTerm) else ()
+    missing = [path for path in wanted if path not in stored]
+    if missing:
+        return f"features of {', '.join(missing)}"
+    if method.needs_teacher_logits and not (isinstance(codec, DenseConfig) or WHOLE in stored):
+        kind = KIND_OF_CODEC.get(codec.type)
+        return None if kind is not None and method.takes_labels(term, kind) else "the logits of all classes"
+    return None
+
+
+def _remedy(terms: Sequence[LossTerm]) -> str:
+    methods = [method_class(term) for term in terms]
+    if any(method.needs_live_teacher for method in methods):
+        return "Set training.live_teacher: auto"
+    paths = [path for term in terms if isinstance(term, FeatureTerm) for path in term.teacher_paths]
+    if any(method.needs_teacher_logits for method in methods):
+        paths.append(WHOLE)
+    codec = f"{{type: feature, layers: [{', '.join(dict.fromkeys(paths))}]}}" if paths != [WHOLE] else "{type: dense}"
+    return f"Set labels.codec: {codec}, or training.live_teacher: auto"

@@ -1,0 +1,118 @@
+"""What a student's losses are told of the teacher: by itself, or by its store."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kdcore.errors import ConfigError
+from kdcore.labels.feature import FeatureCodec
+from kdcore.labels.soft_labels import DenseLabels, FeatureLabels, SoftLabels
+from kdcore.taps import WHOLE, Taps, feature_shapes
+
+__all__ = ["Answer", "LiveTeacher", "NoTeacher", "StoredTeacher", "TeacherSide"]
+
+# As the forms count it: a class without mass, so that losses of logits stay finite.
+_NOTHING = -87.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of N samples: logits float [N, C] or None, features [N, ...] by module path, and labels or None."""
+
+    logits: Tensor | None = None
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    labels: SoftLabels | None = None
+
+
+class TeacherSide(Protocol):
+    """Answers for the teacher."""
+
+    @property
+    def model(self) -> nn.Module | None:
+        """The network, where it is live."""
+        ...
+
+    def shapes(self, pixels: Tensor) -> dict[str, tuple[int, ...]]:
+        """Of its features by module path, without the batch; a live one looks at one image `pixels` [1, C, H, W]."""
+        ...
+
+    def answer(self, pixels: Tensor, labels: SoftLabels | None) -> Answer:
+        """Of images `pixels` [N, C, H, W], or of their stored `labels`."""
+        ...
+
+
+class NoTeacher:
+    """Of a student that learns from hard labels."""
+
+    model: nn.Module | None = None
+
+    def shapes(self, pixels: Tensor) -> dict[str, tuple[int, ...]]:
+        """None."""
+        return {}
+
+    def answer(self, pixels: Tensor, labels: SoftLabels | None) -> Answer:
+        """Labels alone, if there are any."""
+        return Answer(labels=labels)
+
+
+class LiveTeacher:
+    """The network itself: frozen, in eval mode, in its own dtype, run under no gradient; no part of what is trained."""
+
+    def __init__(self, model: nn.Module, paths: Sequence[str]) -> None:
+        self._network = model.requires_grad_(False).eval()
+        self._taps = Taps(model, paths)
+        first = next(model.parameters())
+        self._device, self._dtype = first.device, first.dtype
+
+    @property
+    def model(self) -> nn.Module | None:
+        """See TeacherSide."""
+        return self._network
+
+    def shapes(self, pixels: Tensor) -> dict[str, tuple[int, ...]]:
+        """See TeacherSide."""
+        return feature_shapes(self._network, self._taps, pixels.to(self._device, self._dtype))
+
+    def answer(self, pixels: Tensor, labels: SoftLabels | None) -> Answer:
+        """See TeacherSide. Its answer to these very pixels; `labels` are not looked at."""
+        # Not in inference mode, whose tensors cannot be saved for a backward pass.
+        with torch.no_grad(), torch.autocast(self._device.type, enabled=False), self._taps:
+            logits = self._network(pixels.detach().to(self._device, self._dtype)).float()
+        features = {path: output.float() for path, output in self._taps.outputs.items()}
+        return Answer(logits, features, DenseLabels(logits.log_softmax(1)))
+
+
+class StoredTeacher:
+    """A label store: `codec` decoded the labels."""
+
+    model: nn.Module | None = None
+
+    def __init__(self, codec: object, paths: Sequence[str]) -> None:
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        if isinstance(codec, FeatureCodec):
+            known = codec.shape_of()
+            self._shapes = {path: known[path] for path in (*paths, WHOLE) if path in known}
+        missing = [path for path in paths if path not in self._shapes]
+        if missing:
+            raise ConfigError(
+                f"the label store has no features of {missing}, which training.losses need: label with labels.codec: "
+                "{type: feature, layers: [...]}, or set training.live_teacher: true"
+            )
+
+    def shapes(self, pixels: Tensor) -> dict[str, tuple[int, ...]]:
+        """See TeacherSide."""
+        return self._shapes
+
+    def answer(self, pixels: Tensor, labels: SoftLabels | None) -> Answer:
+        """See TeacherSide. Log-probabilities stand for logits, of which they are a shift."""
+        if isinstance(labels, DenseLabels):
+            return Answer(labels.log_probs.clamp(min=_NOTHING), {}, labels)
+        if not isinstance(labels, FeatureLabels):
+            return Answer(None, {}, labels)
+        count = labels.num_labels
+        found = {path: labels.layer(path).reshape(count, *shape) for path, shape in self._shapes.items()}
+        logits = found.get(WHOLE)
+        return Answer(logits, found, None if logits is None else DenseLabels(logits.log_softmax(1)))

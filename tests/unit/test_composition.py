@@ -1,0 +1,234 @@
+"""Losses that a recipe lists, at work: weights, features of both networks, memories, and the way they are summed up."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor, nn
+
+from kdcore.config.losses import AnyLossTerm
+from kdcore.config.training import TrainingConfig
+from kdcore.errors import ConfigError
+from kdcore.labels.dense import DenseCodec
+from kdcore.labels.feature import FeatureCodec
+from kdcore.labels.soft_labels import DenseLabels, FeatureLabels, TopKLabels
+from kdcore.losses.compose import term_names
+from kdcore.training.batches import ImageBatch
+from kdcore.training.composition import Composition, compose
+from kdcore.training.model import DistillModel
+from kdcore.training.ranks import Ranks
+from kdcore.training.teacher_side import LiveTeacher, NoTeacher, StoredTeacher, TeacherSide
+
+OWN = "tests.support.own_losses"
+CLASSES, SAMPLES = 4, 10
+ALONE = Ranks(0, 1, torch.device("cpu"))
+CROSS = {"type": "cross_entropy", "weight": 0.5}
+ATTENTION = {"type": "attention_transfer", "at": "1", "weight": 3.0}
+MEMORY = {"type": "import", "name": f"{OWN}:Memory", "at": "1"}
+
+
+def network(width: int = 4, norm: bool = False) -> nn.Sequential:
+    torch.manual_seed(width)
+    layers = [nn.Conv2d(1, width, 3, padding=1), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(36 * width, CLASSES)]
+    return nn.Sequential(*layers[:1], nn.BatchNorm2d(width) if norm else nn.Identity(), *layers[1:])
+
+
+def terms(*given: dict[str, Any]) -> list[Any]:
+    return [TypeAdapter(AnyLossTerm).validate_python(one) for one in given]
+
+
+def composed(
+    *given: dict[str, Any], student: nn.Module | None = None, teacher: TeacherSide | None = None
+) -> Composition:
+    torch.manual_seed(7)
+    side = teacher or LiveTeacher(network(6), ["1"])
+    return compose(student or network(), terms(*given), side, torch.zeros(1, 1, 6, 6), CLASSES, SAMPLES)
+
+
+def seen(count: int = 6) -> ImageBatch:
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randn(count, 1, 6, 6, generator=generator)
+    return ImageBatch(pixels, torch.arange(count) % CLASSES, None, indices=torch.arange(count))
+
+
+def test_the_weighted_sum_over_samples_and_each_term_under_its_name():
+    total, values = composed(CROSS, ATTENTION).loss(seen())
+    assert values["loss/cross_entropy"] == pytest.approx(float(values["cross_entropy"]), rel=1e-5)
+    wanted = 0.5 * values["loss/cross_entropy"] + 3 * values["loss/attention_transfer"]
+    assert float(total.detach()) == pytest.approx(float(wanted), rel=1e-5)
+    assert values["tokens"] == 6
+    assert values["kl"] > 0
+
+
+def test_names_of_terms():
+    given = terms(CROSS, MEMORY, CROSS, CROSS)
+    assert term_names(given) == ("loss/cross_entropy", "loss/Memory", "loss/cross_entropy_2", "loss/cross_entropy_3")
+
+
+@pytest.mark.parametrize("off", [{"weight": 0.0}, {"warmup": 0.5}, {"until": 0.5}])
+def test_a_loss_of_weight_zero_is_not_computed(off):
+    never = {"type": "import", "name": f"{OWN}:Never", **off}
+    composition = composed(CROSS, never)
+    total, values = composition.loss(seen(), 0.75 if "until" in off else 0.0)
+    assert values["loss/Never"] == 0
+    assert float(total.detach()) == pytest.approx(0.5 * float(values["cross_entropy"]), rel=1e-5)
+    assert composition.losses.leaves_out()
+
+
+def test_which_compositions_may_leave_parameters_out():
+    assert not composed(CROSS, ATTENTION).losses.leaves_out()
+    assert composed(ATTENTION).losses.leaves_out()
+
+
+def gradient(student: nn.Module, sizes: list[int]) -> Tensor:
+    """Of the mean over all samples, in micro-batches of `sizes`."""
+    whole = seen(sum(sizes))
+    teacher = LiveTeacher(network(6), ["1"])
+    composition = composed(CROSS, ATTENTION, {**MEMORY, "weight": 0.3}, student=student, teacher=teacher)
+    start = 0
+    for size in sizes:
+        part = slice(start, start + size)
+        given = replace(whole, pixels=whole.pixels[part], targets=whole.targets[part], indices=torch.arange(10)[part])
+        if not size:
+            given = replace(given, pixels=whole.pixels[:1])
+        (composition.loss(given)[0] / sum(sizes)).backward()
+        start += size
+    parameters = [*student.parameters(), *composition.losses.parameters()]
+    return torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
+
+
+@pytest.mark.parametrize("sizes", [[3, 3], [1, 5], [6, 0], [1, 1, 4]])
+def test_any_split_into_micro_batches_has_the_gradient_of_the_whole(sizes):
+    torch.testing.assert_close(gradient(network(), sizes), gradient(network(), [6]), rtol=1e-4, atol=1e-6)
+
+
+def test_a_rank_without_work_changes_nothing():
+    composition = composed(CROSS, MEMORY)
+    before = [buffer.clone() for buffer in composition.losses.memories()]
+    given = replace(seen(1), targets=torch.zeros(0, dtype=torch.int64), indices=torch.zeros(0, dtype=torch.int64))
+    total, values = composition.loss(given)
+    total.backward()
+    assert float(total.detach()) == 0
+    assert all(float(value) == 0 for value in values.values())
+    assert all(torch.equal(*pair) for pair in zip(before, composition.losses.memories(), strict=True))
+    assert all(bool((parameter.grad == 0).all()) for parameter in composition.losses.parameters())
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_a_refused_step_is_not_remembered(accepted):
+    composition = composed(CROSS, MEMORY)
+    for _ in range(2):
+        composition.loss(seen(3))
+    composition.memories.settle(accepted, ALONE)
+    (rows,) = composition.losses.memories()
+    assert bool(rows[:3].any()) == accepted
+    assert not rows[3:].any()
+
+
+def test_the_dry_pass_leaves_student_and_statistics_as_they_were():
+    student = network(norm=True).train()
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    composed(CROSS, ATTENTION, student=student)
+    assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
+    assert all(module.training for module in student.modules())
+
+
+def test_the_teacher_is_no_part_of_what_is_trained_and_keeps_its_mode_and_dtype():
+    theirs = network(6, norm=True).to(torch.bfloat16)
+    student = network()
+    composition = composed(CROSS, ATTENTION, student=student, teacher=LiveTeacher(theirs, ["1"]))
+    config = TrainingConfig(steps=1)
+    model = DistillModel(student, config, True, composition)
+    assert {id(value) for value in model.parameters()}.isdisjoint(id(value) for value in theirs.parameters())
+    given = seen(3)
+    model.train()
+    loss, values = model(given, 0.0)
+    loss.backward()
+    assert tuple(values) == model.measures
+    assert not any(module.training for module in theirs.modules())
+    assert {value.dtype for value in theirs.parameters()} == {torch.bfloat16}
+    assert all(value.grad is None for value in theirs.parameters())
+
+
+def test_a_teacher_in_float32_stays_so_where_the_student_runs_in_bfloat16():
+    dtypes = []
+    theirs = network(6)
+    theirs[0].register_forward_hook(lambda module, given, output: dtypes.append(output.dtype))
+    student = network()
+    composition = composed(CROSS, ATTENTION, student=student, teacher=LiveTeacher(theirs, ["1"]))
+    model = DistillModel(student, TrainingConfig(steps=1, precision="bfloat16"), True, composition)
+    ours = []
+    student[0].register_forward_hook(lambda module, given, output: ours.append(output.dtype))
+    given = seen(3)
+    model(given)[0].backward()
+    assert dtypes[-1] == torch.float32
+    assert ours[-1] == torch.bfloat16
+
+
+def stored(theirs: nn.Module, pixels: Tensor) -> FeatureLabels:
+    with torch.no_grad():
+        maps = theirs[1](theirs[0](pixels)).flatten(1)
+        logits = theirs(pixels)
+    return FeatureLabels(torch.cat([maps, logits], 1), (("1", maps.shape[1]), ("logits", CLASSES)))
+
+
+def test_stored_features_and_logits_teach_what_the_live_teacher_teaches():
+    theirs, given = network(6), seen()
+    codec = FeatureCodec.of_shapes((("1", (6, 6, 6)), ("logits", (CLASSES,))))
+    wanted = {**MEMORY, "name": f"{OWN}:Logits", "at": []}
+    live = composed(CROSS, ATTENTION, wanted, teacher=LiveTeacher(theirs, ["1"])).loss(given)
+    side = StoredTeacher(codec, ["1"])
+    told = replace(given, labels=stored(theirs, given.pixels))
+    ours = composed(CROSS, ATTENTION, wanted, teacher=side).loss(told)
+    for name, value in live[1].items():
+        torch.testing.assert_close(ours[1][name], value, msg=name)
+    torch.testing.assert_close(ours[0], live[0])
+
+
+def test_stored_logits_of_all_classes_or_of_few():
+    side = StoredTeacher(DenseCodec(CLASSES), [])
+    log_probs = torch.tensor([[0.0, -torch.inf, -torch.inf, -torch.inf]])
+    answer = side.answer(torch.zeros(1), DenseLabels(log_probs))
+    assert answer.logits is not None
+    assert answer.logits.tolist() == [[0.0, -87.0, -87.0, -87.0]]
+    few = TopKLabels(torch.tensor([[1]] * 6), torch.full((6, 1), 0.5).log(), torch.full((6,), 0.5).log(), CLASSES)
+    labels = {"type": "import", "name": f"{OWN}:Labels"}
+    total, _ = composed(labels, teacher=side).loss(replace(seen(), labels=few))
+    assert float(total.detach()) == 6 * CLASSES
+
+
+def test_a_store_without_the_features_is_refused():
+    with pytest.raises(ConfigError, match=r"no features of \['1'\].*live_teacher: true"):
+        StoredTeacher(DenseCodec(CLASSES), ["1"])
+    with pytest.raises(ConfigError, match=r"no features of \['2'\]"):
+        StoredTeacher(FeatureCodec((("1", 3),)), ["1", "2"])
+
+
+def test_gradients_of_the_input_and_passes_of_the_teacher():
+    jacobian = {"type": "import", "name": f"{OWN}:Jacobian"}
+    live = {"type": "import", "name": f"{OWN}:Live"}
+    composition = composed(jacobian, live)
+    given = seen()
+    total, values = composition.loss(given)
+    total.backward()
+    assert values["loss/Jacobian"] > 0
+    assert values["loss/Live"] > 0
+    assert not given.pixels.requires_grad
+
+
+def test_features_without_a_gradient_are_refused():
+    student = network()
+    student[0].requires_grad_(False)
+    composition = composed(ATTENTION, student=student)
+    with pytest.raises(ConfigError, match=r"\['1'\] have no gradient"):
+        composition.loss(seen())
+
+
+def test_hard_labels_alone():
+    total, values = composed(CROSS, teacher=NoTeacher()).loss(seen())
+    assert float(total.detach()) == pytest.approx(0.5 * float(values["cross_entropy"]), rel=1e-5)
+    assert values["kl"] == 0
+    assert np.isfinite(total.item())

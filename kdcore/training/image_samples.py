@@ -46,7 +46,8 @@ class ImageSamples:
         self._index = np.repeat(np.arange(len(self._samples)), [times for _, _, times in self._samples])
         self.lengths, self.views = np.ones(len(self._index), dtype=np.int64), views
         self.notes: tuple[str, ...] = ()
-        self.elsewhere = labels is not None and labels.elsewhere
+        self._joined = stored if labels is None else labels
+        self.elsewhere = self._joined is not None and self._joined.elsewhere
         self._cache: dict[int, ImageSample] = {}
         self._room = _CACHE_BYTES
         self.num_classes = int(source.num_classes or 0)
@@ -98,9 +99,9 @@ class ImageSamples:
         return self._index[places], views
 
     def bring(self, indices: np.ndarray) -> None:
-        """Copies the shards of the images' labels to this machine, many at once."""
-        if self._labels is not None:
-            self._labels.bring(self._places(indices)[0])
+        """Copies the shards of the images' labels, or views, to this machine, many at once."""
+        if self._joined is not None:
+            self._joined.bring(self._places(indices)[0])
 
     def _image(self, number: int) -> ImageSample:
         if number in self._cache:

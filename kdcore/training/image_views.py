@@ -44,10 +44,11 @@ class StoredViews:
 
 
 class DrawnViews:
-    """The views that a labelling job would draw, or any further one; `units` int64 [N] are the samples' work units."""
+    """The views that a labelling job would draw, or any further one; `units` int64 [N], rising: the samples' units."""
 
     def __init__(self, spec: ViewSpec, keys: Keys, units: np.ndarray) -> None:
         self._policy, self._keys, self._units = spec.policy, as_keys(keys), units
+        self._first = np.searchsorted(units, np.arange(units[-1] + 2))
 
     def of(self, numbers: np.ndarray, views: np.ndarray) -> Views:
         """See ViewSource."""
@@ -57,10 +58,14 @@ class DrawnViews:
         units = self._units[numbers]
         places = [np.flatnonzero(units == unit) for unit in np.unique(units)]
         parts = [
-            draw_views(self._policy, self._keys[numbers[here]], views[here], self._keys[self._units == units[here[0]]])
+            draw_views(self._policy, self._keys[numbers[here]], views[here], self._unit(int(units[here[0]])))
             for here in places
         ]
         return Views.concat(parts)[np.argsort(np.concatenate(places), kind="stable")]
+
+    def _unit(self, unit: int) -> np.ndarray:
+        """The keys of a work unit."""
+        return self._keys[self._first[unit] : self._first[unit + 1]]
 
 
 class Partners:

@@ -10,6 +10,8 @@ made by hand (`tests/unit/test_golden.py` packs them again and compares every by
     NAME.arrow   key, tokens and the codec's columns of a few rows, with the codec's spec in the schema
     NAME.state   what the codec learnt, if it learns
     NAME.json    for every label {class: count}, or its values
+
+`views.arrow` is a shard of images, with the parameters of two views a row, which `views.json` has by name.
 """
 
 import json
@@ -20,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from kdcore.config.views import ViewPolicy
 from kdcore.identity import canonical_json
 from kdcore.labels import (
     Codec,
@@ -35,11 +38,30 @@ from kdcore.labels import (
     TopKLabels,
 )
 from kdcore.labels.coder import CoderModel
+from kdcore.labels.views import CUTMIX, MIXUP, UNMIXED, View, Views, pack_views
+from kdcore.labels.views.spec import ViewSpec
+from kdcore.store import ShardRow, batches_from_rows, store_schema
 
 HERE = Path(__file__).resolve().parent
 FORMAT = 2
 FEW, MANY = [2, 0, 3], [3, 0, 130, 1]
 LAYERS = (("layers.1", 4), ("pooled", 2))
+VIEWS = ViewSpec(
+    ViewPolicy.model_validate(
+        {
+            "per_image": 2,
+            "crop": {"type": "random_resized"},
+            "flip": 0.5,
+            "color_jitter": {"brightness": 0.4, "saturation": 0.25},
+            "rand_augment": {"ops": 2, "magnitude": 9},
+            "erase": 0.25,
+            "mix": {"mixup": 0.5, "cutmix": 1.0},
+        }
+    ),
+    24,
+    (0.5, 0.5, 0.25),
+    (0.25, 0.5, 0.5),
+)
 
 
 class Numbers:
@@ -131,6 +153,40 @@ def write(name: str, codec: Codec, rows: list[dict[str, np.ndarray]], tokens: li
     (HERE / f"{name}.json").write_text(text + "\n")
 
 
+def views_files() -> None:
+    """A shard of images with views that have every kind of parameter."""
+    path, numbers, codec = HERE / "views.arrow", Numbers(), DenseCodec(5, 8)
+    if path.exists():
+        print(f"{path.name} is there: left alone")
+        return
+    schema = store_schema("image", codec, views=VIEWS.to_json())
+    views = [
+        view_of(numbers, *flags) for flags in ((0, UNMIXED), (1, MIXUP), (0, CUTMIX), (1, CUTMIX), (0, MIXUP), (1, 0))
+    ]
+    rows = []
+    for row in range(3):
+        packed, _ = pack_views(VIEWS.policy, Views.of(views[2 * row : 2 * row + 2]))
+        labels = codec.encode(numbers.grid(2, 5), np.zeros(2, np.uint64))
+        rows.append(ShardRow(row.to_bytes(16, "big"), f"image-{row}", 1, {**labels, "views": packed}, target=row))
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for batch in batches_from_rows(schema, rows):
+            writer.write_batch(batch)
+    lines = ",\n".join(json.dumps(view.named()) for view in views)
+    (HERE / "views.json").write_text(f"[{lines}]\n")
+
+
+def view_of(numbers: Numbers, erased: int, mixed: int) -> View:
+    """Parameters of a view that is erased or not, and mixed in one of the ways or not."""
+    below = {"area": 256, "ratio": 64, "x": 256, "y": 256, "flip": 2, "brightness": 64, "saturation": 64}
+    boxes = ("erase_area", "erase_ratio", "erase_x", "erase_y")
+    below |= dict.fromkeys(boxes, 64) if erased else {}
+    below |= {"share": 256} if mixed else {}
+    below |= {"cut_x": 64, "cut_y": 64} if mixed == CUTMIX else {}
+    values = {name: numbers.below(limit) for name, limit in below.items()}
+    partner = numbers.below(1 << 20) << 20 | numbers.below(1 << 20) if mixed else 0
+    return View(**values, ops=(numbers.below(23), numbers.below(23)), erased=erased, mixed=mixed, partner=partner)
+
+
 def plain(labels: SoftLabels, codec: Codec) -> list:
     """Labels as JSON: {class: count}, or values; probability zero is null."""
     if isinstance(labels, SparseLabels):
@@ -159,6 +215,7 @@ def main() -> None:
     flat_files("feature16", FeatureCodec(LAYERS), features)
     flat_files("feature8", FeatureCodec.learn(LAYERS, features[:3]), features)
     counts_files(ThresholdCodec, "threshold", 40, 3000)
+    views_files()
     counts_files(SampledCodec, "sampled", 60_000, 2000)  # counts with more than 12 plain bits
 
 

@@ -19,6 +19,10 @@ from kdcore.labels import (
     codec_from_spec,
 )
 from kdcore.labels.coder.layout import PLAIN
+from kdcore.labels.views import pack_views
+from kdcore.store import store_schema
+from kdcore.store.columns import batch_views, check_batch, list_offsets, list_values
+from kdcore.store.schema import schema_metadata, views_of_schema
 from tests.support.labels import counts_of, per_label, without_numba
 
 NAMES = ["topk", "topk8", "dense16", "dense8", "feature16", "feature8", "threshold", "sampled"]
@@ -126,3 +130,20 @@ def test_golden_labels_use_every_part_of_the_code():
     known = [str(target) in label for target, label in zip(targets, labels, strict=True)]
     assert any(known)
     assert not all(known)
+
+
+def test_golden_views_are_read_and_packed_as_ever():
+    with pa.memory_map(str(FOLDER / "views.arrow")) as source:
+        (batch,) = pa.ipc.open_file(source).read_all().to_batches()
+        assert batch.nbytes < 10_000
+        spec = views_of_schema(batch.schema)
+        assert spec is not None
+        codec = codec_from_spec(schema_metadata(batch.schema)["codec"], None)
+        assert batch.schema.equals(store_schema("image", codec, views=spec.to_json()), check_metadata=True)
+        check_batch(batch, "here")
+        views = batch_views(batch)
+        wanted = json.loads((FOLDER / "views.json").read_text())
+        assert [views.view(number).named() for number in range(len(views))] == wanted
+        flat, lengths = pack_views(spec.policy, views)
+        assert flat.tobytes() == list_values(batch, "views").tobytes()
+        assert lengths.tolist() == np.diff(list_offsets(batch, "views")).tolist()

@@ -28,8 +28,8 @@ def neuron_selectivity(student: Tensor, teacher: Tensor, kernel: str = "polynomi
     """mean k(t, t') + mean k(s, s') - 2 mean k(s, t) over pairs of channels, and the mean over samples.
 
     Features are [B, C, H, W], C may differ. Kernels: `linear` a^T b, `polynomial` (a^T b)^2, `gaussian`
-    exp(-||a - b||^2 / (2 w)), w the mean of ||s - t||^2 over the pairs of a sample, taken as a constant (the paper says
-    "of the pairs"; which, is our reading).
+    exp(-||a - b||^2 / (2 w)), w the mean of ||s - t||^2 over the pairs of a sample, taken as a constant (that choice is
+    unverified).
     """
     ours, theirs = (unit(features.flatten(2)) for features in same_size(student, teacher))
     across = ours @ theirs.transpose(1, 2)

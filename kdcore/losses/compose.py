@@ -56,7 +56,10 @@ class ComposedLoss(nn.Module):
             weight = term.weight_at(inputs.progress)
             if weight == 0:
                 continue
-            value = method(inputs) * count
+            # Matrix products in bfloat16 would lose a loss that is a difference of what is nearly equal.
+            kept = bool(method.wants_autocast) and torch.is_autocast_enabled(total.device.type)
+            with torch.autocast(total.device.type, enabled=kept):
+                value = method(inputs) * count
             values[name] = value.detach()
             total = total + weight * value
         return total, values

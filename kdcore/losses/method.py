@@ -82,6 +82,9 @@ class Method(nn.Module, ABC, Generic[TermT]):
     needs_input_gradient: ClassVar[bool] = False
     """Whether `pixels` must require a gradient, for losses of a network's Jacobian."""
     needs_live_teacher: ClassVar[bool] = False
+    wants_autocast: ClassVar[bool] = False
+    """Whether it runs under autocast where the student does, because it runs the student again. Others bring features
+    to the type of what they own (`projectors.project`) and compute in `numerics.wide`."""
 
     def __init__(self, term: TermT, shapes: Shapes) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ from kdcore.labels.dense import DenseCodec
 from kdcore.labels.feature import FeatureCodec
 from kdcore.labels.soft_labels import DenseLabels, FeatureLabels, TopKLabels
 from kdcore.losses.compose import term_names
+from kdcore.losses.feature.attention_transfer import AttentionTransfer
 from kdcore.training.batches import ImageBatch
 from kdcore.training.composition import Composition, compose
 from kdcore.training.model import DistillModel
@@ -166,6 +167,18 @@ def test_a_teacher_in_float32_stays_so_where_the_student_runs_in_bfloat16():
     model(given)[0].backward()
     assert dtypes[-1] == torch.float32
     assert ours[-1] == torch.bfloat16
+
+
+def test_losses_are_computed_without_autocast_but_for_one_that_runs_the_student(monkeypatch: pytest.MonkeyPatch):
+    student, noted = network(), []
+    composition = composed(CROSS, ATTENTION, student=student)
+    for method in composition.losses.methods:
+        method.register_forward_pre_hook(lambda module, given: noted.append(torch.is_autocast_enabled("cpu")))
+    monkeypatch.setattr(AttentionTransfer, "wants_autocast", True)
+    for precision in ("bfloat16", "float32"):
+        model = DistillModel(student, TrainingConfig(steps=1, precision=precision), True, composition)
+        model(seen(3))
+    assert noted == [False, True, False, False]
 
 
 def stored(theirs: nn.Module, pixels: Tensor) -> FeatureLabels:

@@ -9,7 +9,7 @@ import torch
 
 from cluster.labelling.replica.image_answers import ImageAnswers, ViewedImages
 from cluster.labelling.replica.loading import Answers, asked_of, load_answers
-from cluster.paths import absolute_paths, with_fitted_teacher
+from cluster.paths import absolute_paths
 from kdcore.config import Recipe
 from kdcore.data.document import ImageSample, Sample, SampleRef
 from kdcore.data.keys import sample_key
@@ -22,6 +22,7 @@ from kdcore.identity import compare_identity
 from kdcore.labels import RowView
 from kdcore.planning.plan import PlannedSample
 from kdcore.store import LabelStore, Location, ShardRow, open_store
+from kdcore.training.arms import with_fitted_teacher
 
 __all__ = ["TeacherReport", "verify_against_teacher"]
 

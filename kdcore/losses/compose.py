@@ -57,7 +57,8 @@ class ComposedLoss(nn.Module):
             if weight == 0:
                 continue
             # Matrix products in bfloat16 would lose a loss that is a difference of what is nearly equal.
-            kept = bool(method.wants_autocast) and torch.is_autocast_enabled(total.device.type)
+            wanted = isinstance(term, OwnTerm) or bool(method.wants_autocast)
+            kept = wanted and torch.is_autocast_enabled(total.device.type)
             with torch.autocast(total.device.type, enabled=kept):
                 value = method(inputs) * count
             values[name] = value.detach()

@@ -83,8 +83,8 @@ class Method(nn.Module, ABC, Generic[TermT]):
     """Whether `pixels` must require a gradient, for losses of a network's Jacobian."""
     needs_live_teacher: ClassVar[bool] = False
     wants_autocast: ClassVar[bool] = False
-    """Whether it runs under autocast where the student does, because it runs the student again. Others bring features
-    to the type of what they own (`projectors.project`) and compute in `numerics.wide`."""
+    """Whether it runs under autocast where the student does, because it runs the student again; a user's own always
+    does. Others bring features to the type of what they own (`projectors.project`) and compute in `numerics.wide`."""
 
     def __init__(self, term: TermT, shapes: Shapes) -> None:
         super().__init__()

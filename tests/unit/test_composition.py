@@ -169,16 +169,16 @@ def test_a_teacher_in_float32_stays_so_where_the_student_runs_in_bfloat16():
     assert ours[-1] == torch.bfloat16
 
 
-def test_losses_are_computed_without_autocast_but_for_one_that_runs_the_student(monkeypatch: pytest.MonkeyPatch):
+def test_losses_are_computed_without_autocast_but_for_those_that_want_it(monkeypatch: pytest.MonkeyPatch):
     student, noted = network(), []
-    composition = composed(CROSS, ATTENTION, student=student)
+    composition = composed(CROSS, ATTENTION, MEMORY, student=student)
     for method in composition.losses.methods:
         method.register_forward_pre_hook(lambda module, given: noted.append(torch.is_autocast_enabled("cpu")))
     monkeypatch.setattr(AttentionTransfer, "wants_autocast", True)
     for precision in ("bfloat16", "float32"):
         model = DistillModel(student, TrainingConfig(steps=1, precision=precision), True, composition)
         model(seen(3))
-    assert noted == [False, True, False, False]
+    assert noted == [False, True, True, False, False, False]
 
 
 def stored(theirs: nn.Module, pixels: Tensor) -> FeatureLabels:

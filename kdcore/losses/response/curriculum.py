@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kdcore.config.losses.response import CurriculumTerm
 from kdcore.losses.method import LossInputs, Shapes
+from kdcore.losses.numerics import wide
 from kdcore.losses.response.logits import LogitMethod, sample_kl
 
 __all__ = ["Curriculum", "ascent_rate", "softened"]
@@ -37,7 +38,7 @@ class Curriculum(LogitMethod[CurriculumTerm]):
     def compare(self, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
         """See LogitMethod."""
         against: Any = _Ascend.apply(self.raw, ascent_rate(inputs.progress, self.term.ramp))
-        return softened(student, teacher, self.term.lowest + self.term.span * torch.sigmoid(against))
+        return softened(student, teacher, self.term.lowest + self.term.span * torch.sigmoid(wide(against)))
 
 
 class _Ascend(torch.autograd.Function):

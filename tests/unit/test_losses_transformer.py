@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kdcore.errors import ConfigError
+from kdcore.losses.registry import make_method
 from kdcore.losses.transformer.attention import map_distance, score_distance, scores_of
 from kdcore.losses.transformer.contrast import cos_nce
 from kdcore.losses.transformer.feature_maps import mean_distance, normalised_distance, variance_distance
@@ -244,11 +245,25 @@ def test_mobilebert_weighs_three_distances():
         ("minilm", {"heads": 3}, "`heads` to a divisor of D"),
         ("attention_maps", {"at": ["maps", "maps"]}, "cuts vectors"),
         ("alp", {"at": ["tokens", "vectors"]}, "alp mixes layers of one width"),
+        ("hidden_states", {"at": "tokens", "teacher_at": "vectors.seen"}, "sequences of \\[3, 7\\] tokens"),
+        ("minilm", {"at": "tokens", "teacher_at": "vectors.seen", "heads": 2}, "sequences of \\[3, 7\\] tokens"),
+        ("attention_maps", {"at": ["tokens", "narrow"]}, "share their keys"),
     ],
 )
 def test_layers_that_do_not_fit_are_refused(name, options, message):
+    known = shapes()
+    odd = {"narrow": (7, 4), "vectors.seen": (3, 12)}
     with pytest.raises(ConfigError, match=message):
-        method(name, **options)
+        make_method(
+            term(name, **options), replace(known, student={**known.student, **odd}, teacher={**known.teacher, **odd})
+        )
+
+
+def test_the_first_tokens_of_sequences_of_different_length_can_be_compared():
+    known, longer = shapes(), {"tokens": (9, 12)}
+    loss = make_method(term("pkd", at="tokens"), replace(known, teacher=longer))
+    given = inputs(3)
+    assert loss(replace(given, teacher={"tokens": torch.randn(3, 9, 12)})).isfinite()
 
 
 def test_attention_needs_queries_and_keys():

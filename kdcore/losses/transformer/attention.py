@@ -1,6 +1,7 @@
 """Attention, made again from queries and keys and compared head by head.
 
-Scores before the softmax: TinyBERT, Jiao et al. (arXiv 1909.10351), eq. 7. Maps after it: MobileBERT, Sun et al. (arXiv
+What a model does to queries and keys before it multiplies them, such as rotary positions, is not made again. Scores
+before the softmax: TinyBERT, Jiao et al. (arXiv 1909.10351), eq. 7. Maps after it: MobileBERT, Sun et al. (arXiv
 2004.02984), and MiniLM, Wang et al. (arXiv 2002.10957).
 """
 
@@ -14,7 +15,7 @@ from kdcore.errors import ConfigError
 from kdcore.losses.forms import KL
 from kdcore.losses.method import LossInputs, Method, Shapes
 from kdcore.losses.numerics import wide
-from kdcore.losses.transformer.tokens import token_mean
+from kdcore.losses.transformer.tokens import check_tokens, token_mean
 
 __all__ = ["AttentionMaps", "AttentionScores", "check_heads", "map_distance", "score_distance", "scores_of"]
 
@@ -50,7 +51,8 @@ def map_distance(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tenso
 
 
 def check_heads(term_type: str, heads: int, shapes: list[tuple[int, ...]]) -> None:
-    """ConfigError unless shapes are (L, D) with D a multiple of the heads."""
+    """ConfigError unless shapes are (L, D) of one L, with D a multiple of the heads."""
+    check_tokens(shapes)
     for shape in shapes:
         if len(shape) != 2 or shape[1] % heads:
             raise ConfigError(
@@ -66,6 +68,12 @@ class _QueryKeyMethod(Method[QueryKeyTermT]):
         super().__init__(term, shapes)
         tapped = [shapes.student[path] for path in term.at] + [shapes.teacher[path] for path in term.teacher_paths]
         check_heads("attention", term.heads, tapped)
+        for queries, keys in zip(tapped[::2], tapped[1::2], strict=True):
+            if queries != keys:
+                raise ConfigError(
+                    f"`at` names queries, then keys, of one width, got {['B', *queries]} and {['B', *keys]}: queries "
+                    "that share their keys (grouped heads) cannot be compared here"
+                )
 
     def forward(self, inputs: LossInputs) -> Tensor:
         """See Method."""

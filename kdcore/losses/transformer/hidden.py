@@ -15,7 +15,7 @@ from kdcore.config.losses.transformer import HiddenCosineTerm, HiddenStatesTerm,
 from kdcore.losses.method import FeatureMethod, LossInputs, Shapes
 from kdcore.losses.numerics import unit, wide
 from kdcore.losses.projectors import project, vector_projector
-from kdcore.losses.transformer.tokens import sequences, token_mean
+from kdcore.losses.transformer.tokens import check_tokens, sequences, token_mean
 
 __all__ = [
     "HiddenCosine",
@@ -51,6 +51,9 @@ class HiddenMethod(FeatureMethod[HiddenTermT]):
 
     def __init__(self, term: HiddenTermT, shapes: Shapes) -> None:
         super().__init__(term, shapes)
+        if term.tokens == "all":
+            for ours, theirs in zip(term.at, term.teacher_paths, strict=True):
+                check_tokens([shapes.student[ours], shapes.teacher[theirs]])
         self.projectors = self.for_pairs(shapes, vector_projector)
 
     def pair(self, number: int, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:

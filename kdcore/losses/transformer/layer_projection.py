@@ -13,7 +13,7 @@ from kdcore.errors import ConfigError
 from kdcore.losses.method import LossInputs, Method, Shapes
 from kdcore.losses.numerics import wide
 from kdcore.losses.projectors import project, vector_projector
-from kdcore.losses.transformer.tokens import sequences, token_mean
+from kdcore.losses.transformer.tokens import check_tokens, sequences, token_mean
 
 __all__ = ["LayerProjection", "layer_projection"]
 
@@ -32,6 +32,10 @@ class LayerProjection(Method[LayerProjectionTerm]):
 
     def __init__(self, term: LayerProjectionTerm, shapes: Shapes) -> None:
         super().__init__(term, shapes)
+        if term.tokens == "all":
+            check_tokens(
+                [*(shapes.student[path] for path in term.at), *(shapes.teacher[path] for path in term.teacher_paths)]
+            )
         ours = {shapes.student[path][-1] for path in term.at}
         theirs = {shapes.teacher[path][-1] for path in term.teacher_paths}
         if len(ours) > 1 or len(theirs) > 1:

@@ -1,8 +1,22 @@
 """Means over the tokens of sequences of different length."""
 
+from collections.abc import Iterable
+
 from torch import Tensor
 
-__all__ = ["sequences", "token_mean"]
+from kdcore.errors import ConfigError
+
+__all__ = ["check_tokens", "sequences", "token_mean"]
+
+
+def check_tokens(shapes: Iterable[tuple[int, ...]]) -> None:
+    """ConfigError unless the sequences among shapes, (L, D), are of one length."""
+    lengths = {shape[0] for shape in shapes if len(shape) == 2}
+    if len(lengths) > 1:
+        raise ConfigError(
+            f"tokens are compared one by one, but tapped layers give sequences of {sorted(lengths)} tokens: likely the "
+            "networks cut images into patches of different size, or one adds tokens of its own; compare `tokens: first`"
+        )
 
 
 def sequences(states: Tensor) -> Tensor:

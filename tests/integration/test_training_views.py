@@ -57,5 +57,5 @@ def test_student_and_baseline_learn_from_the_same_views_however_they_are_cut(roo
         values = [line["cross_entropy"] for line in lines(whole, arm)]
         assert all(0 < value < 20 for value in values)
     measured = evaluate_run(whole)  # of whole images
-    assert measured["models"][ARMS[0]]["quality"]["images"] > 5
+    assert measured["models"][ARMS[0]]["quality"]["samples"] > 5
     assert measured["store"]["labels"] == 3 * measured["store"]["rows"]

@@ -3,13 +3,14 @@
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
 
 from kdcore.config.losses import FeatureTerm
 from kdcore.losses.method import LossInputs, Shapes
 from kdcore.losses.registry import make_method
 from kdcore.losses.transformer.attention import scores_of
-from kdcore.taps import Taps
+from kdcore.models.image_sources import LogitsOnly
+from kdcore.taps import Taps, feature_shapes
 from tests.support.methods import term
 
 HEADS, LENGTH = 2, 5
@@ -84,6 +85,21 @@ def test_a_student_comes_nearer_to_its_teacher(networks, name):
         values.append(float(value.detach()))
     student.load_state_dict(start)
     assert values[-1] < 0.8 * values[0]
+
+
+def test_a_vision_transformer_is_named_as_the_docs_say():
+    shape = {
+        "num_hidden_layers": 1,
+        "num_attention_heads": HEADS,
+        "intermediate_size": 8,
+        "image_size": 8,
+        "patch_size": 4,
+    }
+    model = LogitsOnly(ViTForImageClassification(ViTConfig(hidden_size=8, **shape)))
+    paths = [f"model.vit.layers.0.attention.{name}_proj" for name in "qkv"]
+    found = feature_shapes(model, Taps(model, [*paths, "model.vit.layers.0"]), torch.zeros(1, 3, 8, 8))
+    assert set(found.values()) == {(5, 8)}
+    make_method(term("attention_maps", at=paths[:2], heads=HEADS), Shapes(found, found, 2, 1))
 
 
 def test_attention_made_again_is_the_attention_of_the_model(networks):

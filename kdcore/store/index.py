@@ -54,7 +54,7 @@ class Index:
             None if self.labels is None else self.labels[rows],
         )
 
-    def labels_of(self, rows: int | slice, kind: str) -> np.ndarray:
+    def labels_of(self, rows: int | slice | np.ndarray, kind: str) -> np.ndarray:
         """Labels of one row or of several, int64."""
         if self.labels is not None:
             return self.labels[rows].astype(np.int64)

@@ -201,7 +201,8 @@ class LabelStore:
         """
         if self.view_spec is None:
             raise StoreError(f"{self.path} was labelled without views (data.views): its labels are of whole images")
-        packed = [self._values(row, VIEWS) for row in np.asarray(rows).tolist()]
+        offsets_of = [(*columns[VIEWS], inner) for columns, inner in self._where(np.asarray(rows, np.int64))]
+        packed = [values[offsets[inner] : offsets[inner + 1]] for offsets, values, inner in offsets_of]
         lengths = np.array([part.size for part in packed], np.int64)
         flat = np.concatenate([np.empty(0, np.uint8), *packed])
         return unpack_views(self.view_spec.policy, flat, lengths, None if numbers is None else np.asarray(numbers))
@@ -230,14 +231,19 @@ class LabelStore:
 
     def labels_of(self, rows: Indices, starts: Indices, stops: Indices) -> SoftLabels:
         """Labels of several row slices, one after the other, decoded at once. IndexError outside of a row."""
-        views: list[RowView] = []
-        begins, ends = np.asarray(starts).tolist(), np.asarray(stops).tolist()
-        num_rows = self.num_rows
-        for row, start, stop in zip(np.asarray(rows).tolist(), begins, ends, strict=True):
-            if not (0 <= row < num_rows and 0 <= start <= stop <= self._num_labels(row)):
-                raise IndexError(f"labels [{start}, {stop}) of row {row} are not in the store {self!r}")
-            views.append(self.row_view(row))
-        return self.codec.decode(views, begins, ends)
+        chosen, begins, ends = (np.asarray(each, np.int64) for each in (rows, starts, stops))
+        # Rows that are not there have no labels: 0 .. -1.
+        inside = (chosen >= 0) & (chosen < self.num_rows)
+        counts = np.where(inside, self._index.labels_of(np.where(inside, chosen, 0), self.kind), -1)
+        bad = np.flatnonzero((begins < 0) | (begins > ends) | (ends > counts))
+        if len(bad):
+            row, start, stop = (int(each[bad[0]]) for each in (chosen, begins, ends))
+            raise IndexError(f"labels [{start}, {stop}) of row {row} are not in the store {self!r}")
+        views = [
+            row_view(columns, inner, self._codec_columns, count)
+            for (columns, inner), count in zip(self._where(chosen), counts.tolist(), strict=True)
+        ]
+        return self.codec.decode(views, begins.tolist(), ends.tolist())
 
     def bring(self, rows: Indices) -> None:
         """Opens the shards that rows are in, several at once; what lies elsewhere is copied into the cache for it.
@@ -271,7 +277,19 @@ class LabelStore:
         return values[offsets[inner] : offsets[inner + 1]]
 
     def _columns(self, row: int) -> Columns:
-        return self._opened(int(self._index.shard[row]))[1][int(self._index.batch[row])]
+        return self._where(np.array([row]))[0][0]
+
+    def _where(self, rows: np.ndarray) -> list[tuple[Columns, int]]:
+        """The columns that each row is in, and its place there; a shard is looked at once, whatever its rows."""
+        index = self._index
+        opened: dict[int, list[Columns]] = {}
+        found: list[tuple[Columns, int]] = []
+        places = zip(index.shard[rows].tolist(), index.batch[rows].tolist(), index.row[rows].tolist(), strict=True)
+        for shard, batch, inner in places:
+            if shard not in opened:
+                opened[shard] = self._opened(shard)[1]
+            found.append((opened[shard][batch], inner))
+        return found
 
     def _opened(self, number: int) -> tuple[Shard, list[Columns]]:
         """A shard, mapped, with views of its columns; the shards used last stay open."""

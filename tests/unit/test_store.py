@@ -57,6 +57,15 @@ def test_slices_of_many_rows_are_decoded_in_order(store):
     assert store.labels_of([], [], []).num_labels == 0
 
 
+def test_a_shard_is_looked_at_once_for_all_rows_of_a_call(path, monkeypatch):
+    store = open_store(path)
+    store.labels_of([0], [0], [0])
+    looked = []
+    monkeypatch.setattr(store, "_opened", lambda number, opened=store._opened: looked.append(number) or opened(number))
+    store.labels_of([0, 1, 5, 2, 4], [0] * 5, [0] * 5)
+    assert looked == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("row", "start", "stop"), [(12, 0, 1), (-1, 0, 1), (1, 0, 99), (1, -1, 2), (1, 3, 2), (0, 0, 1)]
 )

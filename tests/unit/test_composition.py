@@ -28,6 +28,7 @@ CLASSES, SAMPLES = 4, 10
 ALONE = Ranks(0, 1, torch.device("cpu"))
 CROSS = {"type": "cross_entropy", "weight": 0.5}
 ATTENTION = {"type": "attention_transfer", "at": "1", "weight": 3.0}
+CONTRAST = {"type": "crd", "at": "3", "negatives": 4, "dimension": 5}
 MEMORY = {"type": "import", "name": f"{OWN}:Memory", "at": "1"}
 
 
@@ -127,6 +128,21 @@ def test_a_refused_step_is_not_remembered(accepted):
     (rows,) = composition.losses.memories()
     assert bool(rows[:3].any()) == accepted
     assert not rows[3:].any()
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_a_contrast_memory_is_one_of_samples(accepted):
+    composition = composed(CROSS, CONTRAST, teacher=LiveTeacher(network(6), ["3"]))
+    before = [rows.clone() for rows in composition.losses.memories()]
+    assert [rows.shape for rows in before] == [(SAMPLES, 5)] * 2
+    for _ in range(2):
+        total, values = composition.loss(seen(3))
+        total.backward()
+        assert values["loss/crd"] > 0
+    composition.memories.settle(accepted, ALONE)
+    for rows, first in zip(composition.losses.memories(), before, strict=True):
+        assert (rows[:3] != first[:3]).any(1).tolist() == [accepted] * 3
+        assert torch.equal(rows[3:], first[3:])
 
 
 def test_the_dry_pass_leaves_student_and_statistics_as_they_were():

@@ -8,6 +8,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 from torchdistill.losses.mid_level import AuxSSKDLoss, SSKDLoss
 
 from kdcore.errors import ConfigError
+from kdcore.losses.relation import self_supervision
 from kdcore.losses.relation.self_supervision import best_known, turned, view_divergence
 from tests.support.features import normal
 from tests.support.methods import inputs, method
@@ -89,3 +90,16 @@ def test_the_batch_s_own_pass_is_not_made_again():
     given.student_model.register_forward_pre_hook(lambda model, pixels: seen.append(pixels[0].shape[0]))
     method("sskd")(replace(given))
     assert seen == [12]
+
+
+def test_under_autocast_the_student_s_pass_alone_is_rounded(monkeypatch):
+    given, exact = inputs(), float(method("sskd")(inputs()).detach())
+    dtypes = []
+    compared = self_supervision.view_divergence
+    monkeypatch.setattr(
+        self_supervision, "view_divergence", lambda *sides: (dtypes.append(sides[0].dtype), compared(*sides))[1]
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = float(method("sskd")(given).detach())
+    assert dtypes == [torch.float32, torch.bfloat16]
+    assert loss == pytest.approx(exact, rel=0.02)

@@ -70,18 +70,27 @@ class SelfSupervision(Method[SelfSupervisionTerm]):
         assert inputs.student_model is not None
         assert inputs.teacher_model is not None
         views = turned(inputs.pixels.detach())
-        logits, features = _seen(inputs.student_model, ours, views)
-        first = next(inputs.teacher_model.parameters())
-        with torch.no_grad(), torch.autocast(first.device.type, enabled=False):
-            known, known_features = _seen(inputs.teacher_model, theirs, views.to(first.device, first.dtype))
-        similar = _similarities(self.student, features, inputs.student[ours])
-        known_similar = _similarities(self.teacher, known_features, inputs.teacher[theirs])
-        image = torch.arange(len(inputs.pixels), device=views.device).repeat_interleave(3)
-        term, target = self.term, inputs.targets.repeat_interleave(3)
+        seen = _seen(inputs.student_model, ours, views)
+        # Beyond the student's pass nothing is rounded to bfloat16.
+        with torch.autocast(views.device.type, enabled=False):
+            with torch.no_grad():
+                first = next(inputs.teacher_model.parameters())
+                known = _seen(inputs.teacher_model, theirs, views.to(first.device, first.dtype))
+            similar = _similarities(self.student, seen[1], inputs.student[ours])
+            known_similar = _similarities(self.teacher, known[1], inputs.teacher[theirs])
+            return self._loss(similar, known_similar, seen[0], known[0], inputs.targets)
+
+    def _loss(
+        self, similar: Tensor, known_similar: Tensor, logits: Tensor, known_logits: Tensor, targets: Tensor
+    ) -> Tensor:
+        term = self.term
+        image = torch.arange(len(targets), device=targets.device).repeat_interleave(3)
         contrast = view_divergence(
             similar, known_similar.detach(), image, term.contrast_temperature, term.contrast_share
         )
-        judgement = view_divergence(logits, known, target, term.view_temperature, term.view_share)
+        judgement = view_divergence(
+            logits, known_logits, targets.repeat_interleave(3), term.view_temperature, term.view_share
+        )
         heads = cross_entropy(known_similar, image)
         return term.contrast_weight * contrast + term.view_weight * judgement + heads
 

@@ -43,7 +43,9 @@ class DistillModel(nn.Module):
                 return self.composition.loss(batch, progress)
         count = len(batch.targets)
         labels = batch.labels if count or batch.labels is None else batch.labels.index(slice(0))
-        logits = self.student(batch.pixels)[:count]
+        # DeepSpeed keeps a student's weights in bfloat16 itself, where there is no autocast to make pixels so.
+        pixels = batch.pixels.to(next(self.student.parameters()).dtype)
+        logits = self.student(pixels)[:count]
         loss, metrics = soft_target_loss(logits, labels, batch.targets, objective=self.objective)
         if batch.partner_targets is None or batch.shares is None:
             return loss, metrics

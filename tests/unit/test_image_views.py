@@ -14,11 +14,13 @@ from kdcore.data.views import UNMIXED, apply_views, own_shares, partner_rows, vi
 from kdcore.errors import IdentityMismatch, MissingLabels
 from kdcore.labels.soft_labels import DenseLabels
 from kdcore.losses.response.mixed_targets import partner_excess
+from kdcore.models.convnet import ConvNet
 from kdcore.planning import plan_units
 from kdcore.store import open_store
 from kdcore.training.arms import Arm
 from kdcore.training.image_samples import ImageSamples, image_samples
 from kdcore.training.image_views import Partners
+from kdcore.training.model import DistillModel
 from kdcore.training.task import make_task
 from tests.support.training import write_labels
 from tests.support.viewed_runs import POLICY, viewed_recipe
@@ -163,3 +165,18 @@ def test_classes_are_mixed_as_pictures_are():
     assert float(found.detach()) == pytest.approx(float(wanted.detach()))
     ours, theirs = (torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in (found, wanted))
     torch.testing.assert_close(ours, theirs)
+
+
+def test_a_student_whose_weights_are_bfloat16_learns_from_mixed_views(root):
+    recipe = viewed_recipe(root, "store")
+    assert recipe.training is not None
+    batch = samples_of(recipe).batch(np.arange(12))
+    losses = []
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        model = DistillModel(ConvNet(10, 1, width=6, depth=2).to(dtype), recipe.training, True)
+        loss, metrics = model(batch)
+        loss.backward()
+        assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+        losses.append((float(loss.detach()), float(metrics["cross_entropy"])))
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)

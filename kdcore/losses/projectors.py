@@ -21,17 +21,22 @@ __all__ = [
 
 
 class ChannelNorm(nn.BatchNorm2d):
-    """BatchNorm of maps [B, C, H, W] that takes its running statistics where a batch has one value a channel."""
+    """BatchNorm of maps [B, C, H, W] that takes its running statistics where a batch has one value a channel.
+
+    In the type of these statistics, which DeepSpeed keeps in float32 beside parameters in bfloat16.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Maps of the same shape."""
+        """Maps of the same shape and type."""
         assert self.running_mean is not None
-        input = input.to(self.running_mean.dtype)
-        if self.training and input.numel() == self.num_features:
-            return functional.batch_norm(
-                input, self.running_mean, self.running_var, self.weight, self.bias, False, eps=self.eps
-            )
-        return super().forward(input)
+        assert self.momentum is not None
+        kind = self.running_mean.dtype
+        counts = self.training and input.numel() > self.num_features
+        weight, bias = (one if one is None else one.to(kind) for one in (self.weight, self.bias))
+        normal = functional.batch_norm(
+            input.to(kind), self.running_mean, self.running_var, weight, bias, counts, self.momentum, self.eps
+        )
+        return normal.to(input.dtype)
 
 
 class VectorNorm(ChannelNorm):

@@ -66,6 +66,15 @@ def test_one_value_a_channel_takes_running_statistics():
     assert torch.allclose(norm(one).flatten(), torch.tensor([0.0, 1.0]), atol=0.3)
 
 
+def test_a_norm_whose_statistics_stayed_wide_gives_what_it_was_given():
+    norm = nn.Sequential(nn.Conv2d(3, 4, 1), ChannelNorm(4), nn.Conv2d(4, 4, 1))
+    for parameter in norm.parameters():
+        parameter.data = parameter.data.bfloat16()
+    assert project(norm, torch.randn(2, 3, 2, 2)).dtype == torch.float32
+    assert norm[1].running_mean.dtype == torch.float32
+    assert float(norm[1].running_mean.abs().max()) > 0
+
+
 def test_variances_start_where_they_are_told_and_equal_torchdistills():
     vid = method("vid", at="maps", initial_variance=2.0)
     torch.testing.assert_close(vid.variance(0), torch.full((6,), 2.0))

@@ -27,17 +27,23 @@ def save_weights(model: nn.Module, path: Path) -> str:
     return str(path)
 
 
-def cifar10(folder: Path) -> list[str]:
-    """Parquet of PNG, and a ResNet-56 that has learnt nothing."""
+def parquet(folder: Path, side: int) -> list[str]:
+    """Pictures of all ten classes, and some held out."""
     generator = np.random.default_rng(0)
     paths = {}
     for split, count in (("train", 16), ("test", 10)):
-        images = [{"bytes": picture(generator, 32, "PNG"), "path": None} for _ in range(count)]
+        images = [{"bytes": picture(generator, side, "PNG"), "path": None} for _ in range(count)]
         paths[split] = folder / f"{split}.parquet"
         pq.write_table(pa.table({"image": images, "label": pa.array(np.arange(count) % 10)}), paths[split])
+    return [f"data.path={paths['train']}", f"data.heldout={paths['test']}"]
+
+
+def cifar10(folder: Path) -> list[str]:
+    """Parquet of PNG, and a ResNet-56 that has learnt nothing."""
+    data = parquet(folder, 32)
     torch.manual_seed(0)
     weights = save_weights(CifarResNet(10, 3, depth=56), folder / "teacher.safetensors")
-    return [f"data.path={paths['train']}", f"data.heldout={paths['test']}", f"teacher.path={weights}"]
+    return [*data, f"teacher.path={weights}"]
 
 
 def imagenet(folder: Path) -> list[str]:
@@ -61,4 +67,13 @@ def imagenet(folder: Path) -> list[str]:
     return [*data, *teacher, *views, *(f"cluster.{name}={value}" for name, value in cluster.items())]
 
 
-MATERIAL: dict[str, Callable[[Path], list[str]]] = {"cifar10": cifar10, "imagenet": imagenet}
+def mnist(folder: Path) -> list[str]:
+    """Parquet of PNG, which the recipe reads as grey."""
+    return parquet(folder, 28)
+
+
+MATERIAL: dict[str, Callable[[Path], list[str]]] = {
+    "cifar10": cifar10,
+    "imagenet": imagenet,
+    "mnist-hinton": mnist,
+}

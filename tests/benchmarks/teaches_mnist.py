@@ -74,7 +74,7 @@ def recipe(runs: Path, name: str, train: Path, teacher: Path | None, arguments: 
 
     settings = yaml.safe_load(RECIPE.read_text())
     settings |= {"name": name, "runs": str(runs)}
-    settings["labels"]["path"] = str(runs / f"labels-{train.stem}")  # one store for all that learn from these images
+    settings["labels"]["path"] = str(runs / "labels")  # those who learn from some of the images find theirs by key
     settings["data"] |= {"path": str(train), "heldout": str(arguments.data / "test.parquet")}
     settings["teacher"] = None if teacher is None else {"type": "image_classifier", "path": str(teacher)}
     training = settings["training"]
@@ -84,17 +84,21 @@ def recipe(runs: Path, name: str, train: Path, teacher: Path | None, arguments: 
     return Recipe.model_validate(settings)
 
 
-def teach(wanted: Recipe) -> list[nn.Module]:
-    """Label, train the students one after the other in this process; the exported networks in order of seeds."""
+def label(wanted: Recipe) -> None:
+    """The store of every arm."""
     from cluster.labelling.run import label_store
+
+    label_store(wanted, on_note=progress)
+
+
+def teach(wanted: Recipe) -> list[nn.Module]:
+    """Train the students one after the other in this process; the exported networks in order of seeds."""
     from kdcore.runs import begin_run
     from kdcore.students.export import load_student
     from kdcore.training.arms import plan_arms
     from kdcore.training.run import run_arms
 
     begin_run(wanted)
-    if wanted.teacher is not None:
-        label_store(wanted, on_note=progress)
     arms = plan_arms(wanted)
     run_arms(wanted, arms, lambda step: progress(f"{wanted.name}: {step}"))
     return [load_student(arm.export_directory(wanted)) for arm in arms]
@@ -148,6 +152,7 @@ def search(arguments: argparse.Namespace) -> None:
     first = part_of(source, runs / "first.parquet", lambda number, _: number < count)
     held_back = Images(part_of(source, runs / "held-back.parquet", lambda number, _: number >= count))
     teacher = make_teacher(runs, Images(first), held_back, arguments.teacher_epochs)
+    label(recipe(runs, "labelling", first, teacher, arguments, rate=RATES["distilled"], hard_weight=HARD_WEIGHT))
     found: dict[str, dict[str, Any]] = {}
     for rate in arguments.rates:
         for weight in (None, *arguments.hard_weights):
@@ -170,7 +175,9 @@ def table(arguments: argparse.Namespace) -> None:
     arms = {"teacher": errors([load_image_model(teacher)], test)}
     changes = {"rate": RATES["distilled"], "hard_weight": HARD_WEIGHT}
     arms["alone"] = errors(teach(recipe(runs, "alone", source, None, arguments, rate=RATES["alone"])), test)
-    arms["distilled"] = errors(teach(recipe(runs, "distilled", source, teacher, arguments, **changes)), test)
+    distilled = recipe(runs, "distilled", source, teacher, arguments, **changes)
+    label(distilled)
+    arms["distilled"] = errors(teach(distilled), test)
     rest = part_of(source, runs / "without-3.parquet", lambda _, label: label != UNSEEN)
     students = teach(recipe(runs, "without-3", rest, teacher, arguments, **changes))
     arms["without_3"] = errors(students, test)

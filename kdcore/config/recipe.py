@@ -58,8 +58,8 @@ class Recipe(Settings):
             self._within_an_endpoint(self.teacher)
         if not text:
             self._of_images()
-        if kind != "image_classifier" and self.training is not None and self.training.losses:
-            raise ValueError("training.losses are losses of images, and data are text: set training.loss instead")
+        if kind == "causal_lm" and self.training is not None and self.training.losses:
+            raise ValueError("training.losses are losses of classifiers, and data are text: set training.loss instead")
         if self.ranks > 1:
             self._splittable(self.ranks)
         if self.training is not None and self.teacher is not None:

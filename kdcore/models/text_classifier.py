@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdcore.config.models import TextClassifierConfig
 from kdcore.errors import ConfigError, missing_extra
@@ -17,7 +17,22 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["build_text_classifier", "encode_texts"]
+__all__ = ["TokenClassifier", "build_text_classifier", "encode_texts", "stacked"]
+
+
+class TokenClassifier(nn.Module):
+    """A text classifier of transformers that takes all it is given as one tensor, and returns its logits alone."""
+
+    def __init__(self, model: PreTrainedModel, uses_types: bool) -> None:
+        super().__init__()
+        self.model = model
+        self._uses_types = uses_types
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits [B, num_classes] of `tokens` int64 [B, 3, L]: ids, attention mask, token types."""
+        ids, mask, types = tokens.unbind(1)
+        told = {"token_type_ids": types} if self._uses_types else {}
+        return self.model(input_ids=ids, attention_mask=mask, **told).logits
 
 
 def build_text_classifier(
@@ -62,6 +77,12 @@ def encode_texts(
     pairs = None if all(pair is None for pair in second) else [pair or "" for pair in second]
     found: Any = tokenizer(first, pairs, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
     return dict(found)
+
+
+def stacked(inputs: dict[str, Tensor]) -> Tensor:
+    """What `encode_texts` gives as one tensor int64 [B, 3, L]; types are 0 where the tokenizer knows none."""
+    ids = inputs["input_ids"]
+    return torch.stack([ids, inputs["attention_mask"], inputs.get("token_type_ids", torch.zeros_like(ids))], dim=1)
 
 
 def _check_positions(settings: Any, max_length: int) -> None:

@@ -59,10 +59,11 @@ def build_image_student(config: ImageClassifierConfig, num_classes: int, in_chan
 
 
 def build_classified_text_student(config: TextClassifierConfig, tokenizer: Any, num_classes: int) -> nn.Module:
-    """A text classifier in float32, from the torch seed or from safetensors."""
-    from kdcore.models.text_classifier import build_text_classifier
+    """A text classifier in float32, from the torch seed or from safetensors: tokens int64 [B, 3, L] to logits."""
+    from kdcore.models.text_classifier import TokenClassifier, build_text_classifier
 
-    return build_text_classifier(config, tokenizer, num_classes).float()
+    model = build_text_classifier(config, tokenizer, num_classes).float()
+    return TokenClassifier(model, "token_type_ids" in tokenizer.model_input_names)
 
 
 def checkpoint_activations(student: nn.Module) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kdcore.config.models import ImageClassifierConfig
 from kdcore.errors import ConfigError, missing_extra
 from kdcore.models.image import load_image_model, save_image_model
+from kdcore.models.text_classifier import TokenClassifier
 from kdcore.students.build import is_exported_image_model
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def export_student(
     aside = directory.parent / f".partial-export-{directory.name}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
+    if isinstance(model, TokenClassifier):
+        model = model.model
     if image_config is None:
         _write_text(model, tokenizer, aside)
     else:

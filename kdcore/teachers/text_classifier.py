@@ -39,6 +39,7 @@ class TextClassifierTeacher:
         self.model: Any = model.requires_grad_(False).eval()
         self.model.to(self._device)
         self.num_classes = num_classes
+        self.uses_types = "token_type_ids" in self.tokenizer.model_input_names
 
     def identity(self) -> dict[str, Any]:
         """Network, weights, dtype, and where texts are cut off."""

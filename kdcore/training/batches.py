@@ -1,6 +1,6 @@
 """What a student is given at one time, and what it is taken from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -74,30 +74,54 @@ class ImageBatch(OfTensors):
         """Images that go through the student."""
         return len(self.pixels)
 
+    @property
+    def inputs(self) -> Tensor:
+        """What the student is called with."""
+        return self.pixels
+
+    @property
+    def mask(self) -> Tensor | None:
+        """None: images have no padding."""
+        return None
+
+    def placeholder(self) -> "ImageBatch":
+        """In place of no image, one of the first class."""
+        first = self.targets.new_zeros(1)
+        return ImageBatch(self.pixels[:1], first, self.labels, indices=first)
+
 
 @dataclass(frozen=True)
 class ClassifiedTextBatch(OfTensors):
     """B texts, padded to the longest, their classes `targets` int64 [N], and N soft labels or None.
 
-    `input_ids` and `attention_mask` int64 [B, L]; `token_type_ids` of tokenizers that tell the texts of a pair apart.
-    N < B only for a rank without work.
+    `tokens` int64 [B, 3, L] as a TokenClassifier takes them. N < B only for a rank without work. `indices` int64 [N]
+    are the numbers of the texts in the training set.
     """
 
-    input_ids: Tensor
-    attention_mask: Tensor
-    token_type_ids: Tensor | None
+    tokens: Tensor
     targets: Tensor
     labels: SoftLabels | None
+    indices: Tensor | None = None
 
     @property
     def num_slots(self) -> int:
         """Texts that go through the student."""
-        return len(self.input_ids)
+        return len(self.tokens)
 
-    def inputs(self) -> dict[str, Any]:
-        """What a classifier of transformers is called with."""
-        types = {} if self.token_type_ids is None else {"token_type_ids": self.token_type_ids}
-        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, **types}
+    @property
+    def inputs(self) -> Tensor:
+        """What the student is called with."""
+        return self.tokens
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Where there is a token, bool [B, L]."""
+        return self.tokens[:, 1].bool()
+
+    def placeholder(self) -> "ClassifiedTextBatch":
+        """In place of no text, one of the first class."""
+        first = self.targets.new_zeros(1)
+        return replace(self, targets=first, indices=first)
 
 
 Batch = TextBatch | ImageBatch | ClassifiedTextBatch

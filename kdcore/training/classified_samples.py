@@ -9,7 +9,7 @@ from kdcore.config import Recipe
 from kdcore.data.document import ClassifiedText
 from kdcore.data.sources import Source
 from kdcore.errors import DataError
-from kdcore.models.text_classifier import encode_texts
+from kdcore.models.text_classifier import encode_texts, stacked
 from kdcore.planning import plan_units
 from kdcore.planning.plan import PlannedSample
 from kdcore.training.batches import ClassifiedTextBatch
@@ -30,7 +30,7 @@ class ClassifiedTextSamples:
         samples: list[PlannedSample],
         labels: StoreJoin | None,
     ) -> None:
-        self._tokenizer, self._max_length, self._labels = tokenizer, max_length, labels
+        self.tokenizer, self._max_length, self._labels = tokenizer, max_length, labels
         self._samples = samples
         self._texts = [source.read(ref) for ref, _, _ in samples]
         self._index = np.repeat(np.arange(len(samples)), [times for _, _, times in samples])
@@ -39,6 +39,7 @@ class ClassifiedTextSamples:
         self.notes: tuple[str, ...] = ()
         self.elsewhere = labels is not None and labels.elsewhere
         self.num_classes = int(source.num_classes or 0)
+        self.codec = None if labels is None else labels.codec
 
     def __len__(self) -> int:
         return len(self._index)
@@ -56,15 +57,14 @@ class ClassifiedTextSamples:
         """Texts as a batch, whatever the layout; without indices one text and no target."""
         numbers = self._index[indices] if len(indices) else self._index[:1]
         texts = [self._text(int(number)) for number in numbers]
-        inputs = encode_texts(self._tokenizer, [(text.text, text.pair) for text in texts], self._max_length)
+        inputs = encode_texts(self.tokenizer, [(text.text, text.pair) for text in texts], self._max_length)
         targets = torch.tensor([_target(text) for text in texts[: len(indices)]], dtype=torch.int64)
         labels = (
             None
             if self._labels is None
             else self._labels.of(numbers, np.zeros_like(numbers)).index(slice(0, len(indices)))
         )
-        types = inputs.get("token_type_ids")
-        return ClassifiedTextBatch(inputs["input_ids"], inputs["attention_mask"], types, targets, labels)
+        return ClassifiedTextBatch(stacked(inputs), targets, labels, torch.from_numpy(np.asarray(indices)))
 
     def bring(self, indices: np.ndarray) -> None:
         """Copies the shards of the texts' labels to this machine, many at once."""

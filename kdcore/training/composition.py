@@ -14,7 +14,7 @@ from kdcore.losses.registry import method_class
 from kdcore.losses.response.mixed_targets import partner_excess
 from kdcore.losses.response.soft_targets import soft_target_loss
 from kdcore.taps import Taps, feature_shapes
-from kdcore.training.batches import ImageBatch
+from kdcore.training.batches import ClassifiedTextBatch, ImageBatch
 from kdcore.training.memories import Memories
 from kdcore.training.teacher_side import TeacherSide
 
@@ -31,24 +31,23 @@ class Composition:
         self._student, self._taps = student, taps
         self._by_input = any(method_class(term).needs_input_gradient for term in losses.terms)
 
-    def loss(self, batch: ImageBatch, progress: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss summed over N images, and sums of `measures`, detached. ConfigError for features without gradient.
+    def loss(self, batch: ImageBatch | ClassifiedTextBatch, progress: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss summed over N samples, and sums of `measures`, detached. ConfigError for features without gradient.
 
         A rank without work goes the same way as the others, since they exchange what they hold, and adds nothing.
         """
         if len(batch.targets):
             return self._loss(batch, progress)
-        first = batch.targets.new_zeros(1)
-        total, metrics = self._loss(ImageBatch(batch.pixels[:1], first, batch.labels, indices=first), progress)
+        total, metrics = self._loss(batch.placeholder(), progress)
         self.memories.undo()
         return total * 0, {name: value * 0 for name, value in metrics.items()}
 
-    def _loss(self, batch: ImageBatch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        pixels = batch.pixels.detach().requires_grad_() if self._by_input else batch.pixels
+    def _loss(self, batch: ImageBatch | ClassifiedTextBatch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        given = batch.inputs.detach().requires_grad_() if self._by_input else batch.inputs
         with self._taps:
-            logits = self._student(pixels)
+            logits = self._student(given)
         self._check_gradients()
-        answer = self.teacher.answer(pixels, batch.labels)
+        answer = self.teacher.answer(given, batch.labels)
         inputs = LossInputs(
             student_logits=logits,
             teacher_logits=answer.logits,
@@ -57,20 +56,21 @@ class Composition:
             teacher=answer.features,
             indices=batch.indices,
             progress=progress,
-            pixels=pixels,
+            pixels=given if isinstance(batch, ImageBatch) else None,
+            mask=batch.mask,
             student_model=self._student,
             teacher_model=self.teacher.model,
             labels=answer.labels,
-            partner_targets=batch.partner_targets,
-            shares=batch.shares,
+            partner_targets=batch.partner_targets if isinstance(batch, ImageBatch) else None,
+            shares=batch.shares if isinstance(batch, ImageBatch) else None,
         )
         if batch.indices is not None:
             self.memories.keep(batch.indices)
         total, values = self.losses(inputs)
         with torch.no_grad():
             _, metrics = soft_target_loss(logits.detach(), answer.labels, batch.targets)
-            if batch.partner_targets is not None and batch.shares is not None:
-                excess = partner_excess(logits.detach(), batch.targets, batch.partner_targets, batch.shares)
+            if inputs.partner_targets is not None and inputs.shares is not None:
+                excess = partner_excess(logits.detach(), batch.targets, inputs.partner_targets, inputs.shares)
                 metrics["cross_entropy"] = metrics["cross_entropy"] + excess
         return total, {**metrics, **values}
 
@@ -90,18 +90,18 @@ def compose(
     student: nn.Module,
     terms: Sequence[LossTerm],
     teacher: TeacherSide,
-    pixels: Tensor,
+    example: Tensor,
     num_classes: int,
     num_samples: int,
 ) -> Composition:
-    """Losses for `student`, built for what it and the teacher make of one image `pixels` [1, C, H, W].
+    """Losses for `student`, built for what it and the teacher make of the inputs of one sample, `example` [1, ...].
 
     ConfigError for a module that is not there, and for shapes that do not suit a loss.
     """
     taps = Taps(student, student_paths(terms))
     shapes = Shapes(
-        feature_shapes(student, taps, pixels),
-        teacher.shapes(pixels),
+        feature_shapes(student, taps, example),
+        teacher.shapes(example),
         num_classes,
         num_samples,
         student,

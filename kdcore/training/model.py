@@ -35,19 +35,18 @@ class DistillModel(nn.Module):
         """Loss of one micro-batch, summed over its valid tokens or images, after a share `progress` of the steps."""
         if isinstance(batch, TextBatch):
             return text_loss(self.student, batch, self.objective, self.config.loss)
-        if isinstance(batch, ClassifiedTextBatch):
-            logits = self.student(**batch.inputs()).logits[: len(batch.targets)]
-            return soft_target_loss(logits, batch.labels, batch.targets, objective=self.objective)
         if self.composition is not None:
-            with torch.autocast(batch.pixels.device.type, torch.bfloat16, self.config.precision == "bfloat16"):
+            with torch.autocast(batch.inputs.device.type, torch.bfloat16, self.config.precision == "bfloat16"):
                 return self.composition.loss(batch, progress)
         count = len(batch.targets)
         labels = batch.labels if count or batch.labels is None else batch.labels.index(slice(0))
-        # DeepSpeed keeps a student's weights in bfloat16 itself, where there is no autocast to make pixels so.
-        pixels = batch.pixels.to(next(self.student.parameters()).dtype)
-        logits = self.student(pixels)[:count]
+        given = batch.inputs
+        if given.is_floating_point():
+            # DeepSpeed keeps a student's weights in bfloat16 itself, where there is no autocast to make pixels so.
+            given = given.to(next(self.student.parameters()).dtype)
+        logits = self.student(given)[:count]
         loss, metrics = soft_target_loss(logits, labels, batch.targets, objective=self.objective)
-        if batch.partner_targets is None or batch.shares is None:
+        if isinstance(batch, ClassifiedTextBatch) or batch.partner_targets is None or batch.shares is None:
             return loss, metrics
         excess = partner_excess(logits, batch.targets, batch.partner_targets, batch.shares)
         metrics["cross_entropy"] = metrics["cross_entropy"] + excess.detach()

@@ -12,11 +12,20 @@ from torch import nn
 
 from kdcore.config import Recipe
 from kdcore.config.data import RowData
-from kdcore.config.models import CausalLMConfig, TeacherEndpointConfig, TeacherImageConfig, TextClassifierConfig
+from kdcore.config.models import (
+    CausalLMConfig,
+    TeacherEndpointConfig,
+    TeacherImageConfig,
+    TeacherTextClassifierConfig,
+    TextClassifierConfig,
+)
 from kdcore.data.chat import read_template
 from kdcore.data.sources import Source, open_source
 from kdcore.data.tokenizer import load_tokenizer
+from kdcore.errors import TokenizerMismatch
+from kdcore.identity import digest_tokenizer
 from kdcore.losses.compose import teacher_paths
+from kdcore.models.text_classifier import TokenClassifier
 from kdcore.students.build import (
     build_classified_text_student,
     build_image_student,
@@ -24,9 +33,10 @@ from kdcore.students.build import (
     tokenizer_path,
 )
 from kdcore.teachers.image_classifier import ImageTeacher
+from kdcore.teachers.text_classifier import TextClassifierTeacher
 from kdcore.training.arms import Arm, arm_terms, with_fitted_teacher
 from kdcore.training.batches import Samples
-from kdcore.training.classified_samples import classified_text_samples
+from kdcore.training.classified_samples import ClassifiedTextSamples, classified_text_samples
 from kdcore.training.composition import Composition, compose
 from kdcore.training.image_samples import ImageSamples, image_samples
 from kdcore.training.needs import check_losses
@@ -60,7 +70,7 @@ def make_task(recipe: Recipe, arm: Arm) -> Task:
     endless = recipe.teacher is None or arm.role == "teacher" or live is not None
     samples = image_samples(recipe, source, uses_store, endless)
     if arm.uses_labels and live is not None:
-        samples.notes = (*samples.notes, f"the teacher runs beside the student, no store is read: {live}")
+        samples.notes = (*samples.notes, _beside(live))
     classes, channels = samples.num_classes, samples.num_channels
     export = {"image_config": model, "num_classes": classes, "in_channels": channels}
     return Task(samples, partial(build_image_student, model, classes, channels), export)
@@ -69,9 +79,17 @@ def make_task(recipe: Recipe, arm: Arm) -> Task:
 def _classified_text_task(recipe: Recipe, arm: Arm, model: TextClassifierConfig, source: Source) -> Task:
     teacher = recipe.teacher if isinstance(recipe.teacher, TextClassifierConfig) else None
     tokenizer = load_tokenizer(*tokenizer_path(model, teacher))
-    samples = classified_text_samples(recipe, source, tokenizer, model.max_length, arm.uses_labels)
+    live = check_losses(recipe)
+    uses_store = arm.uses_labels and live is None
+    samples = classified_text_samples(recipe, source, tokenizer, model.max_length, uses_store)
+    if arm.uses_labels and live is not None:
+        samples.notes = (*samples.notes, _beside(live))
     build = partial(build_classified_text_student, model, tokenizer, samples.num_classes)
     return Task(samples, build, {"tokenizer": tokenizer})
+
+
+def _beside(reason: str) -> str:
+    return f"the teacher runs beside the student, no store is read: {reason}"
 
 
 def compose_task(recipe: Recipe, arm: Arm, task: Task, student: nn.Module, device: torch.device) -> Composition | None:
@@ -80,7 +98,7 @@ def compose_task(recipe: Recipe, arm: Arm, task: Task, student: nn.Module, devic
     The parameters of methods come from the torch seed, whatever the teacher. Raises what building them does.
     """
     terms, samples = arm_terms(recipe, arm), task.samples
-    if not terms or not isinstance(samples, ImageSamples):
+    if not terms or not isinstance(samples, ImageSamples | ClassifiedTextSamples):
         return None
     side: TeacherSide = NoTeacher()
     if arm.uses_labels and samples.codec is not None:
@@ -89,14 +107,24 @@ def compose_task(recipe: Recipe, arm: Arm, task: Task, student: nn.Module, devic
         with torch.random.fork_rng(devices=[]):
             model = _live_teacher(recipe, samples, device)
         side = LiveTeacher(model, teacher_paths(terms))
-    pixels = samples.batch(np.zeros(0, dtype=np.int64)).pixels
-    return compose(student, terms, side, pixels, samples.num_classes, len(samples))
+    example = samples.batch(np.zeros(0, dtype=np.int64)).inputs
+    return compose(student, terms, side, example, samples.num_classes, len(samples))
 
 
-def _live_teacher(recipe: Recipe, samples: ImageSamples, device: torch.device) -> nn.Module:
+def _live_teacher(recipe: Recipe, samples: ImageSamples | ClassifiedTextSamples, device: torch.device) -> nn.Module:
     config = with_fitted_teacher(recipe).teacher
-    assert isinstance(config, TeacherImageConfig)
-    return ImageTeacher(config, samples.num_classes, samples.num_channels, str(device)).model
+    if isinstance(samples, ImageSamples):
+        assert isinstance(config, TeacherImageConfig)
+        return ImageTeacher(config, samples.num_classes, samples.num_channels, str(device)).model
+    assert isinstance(config, TeacherTextClassifierConfig)
+    teacher = TextClassifierTeacher(config, samples.num_classes, str(device))
+    ours, theirs = (digest_tokenizer(tokenizer) for tokenizer in (samples.tokenizer, teacher.tokenizer))
+    if ours != theirs:
+        raise TokenizerMismatch(
+            f"a teacher that runs beside the student reads the student's tokens: its tokenizer is {theirs}, the "
+            f"student's {ours}. Set student.tokenizer to the teacher's, or learn from stored labels alone"
+        )
+    return TokenClassifier(teacher.model, teacher.uses_types)
 
 
 def _with_template(tokenizer: Any, recipe: Recipe) -> Any:

@@ -35,12 +35,12 @@ class TeacherSide(Protocol):
         """The network, where it is live."""
         ...
 
-    def shapes(self, pixels: Tensor) -> dict[str, tuple[int, ...]]:
-        """Of its features by module path, without the batch; a live one looks at one image `pixels` [1, C, H, W]."""
+    def shapes(self, inputs: Tensor) -> dict[str, tuple[int, ...]]:
+        """Of its features by module path, without the batch; a live one looks at the inputs of one sample [1, ...]."""
         ...
 
-    def answer(self, pixels: Tensor, labels: SoftLabels | None) -> Answer:
-        """Of images `pixels` [N, C, H, W], or of their stored `labels`."""
+    def answer(self, inputs: Tensor, labels: SoftLabels | None) -> Answer:
+        """Of the inputs of N samples, or of their stored `labels`."""
         ...
 
 
@@ -49,11 +49,11 @@ class NoTeacher:
 
     model: nn.Module | None = None
 
-    def shapes(self, pixels: Tensor) -> dict[str, tuple[int, ...]]:
+    def shapes(self, inputs: Tensor) -> dict[str, tuple[int, ...]]:
         """None."""
         return {}
 
-    def answer(self, pixels: Tensor, labels: SoftLabels | None) -> Answer:
+    def answer(self, inputs: Tensor, labels: SoftLabels | None) -> Answer:
         """Labels alone, if there are any."""
         return Answer(labels=labels)
 
@@ -72,15 +72,19 @@ class LiveTeacher:
         """See TeacherSide."""
         return self._network
 
-    def shapes(self, pixels: Tensor) -> dict[str, tuple[int, ...]]:
-        """See TeacherSide."""
-        return feature_shapes(self._network, self._taps, pixels.to(self._device, self._dtype))
+    def _own(self, inputs: Tensor) -> Tensor:
+        """On its device; inputs in its dtype, tokens are whole numbers."""
+        return inputs.to(self._device, self._dtype if inputs.is_floating_point() else inputs.dtype)
 
-    def answer(self, pixels: Tensor, labels: SoftLabels | None) -> Answer:
-        """See TeacherSide. Its answer to these very pixels; `labels` are not looked at."""
+    def shapes(self, inputs: Tensor) -> dict[str, tuple[int, ...]]:
+        """See TeacherSide."""
+        return feature_shapes(self._network, self._taps, self._own(inputs))
+
+    def answer(self, inputs: Tensor, labels: SoftLabels | None) -> Answer:
+        """See TeacherSide. Its answer to these very inputs; `labels` are not looked at."""
         # Not in inference mode, whose tensors cannot be saved for a backward pass.
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False), self._taps:
-            logits = self._network(pixels.detach().to(self._device, self._dtype)).float()
+            logits = self._network(self._own(inputs.detach())).float()
         features = {path: output.float() for path, output in self._taps.outputs.items()}
         return Answer(logits, features, DenseLabels(logits.log_softmax(1)))
 
@@ -102,11 +106,11 @@ class StoredTeacher:
                 "{type: feature, layers: [...]}, or set training.live_teacher: true"
             )
 
-    def shapes(self, pixels: Tensor) -> dict[str, tuple[int, ...]]:
+    def shapes(self, inputs: Tensor) -> dict[str, tuple[int, ...]]:
         """See TeacherSide."""
         return self._shapes
 
-    def answer(self, pixels: Tensor, labels: SoftLabels | None) -> Answer:
+    def answer(self, inputs: Tensor, labels: SoftLabels | None) -> Answer:
         """See TeacherSide. Log-probabilities stand for logits, of which they are a shift."""
         if isinstance(labels, DenseLabels):
             return Answer(labels.log_probs.clamp(min=_NOTHING), {}, labels)

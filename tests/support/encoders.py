@@ -1,5 +1,6 @@
 """A tiny BERT with a tokenizer of whole words, written to a directory as the real ones are."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,13 +16,13 @@ ARCHITECTURE = {
 }
 
 
-def make_tokenizer(folder: Path) -> Path:
-    """A tokenizer of WORDS with BERT's special tokens."""
+def make_tokenizer(folder: Path, more: Sequence[str] = (), inputs: list[str] | None = None) -> Path:
+    """A tokenizer of WORDS, and `more`, with BERT's special tokens; `inputs` names what it gives."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    vocabulary = {word: number for number, word in enumerate([*special, *WORDS])}
+    vocabulary = {word: number for number, word in enumerate([*special, *WORDS, *more])}
     made = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore
     made.post_processor = processors.TemplateProcessing(  # pyright: ignore
@@ -29,8 +30,9 @@ def make_tokenizer(folder: Path) -> Path:
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
+    given = {} if inputs is None else {"model_input_names": inputs}
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+        tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", **given
     )
     tokenizer.save_pretrained(folder)
     return folder

@@ -344,17 +344,18 @@ WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal")
 
 
 class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-    """The largest tensor that any operation makes, and how many operations wait for a device."""
+    """The largest tensor (of one type) that any operation makes, and how many operations wait for a device."""
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.largest, self.waits = 0, 0
+        self.dtype, self.largest, self.waits = dtype, 0, 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         self.waits += func.overloadpacket.__name__ in WAITS
         for value in torch.utils._pytree.tree_leaves(result):
-            self.largest = max(self.largest, value.numel() if isinstance(value, Tensor) else 0)
+            if isinstance(value, Tensor) and self.dtype in (None, value.dtype):
+                self.largest = max(self.largest, value.numel())
         return result
 
 
@@ -372,6 +373,23 @@ def test_logits_of_a_chunk_are_the_largest_tensor_and_no_chunk_is_waited_for(kin
         loss.backward()
     assert watch.largest == 64 * 2000
     assert watch.waits == 1  # for the targets, which a CPU looks at; the 16 chunks add none
+
+
+@pytest.mark.parametrize("kind", ["topk", "dense", "none"])
+def test_a_chunk_in_bfloat16_has_logits_in_one_type_alone_and_the_gradients_of_one_in_float32(kind, monkeypatch):
+    leaves, teacher, targets, _ = random_case(9, tokens=64, vocab=1000, dim=8, dtype=torch.float32)
+    labels = labels_of(kind, teacher, 4)
+    wide = [leaf.detach().bfloat16().float().requires_grad_() for leaf in leaves]
+    narrow = [leaf.detach().bfloat16().requires_grad_() for leaf in wide]
+    whole = distillation_loss_from_hidden(*wide[:2], labels, targets, hard_weight=0.5, head_bias=wide[2])[0]
+    expected = torch.autograd.grad(whole, wide)
+    monkeypatch.setattr("kdcore.losses.sparse.loss._ROWS", 300)
+    with Watch(torch.bfloat16) as watch:
+        loss = distillation_loss_from_hidden(*narrow[:2], labels, targets, hard_weight=0.5, head_bias=narrow[2])[0]
+        found = torch.autograd.grad(loss, narrow)
+    assert watch.largest == 64 * 300  # beside the head of 8,000
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours - theirs).norm() < 0.01 * theirs.norm()
 
 
 def test_the_mean_gradient_of_sparse_labels_is_the_whole_teachers():

@@ -28,8 +28,9 @@ from kdcore.losses.sparse.support import Support, check_fit, chunks
 
 __all__ = ["distillation_loss_from_hidden"]
 
-_ROWS = 16_384
-"""Of a gradient that are worked on at a time, where a second tensor of its size would be most of the memory."""
+_ROWS = 8_192
+"""Of the head that are worked on at a time, where a tensor of a gradient's or a chunk's size in a second type would be
+most of the memory."""
 
 
 def distillation_loss_from_hidden(
@@ -108,31 +109,38 @@ class _Gradients:
 
     def add(self, part: slice, d_outputs: Tensor, inputs: Tensor, matrix: Tensor) -> None:
         """The share of one chunk, whose head has `matrix`: d_outputs [n, rows of matrix] are of the head's outputs."""
-        narrow, rows = d_outputs.to(inputs.dtype), len(matrix)
+        rows, d_hidden = len(matrix), torch.zeros_like(inputs, dtype=d_outputs.dtype)
+        for first in range(0, rows, _ROWS):
+            block = slice(first, min(first + _ROWS, rows))
+            narrow = d_outputs[:, block].to(inputs.dtype)
+            if self.hidden is not None:
+                _add_product(d_hidden, narrow, matrix[block])
+            if self.head is not None:
+                _add_product(self.head[block], narrow.T, inputs)
         if self.hidden is not None:
-            self.hidden[part] = narrow @ matrix
-        if self.head is not None:
-            _add_product(self.head[:rows], narrow.T, inputs)
+            self.hidden[part] = d_hidden
         if self.bias is not None:
             self.bias[:rows] += d_outputs.sum(0)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Adds left @ right; on a CPU without a tensor of the size of `total` beside it."""
+    """Adds left @ right."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
-    elif left.is_cuda:
-        total += _wide_product(left, right, total.dtype)
     else:
-        for rows, part in zip(total.split(_ROWS), left.split(_ROWS), strict=True):
-            rows += part @ right
+        total += _wide_product(left, right, total.dtype) if left.is_cuda else left @ right
 
 
 def _wide_product(left: Tensor, right: Tensor, wide: torch.dtype) -> Tensor:
     """left @ right in the wide type, where the device can without rounding to the inputs' type first."""
+    if left.dtype == wide:
+        return left @ right
     if left.is_cuda and torch.version.hip is None and left.dtype in (torch.bfloat16, torch.float16):
         return torch.mm(left, right, out_dtype=wide)
-    return (left @ right).to(wide)
+    product = torch.empty(len(left), right.shape[1], dtype=wide, device=left.device)
+    for columns, part in zip(product.split(_ROWS, 1), right.split(_ROWS, 1), strict=True):
+        columns.copy_(left @ part)
+    return product
 
 
 def _run(

@@ -13,13 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kdcore.errors import OutOfSpace
+import numpy as np
+
+from kdcore.errors import CheckpointError, OutOfSpace
 from kdcore.identity import digest_file
+from kdcore.training.step_plan import deal
 
 _COMPLETE = "complete.json"
 _ASIDE, _CONVERTED = ".partial-", "universal-"
 # EFBIG is what a limit on file size (ulimit -f) answers.
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_HERE = "; the run's directory must be one that all ranks' machines share: mount it on each, and start again"
 
 Note = Callable[[str], None]
 
@@ -42,22 +46,50 @@ def aside_path(final: Path) -> Path:
 def begin(final: Path) -> Path:
     """An empty directory aside (rank 0 only), to be filled and then published by `publish`."""
     aside = aside_path(final)
-    shutil.rmtree(aside, ignore_errors=True)
+    _clear(final)
     with room_for(final):
         aside.mkdir(parents=True)
+        _digests_path(final).mkdir()  # an error where digests of before are still there
     return aside
 
 
-def publish(final: Path, record: dict[str, Any]) -> None:
-    """Digest what lies aside, sync it, mark it complete with `record`, rename it into place (rank 0 only)."""
-    aside = aside_path(final)
+def digest_share(final: Path, rank: int, world: int) -> None:
+    """Digest and sync this rank's share of what lies aside, once all is written, and note it for `publish`.
+
+    Ranks have about as many bytes each, so that none waits while one reads what all wrote. A rank that does not see
+    where to note them leaves its share to the first.
+    """
+    aside, notes = aside_path(final), _digests_path(final)
+    if not notes.is_dir():
+        return
+    names = _files(aside)
+    ranks = deal(np.array([(aside / name).stat().st_size for name in names], dtype=np.int64), world)
     with room_for(final):
-        files = {name: _describe(aside / name) for name in _files(aside)}
+        share = {name: _describe(aside / name) for name, owner in zip(names, ranks, strict=True) if owner == rank}
+        _write_synced(notes / f"{rank}.json", json.dumps(share))
+
+
+def publish(final: Path, record: dict[str, Any]) -> None:
+    """Digest what lies aside, sync it, mark it complete with `record`, rename it into place (rank 0 only).
+
+    What ranks noted by `digest_share` is taken from there, unless the file has another size by now.
+    """
+    aside = aside_path(final)
+    noted: dict[str, dict[str, int | str]] = {}
+    for share in _digests_path(final).glob("*.json"):
+        noted |= json.loads(share.read_text())
+    with room_for(final):
+        # Where a file system shows files late, a rank may have dealt without one, or read less of it.
+        files = {
+            name: noted[name] if _has_size(aside / name, noted.get(name)) else _describe(aside / name)
+            for name in _files(aside)
+        }
         _write_synced(aside / _COMPLETE, json.dumps({"format": 1, **record, "files": files}, indent=1))
     _sync_directories(aside)
     shutil.rmtree(final, ignore_errors=True)  # a torn one of the same name
     aside.rename(final)
     _sync(final.parent)
+    shutil.rmtree(_digests_path(final), ignore_errors=True)
 
 
 def finish_checkpoint(root: Path, step: int, keep: int, record: dict[str, Any]) -> None:
@@ -90,6 +122,16 @@ def set_torn_aside(root: Path, step: int) -> None:
         path.rename(aside_path(path))
 
 
+def _digests_path(final: Path) -> Path:
+    """Where ranks note the digests of what lies aside: not among it, and cleared like it after a kill."""
+    return final.with_name(f"{_ASIDE}digests-{final.name}")
+
+
+def _clear(final: Path) -> None:
+    for path in (aside_path(final), _digests_path(final)):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def _point_latest(root: Path, final: Path) -> None:
     with room_for(final):
         _write_synced(root / f"{_ASIDE}latest", final.name + "\n")
@@ -105,7 +147,7 @@ def room_for(final: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
-        shutil.rmtree(aside_path(final), ignore_errors=True)
+        _clear(final)
         raise OutOfSpace(
             f"no space for checkpoint {final} ({error.strerror}); those before it are intact. Free space, or lower "
             "training.checkpoint.keep, and start again: the run goes on from the last one"
@@ -125,6 +167,22 @@ def latest_checkpoint(root: Path, note: Note) -> int:
 def read_record(directory: Path) -> dict[str, Any]:
     """What `publish` noted of a complete checkpoint."""
     return json.loads((directory / _COMPLETE).read_text())
+
+
+def require_files(directory: Path) -> None:
+    """CheckpointError unless this process can open every file of a complete checkpoint, and at its size.
+
+    For each rank before all of them load: DeepSpeed's load has collectives, which a rank without its file never joins.
+    """
+    for name, entry in read_record(directory)["files"].items():
+        path = directory / name
+        try:
+            with path.open("rb") as file:
+                found = os.fstat(file.fileno()).st_size
+        except OSError as error:
+            raise CheckpointError(f"{path} of a complete checkpoint cannot be opened here: {error}{_HERE}") from error
+        if found != entry["bytes"]:
+            raise CheckpointError(f"{path} has {found} bytes here, and {entry['bytes']} in {_COMPLETE}{_HERE}")
 
 
 def check_checkpoint(directory: Path) -> str | None:
@@ -148,6 +206,10 @@ def check_checkpoint(directory: Path) -> str | None:
 def _describe(path: Path) -> dict[str, int | str]:
     _sync(path)
     return {"bytes": path.stat().st_size, "digest": digest_file(path)}
+
+
+def _has_size(path: Path, described: dict[str, int | str] | None) -> bool:
+    return described is not None and described["bytes"] == path.stat().st_size
 
 
 def _files(directory: Path) -> list[str]:

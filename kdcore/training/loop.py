@@ -13,7 +13,7 @@ from torch import Tensor
 from kdcore.config import TrainingConfig
 from kdcore.training.bad_steps import BadSteps
 from kdcore.training.batches import Samples
-from kdcore.training.checkpoint import aside_path, begin, checkpoint_path, finish_checkpoint, room_for
+from kdcore.training.checkpoint import aside_path, begin, checkpoint_path, digest_share, finish_checkpoint, room_for
 from kdcore.training.engines import Engine
 from kdcore.training.feed import Feed, feeding
 from kdcore.training.metrics_log import MetricsLog
@@ -125,12 +125,15 @@ class Loop:
             with room_for(final):
                 self._engine.save(aside_path(final))
 
+        def digest() -> None:
+            digest_share(final, self._ranks.rank, self._ranks.world)
+
         def finish() -> None:
             if self._ranks.first:
                 record = {**self._engine.facts(), "bad_steps": self.bad_steps.state()}
                 finish_checkpoint(self._checkpoints, step, self._config.checkpoint.keep, record)
 
-        for part in (prepare, write, finish):
+        for part in (prepare, write, digest, finish):
             self._ranks.together(part, what)
 
     def _step(self, step: int, rate: float, feed: Feed, logged: bool, progress: float) -> str:

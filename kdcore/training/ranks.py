@@ -47,7 +47,8 @@ class Ranks:
     def together(self, action: Callable[[], None], what: str) -> None:
         """Call `action` on every rank; none goes on when it failed on one.
 
-        Raises the error of this rank; where only others have one, OutOfSpace or CheckpointError.
+        Raises OutOfSpace where the disk of any is full (what was written goes then, which others may still read), else
+        the error of this rank; where only others have one, CheckpointError.
         """
         problem: Exception | None = None
         try:
@@ -56,11 +57,11 @@ class Ranks:
             problem = error
         flags = [problem is not None, isinstance(problem, OutOfSpace)]
         failed, full = self.sum(torch.tensor(flags, dtype=torch.int64, device=self.device)).tolist()
-        if problem is not None:
+        if problem is not None and (flags[1] or not full):
             raise problem
         if failed:
-            kind = OutOfSpace if full else CheckpointError
-            raise kind(f"{what} failed on {failed} other rank(s){', whose disk is full' if full else ''}")
+            kind, others = OutOfSpace if full else CheckpointError, failed - flags[0]
+            raise kind(f"{what} failed on {others} other rank(s){', whose disk is full' if full else ''}") from problem
 
 
 @contextmanager

@@ -17,7 +17,13 @@ from kdcore.students.export import export_student
 from kdcore.training.arms import Arm
 from kdcore.training.attention import agreed_layout
 from kdcore.training.bad_steps import BadSteps
-from kdcore.training.checkpoint import checkpoint_path, latest_checkpoint, read_record, set_torn_aside
+from kdcore.training.checkpoint import (
+    checkpoint_path,
+    latest_checkpoint,
+    read_record,
+    require_files,
+    set_torn_aside,
+)
 from kdcore.training.engines import Engine, make_engine
 from kdcore.training.loop import Loop
 from kdcore.training.metrics_log import MetricsLog, read_metrics
@@ -140,7 +146,11 @@ def _resume(run: _Run, checkpoints: Path, loop: Loop) -> int:
             found[0] = latest_checkpoint(checkpoints, note)
 
     def read() -> None:
-        record.update(read_record(checkpoint_path(checkpoints, step)))
+        record.update(read_record(saved))
+        require_files(saved)
+
+    def load() -> None:
+        run.engine.load(saved, record)
 
     def tidy() -> None:
         if ranks.first:
@@ -148,9 +158,10 @@ def _resume(run: _Run, checkpoints: Path, loop: Loop) -> int:
 
     ranks.together(look, f"looking for a checkpoint in {checkpoints}")
     step = ranks.from_first(found[0])
+    saved = checkpoint_path(checkpoints, step)
     if step:
-        ranks.together(read, f"reading the checkpoint {checkpoint_path(checkpoints, step)}")
-        run.engine.load(checkpoint_path(checkpoints, step), record)
+        ranks.together(read, f"reading the checkpoint {saved}")
+        ranks.together(load, f"loading the checkpoint {saved}")
         loop.bad_steps.restore(record["bad_steps"])
         if ranks.first:
             note(f"resumed after step {step} of {run.steps}")

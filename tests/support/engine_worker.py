@@ -17,7 +17,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from kdcore.config import Recipe
-from kdcore.errors import OutOfSpace
+from kdcore.errors import CheckpointError, OutOfSpace
 from kdcore.students.export import load_student
 from kdcore.training import loop
 from kdcore.training.arms import Arm
@@ -35,7 +35,8 @@ def start(root: Path, world: int, runs: dict[str, dict[str, Any]]) -> None:
 
     `lora`: adapters on the model of `write_base`; `stop_at`: SIGTERM to rank 0, so that this step is the last;
     `bad_at` {step: what}: on the last rank, the `loss` or the `gradient` of these steps is not finite;
-    `full_at`: the last rank's disk is full from this step on, and every rank must say so.
+    `full_at`: the last rank's disk is full from this step on, and every rank must say so;
+    `unreadable`: the last rank cannot read its checkpoint, and every rank must say so.
     """
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-m", "tests.support.engine_worker", str(root), str(world), json.dumps(runs)]
@@ -75,7 +76,7 @@ def train(rank: int, world: int, root: str, runs: dict[str, dict[str, Any]]) -> 
     """One rank; all runs, one after the other."""
     dist.init_process_group("gloo", init_method=f"file://{root}/group-{os.getppid()}", rank=rank, world_size=world)
     for name, settings in runs.items():
-        stop, bad, full = (settings.pop(key, None) for key in ("stop_at", "bad_at", "full_at"))
+        stop, bad, full, broken = (settings.pop(key, None) for key in ("stop_at", "bad_at", "full_at", "unreadable"))
         last = rank == world - 1
 
         def told(progress: Any, stop: int | None = stop, name: str = name) -> None:
@@ -83,7 +84,7 @@ def train(rank: int, world: int, root: str, runs: dict[str, dict[str, Any]]) -> 
             if stop is not None and progress.step == stop - 1:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        with _bad_steps(bad if last else None), _full_disk(full if last else None):
+        with _bad_steps(bad if last else None), _full_disk(full if last else None), _unreadable(broken and last):
             try:
                 run_arms(run_recipe(Path(root), name, **settings), [ARM], told)
             except SystemExit as end:
@@ -92,9 +93,13 @@ def train(rank: int, world: int, root: str, runs: dict[str, dict[str, Any]]) -> 
             except OutOfSpace:
                 if full is None:
                     raise
+            except (OSError, CheckpointError) as error:
+                if not broken or "checkpoint" not in str(error):
+                    raise
             else:
                 assert stop is None
                 assert full is None
+                assert not broken
     dist.destroy_process_group()
 
 
@@ -147,6 +152,21 @@ def _full_disk(step: int | None) -> Iterator[None]:
             yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextlib.contextmanager
+def _unreadable(broken: bool | None) -> Iterator[None]:
+    """torch cannot read files, whoever asks: a disk that fails after it let them be opened."""
+    inner = torch.load
+
+    def load(*_: Any, **__: Any) -> Any:
+        raise OSError(5, "Input/output error of a checkpoint")
+
+    torch.load = load if broken else inner
+    try:
+        yield
+    finally:
+        torch.load = inner
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kdcore.config import TrainingConfig
-from kdcore.errors import CheckpointError
+from kdcore.errors import CheckpointError, OutOfSpace
 from kdcore.training import run
 from kdcore.training.attention import agreed_layout
 from kdcore.training.checkpoint import begin, checkpoint_path, finish_checkpoint
@@ -23,11 +23,12 @@ class Exchanges(Ranks):
 
     decided: int = 0
     failed: int = 0
+    full: int = 0
     said: list[Any] = field(default_factory=list)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         self.said.append(values.tolist())
-        return values + torch.tensor([self.failed, 0])
+        return values + torch.tensor([self.failed, self.full])
 
     def from_first(self, value: int) -> int:
         assert not self.failed, "the first rank is not there to say it"
@@ -90,3 +91,43 @@ def test_a_run_that_goes_on_sets_aside_what_is_torn(tmp_path: Path):
     assert engine.load.call_args.args[0] == checkpoint_path(tmp_path, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".partial-step-00000004", "latest", "step-00000002"]
     assert (tmp_path / "latest").read_text() == "step-00000002\n"
+
+
+@pytest.mark.parametrize(("full", "error"), [(1, OutOfSpace), (0, FileNotFoundError)])
+def test_a_rank_that_misses_what_a_full_disk_of_another_removed_says_that_it_is_full(full, error):
+    def missing() -> None:
+        raise FileNotFoundError(2, "No such file")
+
+    ranks = Exchanges(1, 2, torch.device("cpu"), failed=1, full=full)
+    with pytest.raises(error, match=r"failed on 1 other rank\(s\), whose disk is full" if full else "No such file"):
+        ranks.together(missing, "saving")
+
+
+def test_no_rank_goes_on_when_one_could_not_load(tmp_path: Path):
+    begin(checkpoint_path(tmp_path, 2))
+    finish_checkpoint(tmp_path, 2, 2, {"bad_steps": {}})
+
+    def load(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    here = a_run(exchanges(1, decided=2))
+    here.engine = SimpleNamespace(load=load)
+    with pytest.raises(OSError, match="Input/output"):
+        run._resume(here, tmp_path, SimpleNamespace())  # pyright: ignore[reportArgumentType]
+    assert here.ranks.said[-2:] == [[0, 0], [1, 0]]  # it could read, not load
+    other = a_run(OneFails(1, 2, torch.device("cpu"), 2, at=3))
+    other.engine = Mock()
+    with pytest.raises(CheckpointError, match=r"loading the checkpoint .* failed on 1 other"):
+        run._resume(other, tmp_path, SimpleNamespace())  # pyright: ignore[reportArgumentType]
+    other.engine.load.assert_called_once()
+
+
+@dataclass(frozen=True)
+class OneFails(Exchanges):
+    """The other rank fails at the exchange of this number."""
+
+    at: int = 0
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        self.said.append(values.tolist())
+        return values + torch.tensor([int(len(self.said) == self.at), 0])

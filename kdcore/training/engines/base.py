@@ -52,7 +52,10 @@ class Engine(Protocol):
         ...
 
     def load(self, directory: Path, facts: dict[str, Any]) -> None:
-        """Read what `save` wrote, with the `facts` of then; CheckpointError when it does not fit this run."""
+        """Read what `save` wrote, with the `facts` of then; CheckpointError when it does not fit this run.
+
+        Called only once every rank can open all files: some engines read them between collectives.
+        """
         ...
 
     def student_state(self) -> dict[str, Tensor]:

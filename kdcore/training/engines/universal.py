@@ -22,6 +22,7 @@ from kdcore.training.checkpoint import (
     converted_path,
     publish,
     read_record,
+    require_files,
     room_for,
 )
 from kdcore.training.engines.state_file import save_state
@@ -41,6 +42,7 @@ def universal_checkpoint(checkpoint: Path, tag: str, ranks: Ranks) -> Path:
             _convert(checkpoint, target, tag)
 
     ranks.together(convert, f"converting the checkpoint {checkpoint}")
+    ranks.together(lambda: require_files(target), f"reading the converted checkpoint {target}")
     return target
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kdcore.store.reader import open_store
     from kdcore.store.verify import verify_store
     from kdcore.students.export import load_student
+    from kdcore.training.image_scripting import compose_losses
     from kdcore.training.labelled_text import LabelledText
     from kdcore.training.scripting import distillation_loss, with_distillation_loss
 
@@ -24,6 +25,7 @@ __all__ = [
     "LabelledText",
     "Recipe",
     "__version__",
+    "compose_losses",
     "distillation_loss",
     "distillation_loss_from_hidden",
     "load_recipe",
@@ -36,6 +38,7 @@ __all__ = [
 
 _HOMES = {
     "LabelledText": "kdcore.training.labelled_text",
+    "compose_losses": "kdcore.training.image_scripting",
     "Recipe": "kdcore.config.recipe",
     "distillation_loss": "kdcore.training.scripting",
     "distillation_loss_from_hidden": "kdcore.losses.sparse.loss",

@@ -18,7 +18,7 @@ from kdcore.training.batches import ClassifiedTextBatch, ImageBatch
 from kdcore.training.memories import Memories
 from kdcore.training.teacher_side import TeacherSide
 
-__all__ = ["Composition", "compose"]
+__all__ = ["Composition", "compose", "dtype_of"]
 
 
 class Composition:
@@ -43,11 +43,15 @@ class Composition:
         return total * 0, {name: value * 0 for name, value in metrics.items()}
 
     def _loss(self, batch: ImageBatch | ClassifiedTextBatch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        given = batch.inputs.detach().requires_grad_() if self._by_input else batch.inputs
+        given = batch.inputs
+        if given.is_floating_point():
+            given = given.to(dtype_of(self._student))
+        if self._by_input:
+            given = given.detach().requires_grad_()
         with self._taps:
             logits = self._student(given)
         self._check_gradients()
-        answer = self.teacher.answer(given, batch.labels)
+        answer = self.teacher.answer(batch.inputs, batch.labels)
         inputs = LossInputs(
             student_logits=logits,
             teacher_logits=answer.logits,
@@ -84,6 +88,11 @@ class Composition:
                 "nothing is trained before that place, or its activations are computed again in the backward pass by a "
                 "reentrant checkpoint; tap a later module, or set training.activation_checkpointing: false"
             )
+
+
+def dtype_of(student: nn.Module) -> torch.dtype:
+    """What goes into the first layer has the type of its weights, which DeepSpeed casts to bfloat16."""
+    return next(student.parameters()).dtype
 
 
 def compose(

@@ -31,6 +31,10 @@ class Memories:
             for memory, row in zip(memories, rows, strict=True):
                 memory[indices] = row
 
+    def forget(self) -> None:
+        """What changed stays."""
+        self._before.clear()
+
     def settle(self, accepted: bool, ranks: Ranks) -> None:
         """After a step, on all ranks: rows that it changed are on every rank, or, if it was not taken, as before.
 
@@ -39,7 +43,7 @@ class Memories:
         seen = [indices for indices, _ in self._before]
         while self._before and not accepted:
             self.undo()
-        self._before.clear()
+        self.forget()
         if ranks.world == 1:
             return
         if accepted:

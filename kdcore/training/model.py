@@ -12,7 +12,7 @@ from kdcore.losses.objective import METRICS, objective_of
 from kdcore.losses.response.mixed_targets import partner_excess
 from kdcore.losses.response.soft_targets import soft_target_loss
 from kdcore.training.batches import Batch, ClassifiedTextBatch, TextBatch
-from kdcore.training.composition import Composition
+from kdcore.training.composition import Composition, dtype_of
 from kdcore.training.ranks import Ranks
 from kdcore.training.text_loss import text_loss
 
@@ -36,14 +36,12 @@ class DistillModel(nn.Module):
         if isinstance(batch, TextBatch):
             return text_loss(self.student, batch, self.objective, self.config.loss)
         if self.composition is not None:
-            with torch.autocast(batch.inputs.device.type, torch.bfloat16, self.config.precision == "bfloat16"):
-                return self.composition.loss(batch, progress)
+            return self.composition.loss(batch, progress)
         count = len(batch.targets)
         labels = batch.labels if count or batch.labels is None else batch.labels.index(slice(0))
         given = batch.inputs
         if given.is_floating_point():
-            # DeepSpeed keeps a student's weights in bfloat16 itself, where there is no autocast to make pixels so.
-            given = given.to(next(self.student.parameters()).dtype)
+            given = given.to(dtype_of(self.student))
         logits = self.student(given)[:count]
         loss, metrics = soft_target_loss(logits, labels, batch.targets, objective=self.objective)
         if isinstance(batch, ClassifiedTextBatch) or batch.partner_targets is None or batch.shares is None:

@@ -24,7 +24,7 @@ from kdcore.training.arms import Arm
 from kdcore.training.model import DistillModel
 from kdcore.training.run import run_arms
 from kdcore.training.task import make_task
-from tests.support.training import TOKENIZER, Weights, text_recipe
+from tests.support.training import TOKENIZER, Weights, distilled_images, text_recipe
 
 ARM = Arm("student-seed0", 0, uses_labels=True)
 LITTLE = 20_000  # bytes: less than any file of a checkpoint's weights
@@ -33,6 +33,7 @@ LITTLE = 20_000  # bytes: less than any file of a checkpoint's weights
 def start(root: Path, world: int, runs: dict[str, dict[str, Any]]) -> None:
     """Train runs {name: settings} on `world` new processes. Settings that are not the recipe's:
 
+    `images`: of `distilled_images`;
     `lora`: adapters on the model of `write_base`; `stop_at`: SIGTERM to rank 0, so that this step is the last;
     `bad_at` {step: what}: on the last rank, the `loss` or the `gradient` of these steps is not finite;
     `full_at`: the last rank's disk is full from this step on, and every rank must say so;
@@ -43,8 +44,12 @@ def start(root: Path, world: int, runs: dict[str, dict[str, Any]]) -> None:
     subprocess.run(command, env=environment, check=True, timeout=880)
 
 
-def run_recipe(root: Path, name: str, lora: dict[str, Any] | None = None, **settings: Any) -> Recipe:
+def run_recipe(
+    root: Path, name: str, lora: dict[str, Any] | None = None, images: bool = False, **settings: Any
+) -> Recipe:
     """The recipe of one run."""
+    if images:
+        return distilled_images(root, name, **settings)
     recipe = text_recipe(root, name, teacher=True, **settings).model_dump(mode="json")
     if lora is not None:
         recipe["student"] = {"type": "causal_lm", "path": str(root / "base"), "lora": lora}

@@ -49,7 +49,7 @@ class Memory(Method[OwnTerm]):
     def forward(self, inputs: LossInputs) -> Tensor:
         """Mean square of what changed, and a pull to one."""
         assert inputs.indices is not None
-        made = self.map(inputs.student[self.term.at[0]].flatten(1)).float()
+        made = self.map(inputs.student[self.term.at[0]].flatten(1).to(self.map.weight.dtype)).float()
         before = self.rows[inputs.indices].float()
         self.rows = self.rows.index_copy(0, inputs.indices, made.detach().to(self.rows.dtype))
         self.calls += 1

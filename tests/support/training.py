@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from kdcore.config import Recipe
+from kdcore.config.models import TeacherImageConfig
 from kdcore.data.document import ImageSample, TextDocument
 from kdcore.data.sources import open_source
 from kdcore.data.tokenizer import encode_document, load_tokenizer, valid_vocabulary
@@ -18,6 +19,7 @@ from kdcore.identity import digest_tokenizer
 from kdcore.labels import label_seeds
 from kdcore.labels.learn import ProbeBatch, learn_codec
 from kdcore.labels.views.spec import ViewSpec
+from kdcore.models.image import build_image_model, save_image_model
 from kdcore.planning import plan_units
 from kdcore.store import (
     ShardRow,
@@ -106,6 +108,30 @@ def image_recipe(root: Path, name: str, codec: str = "dense", **training: Any) -
             "training": settings,
         }
     )
+
+
+def distilled_images(root: Path, name: str, **training: Any) -> Recipe:
+    """A network with BatchNorm learns digits from the live teacher in ROOT/teacher, of `write_image_teacher`."""
+    recipe = image_recipe(root, name, **training).model_dump(mode="json")
+    recipe["teacher"] |= {"fit": None, "path": str(root / "teacher")}
+    recipe["student"] = {"type": "image_classifier", "source": "import", "name": f"{__name__}:normed"}
+    return Recipe.model_validate(recipe)
+
+
+def normed(num_classes: int, in_channels: int) -> torch.nn.Module:
+    """Maps [B, 4, 8, 8] at `1` and `2`, of BatchNorm and of what follows it in place."""
+    layers = [torch.nn.Conv2d(in_channels, 4, 3, padding=1), torch.nn.BatchNorm2d(4), torch.nn.ReLU(inplace=True)]
+    return torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(4 * 64, num_classes))
+
+
+def write_image_teacher(root: Path) -> None:
+    """An image classifier with weights of no use as ROOT/teacher."""
+    recipe = image_recipe(root, "unused")
+    assert isinstance(recipe.teacher, TeacherImageConfig)
+    torch.manual_seed(1)
+    source = open_source(recipe.data)
+    shape = int(source.num_classes or 0), int(source.num_channels or 0)
+    save_image_model(build_image_model(recipe.teacher, *shape), recipe.teacher, *shape, root / "teacher")
 
 
 def write_labels(recipe: Recipe) -> None:

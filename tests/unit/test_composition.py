@@ -9,6 +9,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
+import kdcore
 from kdcore.config.losses import AnyLossTerm
 from kdcore.config.training import TrainingConfig
 from kdcore.errors import ConfigError
@@ -180,7 +181,9 @@ def test_a_teacher_in_float32_stays_so_where_the_student_runs_in_bfloat16():
     ours = []
     student[0].register_forward_hook(lambda module, given, output: ours.append(output.dtype))
     given = seen(3)
-    model(given)[0].backward()
+    with torch.autocast("cpu", torch.bfloat16):  # as the engine does
+        loss, _ = model(given)
+    loss.backward()
     assert dtypes[-1] == torch.float32
     assert ours[-1] == torch.bfloat16
 
@@ -193,7 +196,8 @@ def test_losses_are_computed_without_autocast_but_for_those_that_want_it(monkeyp
     monkeypatch.setattr(AttentionTransfer, "wants_autocast", True)
     for precision in ("bfloat16", "float32"):
         model = DistillModel(student, TrainingConfig(steps=1, precision=precision), True, composition)
-        model(seen(3))
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):  # as the engine does
+            model(seen(3))
     assert noted == [False, True, True, False, False, False]
 
 
@@ -261,3 +265,23 @@ def test_hard_labels_alone():
     assert float(total.detach()) == pytest.approx(0.5 * float(values["cross_entropy"]), rel=1e-5)
     assert values["kl"] == 0
     assert np.isfinite(total.item())
+
+
+def test_losses_in_a_script_of_ones_own():
+    student, theirs, given = network(), network(6), seen()
+    losses = kdcore.compose_losses(
+        [CROSS, ATTENTION, {**MEMORY, "weight": 0.1}], student, theirs, given.pixels, num_samples=SAMPLES
+    )
+    assert len(list(losses.parameters())) == 2
+    optimizer = torch.optim.SGD([*student.parameters(), *losses.parameters()], lr=0.05)
+    found = []
+    for _ in range(8):
+        loss, values = losses.loss(given.pixels, given.targets, indices=given.indices)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found.append(values["loss/cross_entropy"].item())
+    assert found[-1] < 0.9 * found[0]
+    assert student.training
+    with pytest.raises(ConfigError, match=r"training\.losses in a recipe; 0\.cross_entropy\.wieght"):
+        kdcore.compose_losses([{"type": "cross_entropy", "wieght": 1}], student, None, given.pixels)

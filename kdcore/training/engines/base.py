@@ -1,6 +1,6 @@
 """What the loop asks of an engine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -108,10 +108,22 @@ def share_statistics(student: nn.Module, ranks: Ranks) -> None:
     """
     if ranks.world == 1:
         return
-    for layer in student.modules():
+    for statistics, _ in _statistics(student):
+        statistics.copy_(ranks.sum(statistics.float()) / ranks.world)
+
+
+def cast_statistics(model: nn.Module) -> None:
+    """Bring running statistics to the type of their layer's weights, which torch asks for."""
+    for statistics, weight in _statistics(model):
+        statistics.data = statistics.data.to(statistics.dtype if weight is None else weight.dtype)
+
+
+def _statistics(module: nn.Module) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Each running mean and variance, and the weight of its layer."""
+    for layer in module.modules():
         if isinstance(layer, _NormBase) and layer.running_mean is not None and layer.running_var is not None:
-            for statistics in (layer.running_mean, layer.running_var):
-                statistics.copy_(ranks.sum(statistics.float()) / ranks.world)
+            yield layer.running_mean, layer.weight
+            yield layer.running_var, layer.weight
 
 
 def refuse_other_engine(name: str, directory: Path, facts: dict[str, Any]) -> None:

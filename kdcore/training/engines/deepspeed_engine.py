@@ -17,6 +17,7 @@ from kdcore.errors import CheckpointError, missing_extra
 from kdcore.training.batches import Batch
 from kdcore.training.engines.base import (
     Accept,
+    cast_statistics,
     parameter_groups,
     refuse_other_engine,
     refuse_other_optimizer,
@@ -65,6 +66,7 @@ class DeepSpeedEngine:
             config=deepspeed_settings(config, settings, ranks, self._micro_batches),
             dist_init_required=False,
         )[0]
+        cast_statistics(model)  # DeepSpeed casts parameters alone
         self._model = model
         self._undo_trial_step()
         self._problem: OSError | None = None

@@ -92,7 +92,7 @@ class ImageBatch(OfTensors):
 
 @dataclass(frozen=True)
 class ClassifiedTextBatch(OfTensors):
-    """B texts, padded to the longest, their classes `targets` int64 [N], and N soft labels or None.
+    """B texts, padded to the longest, their classes `targets` int64 [N], and B soft labels or None.
 
     `tokens` int64 [B, 3, L] as a TokenClassifier takes them. N < B only for a rank without work. `indices` int64 [N]
     are the numbers of the texts in the training set.

@@ -59,11 +59,7 @@ class ClassifiedTextSamples:
         texts = [self._text(int(number)) for number in numbers]
         inputs = encode_texts(self.tokenizer, [(text.text, text.pair) for text in texts], self._max_length)
         targets = torch.tensor([_target(text) for text in texts[: len(indices)]], dtype=torch.int64)
-        labels = (
-            None
-            if self._labels is None
-            else self._labels.of(numbers, np.zeros_like(numbers)).index(slice(0, len(indices)))
-        )
+        labels = None if self._labels is None else self._labels.of(numbers, np.zeros_like(numbers))
         return ClassifiedTextBatch(stacked(inputs), targets, labels, torch.from_numpy(np.asarray(indices)))
 
     def bring(self, indices: np.ndarray) -> None:

@@ -8,12 +8,13 @@ from kdcore.config.losses import LossTerm
 from kdcore.data.sources import open_source
 from kdcore.data.tokenizer import load_tokenizer
 from kdcore.errors import ConfigError, TokenizerMismatch
+from kdcore.labels.soft_labels import DenseLabels
 from kdcore.students.build import build_classified_text_student
 from kdcore.students.export import export_student, load_student
 from kdcore.training.arms import plan_arms
-from kdcore.training.classified_samples import classified_text_samples
+from kdcore.training.classified_samples import ClassifiedTextSamples, classified_text_samples
 from kdcore.training.model import DistillModel
-from kdcore.training.task import compose_task, make_task
+from kdcore.training.task import Task, compose_task, make_task
 from tests.support.classified_runs import classified_recipe
 from tests.support.encoders import make_tokenizer
 
@@ -86,6 +87,32 @@ def test_a_rank_without_work_adds_nothing(recipe):
     loss.backward()
     assert float(loss.detach()) == 0
     assert all(float(value) == 0 for value in metrics.values())
+
+
+class _Even:
+    """In place of a store: every class is as likely."""
+
+    elsewhere, codec = False, object()
+
+    def of(self, numbers, views):
+        return DenseLabels(torch.full((len(numbers), 2), 0.5).log())
+
+
+@pytest.mark.parametrize("losses", [(), ({"type": "kl"}, {"type": "dkd"})])
+def test_a_rank_without_work_adds_nothing_of_stored_labels(tmp_path, losses):
+    recipe = _recipe(tmp_path, losses=losses)
+    arm, source = plan_arms(recipe)[0], open_source(recipe.data)
+    tokenizer = load_tokenizer(str(recipe.teacher.path))
+    samples = classified_text_samples(recipe, source, tokenizer, 12, False)
+    samples = ClassifiedTextSamples(source, tokenizer, 12, samples._samples, _Even())
+    student = build_classified_text_student(recipe.student, tokenizer, 2)
+    task = Task(samples, lambda: student, {})
+    model = DistillModel(student, recipe.training, True, compose_task(recipe, arm, task, student, torch.device("cpu")))
+    loss, metrics = model(samples.batch(np.zeros(0, dtype=np.int64)))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert all(float(value) == 0 for value in metrics.values())
+    assert float(model(samples.batch(np.arange(2)))[0].detach()) > 0
 
 
 def test_another_tokenizer_cannot_share_tokens(tmp_path):

@@ -56,6 +56,7 @@ def test_the_public_names_are_these():
         "LabelledText",
         "Recipe",
         "__version__",
+        "compose_losses",
         "distillation_loss",
         "distillation_loss_from_hidden",
         "load_recipe",
@@ -69,6 +70,7 @@ def test_the_public_names_are_these():
         LabelledText: ["store", "tokenizer", "sequence_length", "long_documents", "packing_for"],
         distillation_loss: ["model", "batch", "num_tokens", "settings"],
         with_distillation_loss: ["model", "settings"],
+        compose_losses: ["terms", "student", "teacher", "example_pixels", "num_samples"],
     }
     for public, wanted in arguments.items():
         assert list(inspect.signature(public).parameters) == wanted

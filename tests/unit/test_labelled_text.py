@@ -14,7 +14,7 @@ from torch.utils.data import ConcatDataset, DataLoader, DistributedSampler, Subs
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import kdcore
-from kdcore import LabelledText, distillation_loss, with_distillation_loss
+from kdcore import LabelledText, compose_losses, distillation_loss, with_distillation_loss
 from kdcore.errors import ConfigError, DataError, LabelError, TokenizerMismatch
 from kdcore.losses.objective import METRICS
 from kdcore.training.batches import TextBatch

@@ -82,6 +82,10 @@ class Method(nn.Module, ABC, Generic[TermT]):
     needs_input_gradient: ClassVar[bool] = False
     """Whether `pixels` must require a gradient, for losses of a network's Jacobian."""
     needs_live_teacher: ClassVar[bool] = False
+    needs_pixels: ClassVar[bool] = False
+    """Whether samples must be images, because it looks at `pixels`."""
+    needs_one_class: ClassVar[bool] = False
+    """Whether it reads `targets` as the one class of a sample, which a mixed picture does not have."""
     wants_autocast: ClassVar[bool] = False
     """Whether it runs under autocast where the student does, because it runs the student again; a user's own always
     does. Others bring features to the type of what they own (`projectors.project`) and compute in `numerics.wide`."""

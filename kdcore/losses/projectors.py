@@ -74,7 +74,17 @@ def projector(ours: tuple[int, ...], theirs: tuple[int, ...]) -> nn.Module:
 
 
 def project(module: nn.Module, features: Tensor) -> Tensor:
-    """What a projector makes of features, in its own dtype on the way and in `wide` after it."""
+    """What a projector makes of features, in its own dtype on the way and in `wide` after it.
+
+    ConfigError for features of another width than it was built for.
+    """
+    entry = module[0] if isinstance(module, nn.Sequential) else module
+    if isinstance(entry, nn.Linear) and features.shape[-1] != entry.in_features:
+        raise ConfigError(
+            f"a projector was built for features of width {entry.in_features}, and got {features.shape[-1]}: likely "
+            "all tokens of texts, which differ in length, are taken as one vector; set `at` and `teacher_at` to a "
+            "module without tokens, such as bert.pooler"
+        )
     parameter = next(module.parameters(), None)
     return wide(module(features if parameter is None else features.to(parameter.dtype)))
 

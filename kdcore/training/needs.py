@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 
 from kdcore.config import Recipe
+from kdcore.config.data import DataConfig, kind_of
 from kdcore.config.labels import CodecConfig, DenseConfig, FeatureConfig
 from kdcore.config.loss import KIND_OF_CODEC
 from kdcore.config.losses import LossTerm
 from kdcore.config.losses.base import FeatureTerm
 from kdcore.config.training import TrainingConfig
+from kdcore.config.views import ViewPolicy
 from kdcore.errors import ConfigError
 from kdcore.losses.registry import method_class
 from kdcore.taps import WHOLE
@@ -21,7 +23,10 @@ def check_losses(recipe: Recipe) -> str | None:
     ConfigError for a loss that needs what will not be there, with the setting to change. Imports the methods.
     """
     fit, training = getattr(recipe.teacher, "fit", None), recipe.training
+    if training is not None:
+        _refuse_unfit_data(recipe.data, training.losses)
     if isinstance(fit, TrainingConfig):
+        _refuse_unfit_data(recipe.data, fit.losses)
         _refuse_without_teacher(fit.losses, "teacher.fit.losses", "leave it out")
     if training is None or not training.losses:
         return None
@@ -40,6 +45,24 @@ def check_losses(recipe: Recipe) -> str | None:
             f"of labels.codec.type '{recipe.codec.type}' lack something: {what}. {_remedy(training.losses)}"
         )
     return what
+
+
+def _refuse_unfit_data(data: DataConfig, terms: Sequence[LossTerm]) -> None:
+    """ConfigError for a loss that needs pixels where there are none, or one class of pictures that are mixed of two."""
+    views = getattr(data, "views", None)
+    mixed = isinstance(views, ViewPolicy) and views.mix is not None
+    for term in terms:
+        method = method_class(term)
+        if method.needs_pixels and kind_of(data) != "image":
+            raise ConfigError(
+                f"the loss '{_name(term)}' looks at the pixels of images, and data.type '{data.type}' has none: leave "
+                "it out; losses of logits, features and relations do for texts with classes (METHODS.md)"
+            )
+        if method.needs_one_class and mixed:
+            raise ConfigError(
+                f"the loss '{_name(term)}' needs one class a picture, and data.views.mix makes pictures of two: leave "
+                "data.views.mix out, or use losses that know shares or no hard label, such as cross_entropy and kl"
+            )
 
 
 def _needs_teacher(term: LossTerm) -> bool:

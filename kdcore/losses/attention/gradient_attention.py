@@ -3,6 +3,8 @@
 Zagoruyko and Komodakis, "Paying More Attention to Attention" (arXiv 1612.03928), section 3.2.
 """
 
+from typing import ClassVar
+
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,6 +22,8 @@ def gradient_attention(student: Tensor, teacher: Tensor) -> Tensor:
 
 class GradientAttention(InputGradientMethod[GradientAttentionTerm]):
     """Of the cross-entropy of each sample to its hard label."""
+
+    needs_one_class: ClassVar[bool] = True
 
     def scores(self, logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:
         """See InputGradientMethod."""

@@ -31,17 +31,23 @@ class InputGradientMethod(Method[TermT]):
 
     needs_input_gradient: ClassVar[bool] = True
     needs_live_teacher: ClassVar[bool] = True
+    needs_pixels: ClassVar[bool] = True
 
     def forward(self, inputs: LossInputs) -> Tensor:
         """The loss of both gradients."""
         assert inputs.pixels is not None
         assert inputs.teacher_model is not None
         with torch.enable_grad():
-            seen = inputs.pixels.detach().requires_grad_()
+            first = next(inputs.teacher_model.parameters())
+            seen = inputs.pixels.detach().to(first.device, first.dtype).requires_grad_()
             logits = inputs.teacher_model(seen)
-            theirs = input_gradient(self.scores(logits, logits, inputs.targets), seen, differentiable=False)
-        scores = self.scores(inputs.student_logits, logits.detach(), inputs.targets)
-        return self.compare(input_gradient(scores, inputs.pixels, differentiable=True), theirs)
+            targets = inputs.targets.to(logits.device)
+            theirs = input_gradient(self.scores(logits, logits, targets), seen, differentiable=False)
+        known = logits.detach().to(inputs.student_logits.device)
+        ours = input_gradient(
+            self.scores(inputs.student_logits, known, inputs.targets), inputs.pixels, differentiable=True
+        )
+        return self.compare(ours, theirs.to(ours))
 
     @abstractmethod
     def scores(self, logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ the last stage's size and the teacher's are trained with it; here a branch is on
 teacher's learn along on its features. Resizing layers are kept orthogonal.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -39,6 +41,8 @@ def _branch(channels: int) -> nn.Module:
 
 class TaskOriented(MapMethod[TaskOrientedTerm]):
     """For each pair of layers: two branches, their classifiers, and a resizing layer between them."""
+
+    needs_one_class: ClassVar[bool] = True
 
     def __init__(self, term: TaskOrientedTerm, shapes: Shapes) -> None:
         super().__init__(term, shapes)

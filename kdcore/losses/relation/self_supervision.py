@@ -56,6 +56,8 @@ class SelfSupervision(Method[SelfSupervisionTerm]):
     """Another pass of both networks over turned views, and a head for each on the features of one layer."""
 
     needs_live_teacher: ClassVar[bool] = True
+    needs_one_class: ClassVar[bool] = True
+    needs_pixels: ClassVar[bool] = True
     wants_autocast: ClassVar[bool] = True
 
     def __init__(self, term: SelfSupervisionTerm, shapes: Shapes) -> None:

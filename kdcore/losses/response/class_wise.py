@@ -5,6 +5,8 @@ code, which draws the other sample for it. Here it is the next of the same class
 have several of each class, and a sample that is alone in its class adds nothing.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -31,6 +33,8 @@ def class_wise(student: Tensor, targets: Tensor, temperature: float) -> Tensor:
 
 class ClassWise(Method[ClassWiseTerm]):
     """No teacher is needed."""
+
+    needs_one_class: ClassVar[bool] = True
 
     def forward(self, inputs: LossInputs) -> Tensor:
         """See Method."""

@@ -4,6 +4,8 @@ Meng et al., "Conditional Teacher-Student Learning" (arXiv 1904.12399). Read fro
 survey's description.
 """
 
+from typing import ClassVar
+
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,6 +25,8 @@ def conditional_targets(teacher: Tensor, targets: Tensor) -> Tensor:
 
 class Conditional(LogitMethod[ConditionalTerm]):
     """Cross-entropy to these targets, the mean over samples."""
+
+    needs_one_class: ClassVar[bool] = True
 
     def compare(self, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
         """See LogitMethod."""

@@ -3,6 +3,8 @@
 Zhao et al., "Decoupled Knowledge Distillation" (arXiv 2203.08679), scaled by T^2 as in the authors' code.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,8 @@ def one_or_others(logits: Tensor, targets: Tensor) -> Tensor:
 
 class Decoupled(LogitMethod[DKDTerm]):
     """Both parts; the authors' warm-up over 20 of 240 epochs is `warmup: 0.083`."""
+
+    needs_one_class: ClassVar[bool] = True
 
     def compare(self, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
         """See LogitMethod."""

@@ -4,6 +4,8 @@ Yang et al., "From Knowledge Distillation to Self-Knowledge Distillation: A Unif
 Customized Soft Labels" (arXiv 2303.13005), after the authors' code.
 """
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from kdcore.config.losses.response import NKDTerm
@@ -26,6 +28,8 @@ def normalised(student: Tensor, teacher: Tensor, targets: Tensor, gamma: float, 
 
 class Normalised(LogitMethod[NKDTerm]):
     """Beside the cross-entropy to the hard label."""
+
+    needs_one_class: ClassVar[bool] = True
 
     def compare(self, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
         """See LogitMethod."""

@@ -3,6 +3,8 @@
 Sun et al., "Knowledge Distillation with Refined Logits" (arXiv 2408.07703), after the authors' code.
 """
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from kdcore.config.losses.response import RLDTerm
@@ -30,6 +32,8 @@ def masked_kl(student: Tensor, teacher: Tensor, targets: Tensor) -> Tensor:
 
 class Refined(LogitMethod[RLDTerm]):
     """alpha U^2 `sure_kl` at temperature U + beta T^2 `masked_kl` at temperature T, the mean over samples."""
+
+    needs_one_class: ClassVar[bool] = True
 
     def compare(self, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
         """See LogitMethod."""

@@ -5,6 +5,8 @@ the authors' code the temperature is the virtual teacher's alone, whose probabil
 mean over classes and its multiplier are left to `weight`.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,8 @@ def virtual_teacher(student: Tensor, targets: Tensor, correct: float, temperatur
 
 class VirtualTeacher(Method[VirtualTeacherTerm]):
     """No teacher is needed."""
+
+    needs_one_class: ClassVar[bool] = True
 
     def forward(self, inputs: LossInputs) -> Tensor:
         """See Method."""

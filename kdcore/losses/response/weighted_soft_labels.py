@@ -4,6 +4,8 @@ Zhou et al., "Rethinking Soft Labels for Knowledge Distillation: A Bias-Variance
 (arXiv 2102.00650), after public code. KL stands for the authors' cross-entropy: a constant less, the same gradient.
 """
 
+from typing import ClassVar
+
 from torch import Tensor
 from torch.nn import functional
 
@@ -28,6 +30,8 @@ def weighted_soft_labels(student: Tensor, teacher: Tensor, targets: Tensor, temp
 
 class WeightedSoftLabels(LogitMethod[WSLDTerm]):
     """The authors' weight of it beside the cross-entropy is 2.5 (`weight`)."""
+
+    needs_one_class: ClassVar[bool] = True
 
     def compare(self, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
         """See LogitMethod."""

@@ -1,6 +1,6 @@
 """Means over the tokens of sequences of different length."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -9,8 +9,14 @@ from kdcore.errors import ConfigError
 __all__ = ["check_tokens", "sequences", "token_mean"]
 
 
-def check_tokens(shapes: Iterable[tuple[int, ...]]) -> None:
-    """ConfigError unless the sequences among shapes, (L, D), are of one length."""
+def check_tokens(shapes: Sequence[tuple[int, ...]]) -> None:
+    """ConfigError unless all shapes are vectors, (D,), or sequences, (L, D), of one length."""
+    if len({len(shape) for shape in shapes}) > 1:
+        raise ConfigError(
+            f"tokens are compared one by one, but tapped layers give sequences beside single vectors, "
+            f"{[['B', *shape] for shape in shapes]}: likely the teacher's are labels of a store, which has the first "
+            "token of a text; set `tokens: first`, or training.live_teacher: true"
+        )
     lengths = {shape[0] for shape in shapes if len(shape) == 2}
     if len(lengths) > 1:
         raise ConfigError(

@@ -1,0 +1,113 @@
+"""Losses that the samples of a recipe do not suit are refused before anything is computed."""
+
+from typing import Any
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor, nn
+
+from kdcore.config import Recipe
+from kdcore.config.losses import AnyLossTerm
+from kdcore.errors import ConfigError
+from kdcore.losses.method import LossInputs, Shapes
+from kdcore.losses.registry import make_method
+from kdcore.training.batches import ImageBatch
+from kdcore.training.composition import compose
+from kdcore.training.needs import check_losses
+from kdcore.training.teacher_side import LiveTeacher
+
+ONE_CLASS = ("conditional", "dkd", "nkd", "rld", "virtual_teacher", "wsld", "cs_kd", "gradient_attention")
+OF_ONE_LAYER = ({"type": "sskd", "at": "layer3"}, {"type": "tofd", "at": "layer3"})
+MODEL = {"type": "image_classifier", "source": "convnet"}
+
+
+def images(losses: list[dict[str, Any]], mix: bool = True, fit: list[dict[str, Any]] | None = None) -> Recipe:
+    views = {"per_image": 2, **({"mix": {"mixup": 0.2}} if mix else {})}
+    teacher = {**MODEL, **({"fit": {"steps": 1, "losses": fit}} if fit else {"path": "t.safetensors"})}
+    values = {"name": "needs", "data": {"type": "digits", "views": views}, "teacher": teacher, "student": MODEL}
+    return Recipe.model_validate({**values, "training": {"steps": 1, "losses": losses}})
+
+
+@pytest.mark.parametrize("loss", [*({"type": name} for name in ONE_CLASS), *OF_ONE_LAYER])
+def test_losses_of_one_class_are_refused_where_pictures_are_mixed(loss):
+    with pytest.raises(ConfigError, match=rf"'{loss['type']}' needs one class.*leave data\.views\.mix out"):
+        check_losses(images([{"type": "kl"}, loss]))
+    check_losses(images([{"type": "kl"}, loss], mix=False))
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "kl", "dist", "jacobian"])
+def test_other_losses_learn_from_mixed_pictures(name):
+    check_losses(images([{"type": name}]))
+
+
+def test_losses_of_a_teacher_in_training_are_refused_alike():
+    with pytest.raises(ConfigError, match="'cs_kd' needs one class"):
+        check_losses(images([{"type": "kl"}], fit=[{"type": "cross_entropy"}, {"type": "cs_kd"}]))
+
+
+@pytest.mark.parametrize(
+    "loss", [{"type": "sskd", "at": "bert.pooler"}, {"type": "jacobian"}, {"type": "gradient_attention"}]
+)
+def test_losses_of_pixels_are_refused_for_texts(loss):
+    model = {"type": "text_classifier", "path": "encoder"}
+    data = {"type": "classified_text", "path": "texts.jsonl", "num_classes": 2}
+    values = {"name": "needs", "data": data, "teacher": model, "student": model}
+    recipe = Recipe.model_validate({**values, "training": {"steps": 1, "losses": [loss]}})
+    with pytest.raises(ConfigError, match=rf"'{loss['type']}' looks at the pixels.*classified_text"):
+        check_losses(recipe)
+
+
+def network(dtype: torch.dtype, seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(1, 4, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)]
+    return nn.Sequential(*layers).to(dtype)
+
+
+def by_pixels(name: str, ours: torch.dtype, theirs: torch.dtype) -> tuple[float, Tensor]:
+    """The loss of networks in these types, and its gradient by the student's first layer."""
+    student, teacher = network(ours, 0), LiveTeacher(network(theirs, 1), ())
+    pixels = torch.randn(4, 1, 5, 5, generator=torch.Generator().manual_seed(1))
+    term = TypeAdapter(AnyLossTerm).validate_python({"type": name})
+    composition = compose(student, [term], teacher, pixels[:1].to(ours), 3, 10)
+    loss, _ = composition.loss(ImageBatch(pixels, torch.tensor([0, 1, 2, 0]), None))
+    loss.backward()
+    gradient = next(student.parameters()).grad
+    assert gradient is not None
+    assert gradient.dtype == ours
+    return float(loss.detach()), gradient.double()
+
+
+@pytest.mark.parametrize("name", ["jacobian", "gradient_attention"])
+@pytest.mark.parametrize(("ours", "theirs"), [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)])
+def test_gradients_by_pixels_of_networks_in_two_types(name, ours, theirs):
+    loss, gradient = by_pixels(name, ours, theirs)
+    exact, wanted = by_pixels(name, torch.float64, torch.float64)
+    assert loss == pytest.approx(exact, rel=0.05)
+    assert float((gradient - wanted).norm()) < 0.1 * float(wanted.norm())
+
+
+@pytest.mark.parametrize("name", ["pkd", "hidden_states", "hidden_cosine", "mobilebert", "lrc_bert", "alp"])
+def test_all_tokens_beside_the_first_alone_are_refused(name):
+    def made(tokens: str, ours: tuple[int, ...], theirs: tuple[int, ...]) -> Any:
+        term = TypeAdapter(AnyLossTerm).validate_python({"type": name, "at": "a", "tokens": tokens})
+        return make_method(term, Shapes({"a": ours}, {"a": theirs}, 3, 10))
+
+    for ours, theirs in (((6, 8), (8,)), ((8,), (6, 8)), ((6, 8), (1, 8))):
+        with pytest.raises(ConfigError, match="tokens: first"):
+            made("all", ours, theirs)
+    made("all", (8,), (8,))
+    states, first = torch.randn(4, 6, 8, requires_grad=True), torch.randn(4, 8)
+    given = LossInputs(torch.zeros(4, 3), None, torch.zeros(4), student={"a": states}, teacher={"a": first})
+    (slope,) = torch.autograd.grad(made("first", (6, 8), (8,))(given), states)
+    assert float(slope[:, 0].abs().sum()) > 0
+    assert float(slope[:, 1:].abs().sum()) == 0
+
+
+def test_texts_of_another_length_than_a_projector_was_built_for():
+    term = TypeAdapter(AnyLossTerm).validate_python({"type": "crd", "at": "a", "contrast": "batch"})
+    method = make_method(term, Shapes({"a": (6, 8)}, {"a": (6, 8)}, 3, 10))
+    states = torch.randn(4, 5, 8)
+    given = LossInputs(torch.zeros(4, 3), None, torch.zeros(4), student={"a": states}, teacher={"a": states})
+    with pytest.raises(ConfigError, match=r"width 48, and got 40.*bert\.pooler"):
+        method(given)

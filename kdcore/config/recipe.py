@@ -15,7 +15,7 @@ from kdcore.config.training import TrainingConfig
 from kdcore.config.urls import check_url, is_url
 
 _MODEL_OF = {"text": "causal_lm", "image": "image_classifier", "classified_text": "text_classifier"}
-_OF_TEXT = ("packing", "long_documents")
+_OF_TEXT = ("packing", "long_documents", "sequence_length")
 _LOSS_OF_TEXT = ("num_classes", "recompute", "implementation", "gradient_filter")
 
 

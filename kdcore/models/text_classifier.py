@@ -34,6 +34,10 @@ class TokenClassifier(nn.Module):
         told = {"token_type_ids": types} if self._uses_types else {}
         return self.model(input_ids=ids, attention_mask=mask, **told).logits
 
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
+        """As the model has it: activations are computed again in the backward pass."""
+        self.model.gradient_checkpointing_enable(**options)
+
 
 def build_text_classifier(
     config: TextClassifierConfig,

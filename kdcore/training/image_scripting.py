@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
@@ -11,6 +10,7 @@ from kdcore.config.losses import AnyLossTerm, LossTerm
 from kdcore.errors import ConfigError
 from kdcore.labels.soft_labels import SoftLabels
 from kdcore.losses.compose import teacher_paths
+from kdcore.taps import WHOLE, Taps, feature_shapes
 from kdcore.training.batches import ImageBatch
 from kdcore.training.composition import Composition, compose
 from kdcore.training.teacher_side import LiveTeacher, NoTeacher
@@ -66,10 +66,7 @@ def compose_losses(
     checked = _checked(terms)
     side = NoTeacher() if teacher is None else LiveTeacher(teacher, teacher_paths(checked))
     first = example_pixels[:1]
-    mode = student.training
-    with torch.no_grad():
-        classes = student.eval()(first).shape[1]
-    student.train(mode)
+    classes = feature_shapes(student, Taps(student, (WHOLE,)), first)[WHOLE][0]
     composition = compose(student, checked, side, first, classes, num_samples)
     return ComposedLosses(composition).to(first.device)
 

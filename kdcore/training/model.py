@@ -4,6 +4,8 @@ The loss is computed inside `forward`, so that wrappers which move or shard para
 ZeRO-3) see every use of them, the head's included.
 """
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,7 @@ from kdcore.losses.response.soft_targets import soft_target_loss
 from kdcore.training.batches import Batch, ClassifiedTextBatch, TextBatch
 from kdcore.training.composition import Composition, dtype_of
 from kdcore.training.ranks import Ranks
+from kdcore.training.statistics import at_rest
 from kdcore.training.text_loss import text_loss
 
 
@@ -33,6 +36,10 @@ class DistillModel(nn.Module):
 
     def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one micro-batch, summed over its valid tokens or images, after a share `progress` of the steps."""
+        with nullcontext() if len(batch.targets) else at_rest(self):
+            return self._loss(batch, progress)
+
+    def _loss(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         if isinstance(batch, TextBatch):
             return text_loss(self.student, batch, self.objective, self.config.loss)
         if self.composition is not None:

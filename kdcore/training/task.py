@@ -22,7 +22,7 @@ from kdcore.config.models import (
 from kdcore.data.chat import read_template
 from kdcore.data.sources import Source, open_source
 from kdcore.data.tokenizer import load_tokenizer
-from kdcore.errors import TokenizerMismatch
+from kdcore.errors import ConfigError, TokenizerMismatch
 from kdcore.identity import digest_tokenizer
 from kdcore.losses.compose import teacher_paths
 from kdcore.models.text_classifier import TokenClassifier
@@ -123,6 +123,12 @@ def _live_teacher(recipe: Recipe, samples: ImageSamples | ClassifiedTextSamples,
         raise TokenizerMismatch(
             f"a teacher that runs beside the student reads the student's tokens: its tokenizer is {theirs}, the "
             f"student's {ours}. Set student.tokenizer to the teacher's, or learn from stored labels alone"
+        )
+    assert isinstance(recipe.student, TextClassifierConfig)
+    if recipe.student.max_length != config.max_length:
+        raise ConfigError(
+            "a teacher that runs beside the student reads the student's tokens, so that both cut texts at one length: "
+            f"teacher.max_length is {config.max_length}, student.max_length {recipe.student.max_length}: set them alike"
         )
     return TokenClassifier(teacher.model, teacher.uses_types)
 

@@ -9,7 +9,7 @@ from kdcore.data.sources import open_source
 from kdcore.data.tokenizer import load_tokenizer
 from kdcore.errors import ConfigError, TokenizerMismatch
 from kdcore.labels.soft_labels import DenseLabels
-from kdcore.students.build import build_classified_text_student
+from kdcore.students.build import build_classified_text_student, checkpoint_activations
 from kdcore.students.export import export_student, load_student
 from kdcore.training.arms import plan_arms
 from kdcore.training.classified_samples import ClassifiedTextSamples, classified_text_samples
@@ -120,6 +120,18 @@ def test_another_tokenizer_cannot_share_tokens(tmp_path):
     student = {**_recipe(tmp_path / "a").student.model_dump(), "tokenizer": str(other)}
     with pytest.raises(TokenizerMismatch, match=r"Set student\.tokenizer to the teacher's"):
         _model(_recipe(tmp_path / "b", student=student))
+
+
+def test_a_live_teacher_cuts_texts_where_the_student_does(tmp_path):
+    student = {**_recipe(tmp_path / "a").student.model_dump(), "max_length": 10}
+    with pytest.raises(ConfigError, match=r"teacher\.max_length is 12, student\.max_length 10"):
+        _model(_recipe(tmp_path / "b", student=student))
+
+
+def test_activations_can_be_computed_again(recipe):
+    student = make_task(recipe, plan_arms(recipe)[0]).build()
+    checkpoint_activations(student)
+    assert student.model.is_gradient_checkpointing
 
 
 def test_live_features_cannot_come_from_labels(tmp_path):

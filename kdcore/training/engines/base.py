@@ -1,17 +1,15 @@
 """What the loop asks of an engine."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from kdcore.config.training import OptimizerConfig
 from kdcore.errors import CheckpointError
 from kdcore.training.batches import Batch
-from kdcore.training.ranks import Ranks
 
 Accept = Callable[[Tensor], bool]
 """Told the norm of the whole gradient, a scalar, before it is clipped: whether to take the step."""
@@ -99,31 +97,6 @@ def refuse_other_optimizer(config: OptimizerConfig, directory: Path, facts: dict
             f"the checkpoint {directory} has the state of {wrote}, and training.optimizer.type is '{config.type}': set "
             "it as it was, or remove the arm's directory"
         )
-
-
-def share_statistics(student: nn.Module, ranks: Ranks) -> None:
-    """Give the running statistics of BatchNorm layers their mean over ranks, each of which has seen its own samples.
-
-    They are moving averages, so that it does not matter when this is done.
-    """
-    if ranks.world == 1:
-        return
-    for statistics, _ in _statistics(student):
-        statistics.copy_(ranks.sum(statistics.float()) / ranks.world)
-
-
-def cast_statistics(model: nn.Module) -> None:
-    """Bring running statistics to the type of their layer's weights, which torch asks for."""
-    for statistics, weight in _statistics(model):
-        statistics.data = statistics.data.to(statistics.dtype if weight is None else weight.dtype)
-
-
-def _statistics(module: nn.Module) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Each running mean and variance, and the weight of its layer."""
-    for layer in module.modules():
-        if isinstance(layer, _NormBase) and layer.running_mean is not None and layer.running_var is not None:
-            yield layer.running_mean, layer.weight
-            yield layer.running_var, layer.weight
 
 
 def refuse_other_engine(name: str, directory: Path, facts: dict[str, Any]) -> None:

@@ -17,12 +17,10 @@ from kdcore.errors import CheckpointError, missing_extra
 from kdcore.training.batches import Batch
 from kdcore.training.engines.base import (
     Accept,
-    cast_statistics,
     parameter_groups,
     refuse_other_engine,
     refuse_other_optimizer,
     renew_settings,
-    share_statistics,
 )
 from kdcore.training.engines.deepspeed_norm import gate
 from kdcore.training.engines.deepspeed_settings import deepspeed_settings
@@ -30,6 +28,7 @@ from kdcore.training.engines.state_file import save_state
 from kdcore.training.engines.universal import momentum_from_adam, universal_checkpoint
 from kdcore.training.model import DistillModel
 from kdcore.training.ranks import Ranks
+from kdcore.training.statistics import share_statistics, widen_statistics
 
 _TAG = "state"
 _FORMATS = {0: "whole", 1: "optimizer", 2: "optimizer", 3: "parameters"}  # what each rank writes its part of
@@ -66,7 +65,7 @@ class DeepSpeedEngine:
             config=deepspeed_settings(config, settings, ranks, self._micro_batches),
             dist_init_required=False,
         )[0]
-        cast_statistics(model)  # DeepSpeed casts parameters alone
+        widen_statistics(model)  # DeepSpeed casts parameters alone
         self._model = model
         self._undo_trial_step()
         self._problem: OSError | None = None

@@ -20,11 +20,11 @@ from kdcore.training.engines.base import (
     refuse_other_engine,
     refuse_other_optimizer,
     renew_settings,
-    share_statistics,
 )
 from kdcore.training.engines.state_file import save_state
 from kdcore.training.model import DistillModel
 from kdcore.training.ranks import Ranks
+from kdcore.training.statistics import share_statistics
 
 _FILE = "state.pt"
 # torch renamed it.

@@ -1,0 +1,80 @@
+"""The running statistics of BatchNorm: of all ranks, of samples alone, and in float32."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import MethodType
+
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+
+from kdcore.training.ranks import Ranks
+
+__all__ = ["at_rest", "share_statistics", "widen_statistics"]
+
+
+def share_statistics(student: nn.Module, ranks: Ranks) -> None:
+    """Give the running statistics of BatchNorm layers their mean over ranks, each of which has seen its own samples.
+
+    They are moving averages, so that it does not matter when this is done.
+    """
+    if ranks.world == 1:
+        return
+    for layer in _layers(student):
+        for statistics in (layer.running_mean, layer.running_var):
+            assert statistics is not None
+            statistics.copy_(ranks.sum(statistics.float()) / ranks.world)
+
+
+@contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """No statistics change: what goes through the model stands for no sample of a rank without work.
+
+    Layers that share their statistics in the forward pass do so as ever, since the other ranks wait for them.
+    """
+    layers = [layer for layer in _layers(model) if layer.training and not isinstance(layer, nn.SyncBatchNorm)]
+    for layer in layers:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = True
+
+
+def widen_statistics(model: nn.Module) -> None:
+    """Have BatchNorm layers whose weights are narrower than their statistics compute in the type of the statistics.
+
+    DeepSpeed casts parameters to bfloat16, in which a moving average stands still long before it is there. Layers of
+    another forward pass get statistics of the type of their weights, which torch asks for.
+    """
+    for layer in _layers(model):
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        if layer.weight is None or layer.weight.dtype == layer.running_mean.dtype:
+            continue
+        if type(layer).forward is _BatchNorm.forward and layer.momentum is not None:
+            layer.forward = MethodType(_forward, layer)
+        elif type(layer).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward):
+            for statistics in (layer.running_mean, layer.running_var):
+                statistics.data = statistics.data.to(layer.weight.dtype)
+
+
+def _forward(layer: _BatchNorm, given: Tensor) -> Tensor:
+    assert layer.running_mean is not None
+    assert layer.momentum is not None
+    if layer.training and layer.num_batches_tracked is not None:
+        layer.num_batches_tracked.add_(1)
+    kind = layer.running_mean.dtype
+    weight, bias = (None if one is None else one.to(kind) for one in (layer.weight, layer.bias))
+    found = functional.batch_norm(
+        given.to(kind), layer.running_mean, layer.running_var, weight, bias, layer.training, layer.momentum, layer.eps
+    )
+    return found.to(given.dtype)
+
+
+def _layers(module: nn.Module) -> Iterator[_NormBase]:
+    """Layers with statistics."""
+    for layer in module.modules():
+        if isinstance(layer, _NormBase) and layer.running_mean is not None and layer.running_var is not None:
+            yield layer

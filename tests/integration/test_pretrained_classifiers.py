@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from kdcore.evaluation.image import evaluate_classifier
 
 from kdcore.config.data import ImageParquetData
 from kdcore.config.models import ImageClassifierConfig
 from kdcore.data.document import ImageSample
 from kdcore.data.sources import open_source
+from kdcore.evaluation.classifier import evaluate_classifier, image_batches
 from kdcore.models.image import build_image_model
 
 pytestmark = pytest.mark.shared
@@ -27,6 +27,6 @@ def images(shared: Path) -> list[ImageSample]:
 def test_published_weights_load_and_classify(shared: Path, images: list[ImageSample], weights, depth, accuracy):
     path = shared / "cifar10-teachers" / f"{weights}.safetensors"
     config = ImageClassifierConfig(source="cifar_resnet", kwargs={"depth": depth}, path=str(path))
-    quality = evaluate_classifier(build_image_model(config, 10, 3).eval(), images, batch=250)
-    assert quality["images"] == IMAGES
+    quality = evaluate_classifier(build_image_model(config, 10, 3).eval(), image_batches(images, 250))
+    assert quality["samples"] == IMAGES
     assert quality["accuracy"] == pytest.approx(accuracy, abs=0.0015)

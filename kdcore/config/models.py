@@ -13,10 +13,9 @@ DType = Annotated[
 ]
 
 
-class CausalLMConfig(Settings):
-    """A Hugging Face causal language model: a directory or hub name, or an architecture to initialise."""
+class _OfTransformers(Settings):
+    """A directory or hub name, or an architecture to initialise; and its tokenizer."""
 
-    type: Literal["causal_lm"] = "causal_lm"
     path: Annotated[str | None, IsPath()] = Field(
         default=None, description="directory or hub name; none: initialise `architecture`"
     )
@@ -25,13 +24,19 @@ class CausalLMConfig(Settings):
     tokenizer: Annotated[str | None, IsPath()] = Field(
         default=None, description="directory or hub name; default: `path`, else the teacher's"
     )
-    trust_remote_code: bool = Field(default=False, description="runs Python code that comes with the model: a risk")
 
     @model_validator(mode="after")
-    def _one_source(self) -> "CausalLMConfig":
+    def _one_source(self) -> "_OfTransformers":
         if (self.path is None) == (not self.architecture):
             raise ValueError("give exactly one of `path` and `architecture`")
         return self
+
+
+class CausalLMConfig(_OfTransformers):
+    """A Hugging Face causal language model: a directory or hub name, or an architecture to initialise."""
+
+    type: Literal["causal_lm"] = "causal_lm"
+    trust_remote_code: bool = Field(default=False, description="runs Python code that comes with the model: a risk")
 
 
 class LoraConfig(Settings):
@@ -74,25 +79,11 @@ class ImageClassifierConfig(Settings):
     )
 
 
-class TextClassifierConfig(Settings):
+class TextClassifierConfig(_OfTransformers):
     """An encoder of transformers with a head for whole texts: a directory or hub name, or an architecture."""
 
     type: Literal["text_classifier"] = "text_classifier"
-    path: Annotated[str | None, IsPath()] = Field(
-        default=None, description="directory or hub name; none: initialise `architecture`"
-    )
-    revision: str | None = Field(default=None, description="branch, tag or commit on the hub; default: its main branch")
-    architecture: dict[str, Any] = Field(default={}, description="keys of the transformers config, with `model_type`")
-    tokenizer: Annotated[str | None, IsPath()] = Field(
-        default=None, description="directory or hub name; default: `path`, else the teacher's"
-    )
     max_length: int = Field(default=128, ge=4, description="tokens of a text, or of both of a pair; more are cut off")
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "TextClassifierConfig":
-        if (self.path is None) == (not self.architecture):
-            raise ValueError("give exactly one of `path` and `architecture`")
-        return self
 
 
 ModelConfig = Annotated[StudentLMConfig | ImageClassifierConfig | TextClassifierConfig, Field(discriminator="type")]

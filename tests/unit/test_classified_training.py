@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from kdcore.config.losses import LossTerm
 from kdcore.data.sources import open_source
 from kdcore.data.tokenizer import load_tokenizer
 from kdcore.errors import ConfigError, TokenizerMismatch
@@ -161,7 +160,3 @@ def test_types_tell_the_texts_of_a_pair_apart(tmp_path):
     changed = tokens.clone()
     changed[:, 2] = 1
     assert not torch.equal(student(tokens), student(changed))
-
-
-def test_terms_are_what_recipes_name(recipe):
-    assert all(isinstance(term, LossTerm) for term in recipe.training.losses)

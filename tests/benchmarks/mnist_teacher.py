@@ -28,20 +28,21 @@ def train_teacher(
 ) -> None:
     """Train on pixels float32 [N, 28, 28] in 0 .. 1 and export to `folder`; a run that was stopped goes on.
 
-    `say` is told every fifth epoch and the network. The rate falls linearly to zero.
+    `say` is told every fifth epoch and the network. The rate falls linearly to zero. On a GPU where there is one.
     """
     if (folder / "model.json").exists():
         return
     torch.manual_seed(0)
-    model = build_image_model(NETWORK, 10, 1)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = build_image_model(NETWORK, 10, 1).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=_RATE, momentum=_MOMENTUM, fused=True)
     state, first = folder.with_suffix(".state.pt"), 0
     if state.exists():
-        held = torch.load(state, weights_only=True)
+        held = torch.load(state, weights_only=True, map_location=device)
         model.load_state_dict(held["model"])
         optimizer.load_state_dict(held["optimizer"])
         first = held["epochs"]
-    views, targets = _jittered(torch.from_numpy(pixels)), torch.from_numpy(classes)
+    views, targets = _jittered(torch.from_numpy(pixels).to(device)), torch.from_numpy(classes).to(device)
     for epoch in range(first, epochs):
         torch.manual_seed(epoch)
         _train_epoch(model, optimizer, views, targets, epoch, epochs)
@@ -50,7 +51,7 @@ def train_teacher(
             torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epochs": epoch + 1}, aside)
             aside.replace(state)
             say(epoch + 1, model)
-    save_image_model(model.eval(), NETWORK, 10, 1, folder)
+    save_image_model(model.cpu().eval(), NETWORK, 10, 1, folder)
     state.unlink(missing_ok=True)
 
 
@@ -64,12 +65,12 @@ def _train_epoch(
     model: nn.Module, optimizer: torch.optim.Optimizer, views: Tensor, targets: Tensor, epoch: int, epochs: int
 ) -> None:
     model.train()
-    batches = torch.randperm(len(targets)).split(_BATCH)
+    batches = torch.randperm(len(targets), device=targets.device).split(_BATCH)
     for number, batch in enumerate(batches):
         for group in optimizer.param_groups:
             group["lr"] = _RATE * (1 - (epoch + number / len(batches)) / epochs)
-        down, right = torch.randint(0, 2 * _JITTER + 1, (2, len(batch)))
-        with torch.autocast("cpu", torch.bfloat16):
+        down, right = torch.randint(0, 2 * _JITTER + 1, (2, len(batch)), device=batch.device)
+        with torch.autocast(batch.device.type, torch.bfloat16):
             logits = model(views[batch, down, right][:, None])
         functional.cross_entropy(logits.float(), targets[batch]).backward()
         optimizer.step()

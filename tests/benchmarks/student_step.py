@@ -1,7 +1,7 @@
 """What a distilling step costs a student: labels from a store, beside plain training and beside a live teacher.
 
 `cached_vs_ce_step_k12`, `_k64`: a step on labels of that many classes, read from a store, over one of plain
-cross-entropy; both use this project's chunked head and AdamW, in turns on the same model and tokens; medians. The
+cross-entropy; both use this project's feed, chunked head and AdamW, in turns on the same model and tokens; medians. The
 larger of two codecs counts: `topk`, and `threshold` with about as many classes a label. `live_trl_vs_cached_step`: a
 step of trl's GKD trainer on given text, with a live teacher of four times the size, over the step on 12 cached classes;
 `liger_vs_cached_step`: the same with liger-kernel's chunked distillation loss. Models are Llamas with random weights.
@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from kdcore.labels.learn import ProbeBatch, learn_codec
 from kdcore.labels.sampling import label_seeds
 from kdcore.store import ShardRow, open_store
 from kdcore.training.engines import Engine, make_engine
+from kdcore.training.feed import feeding
 from kdcore.training.model import DistillModel
 from kdcore.training.ranks import Ranks, local_device
 from kdcore.training.text_samples import StoreRows, TextSamples
@@ -95,34 +95,35 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-@dataclass
-class Steps:
-    """Steps of one model on any of several samples."""
+def block(engine: Engine, samples: TextSamples, steps: list[list[np.ndarray]], device: torch.device) -> float:
+    """Mean seconds of a step but the first: take the batch, made ahead as in training, forward, backward, update."""
+    config = training()
+    with feeding(samples, steps, "padded", device, config.prefetch) as feed:
 
-    engine: Engine
-    device: torch.device
-    sequences: int
+        def step() -> None:
+            for micro in feed.step():
+                engine.accumulate(micro.batch, 1 / (len(micro.indices) * SEQUENCE), last=micro.last)
+            engine.update(1e-4, lambda norm: True)
 
-    def step(self, samples: TextSamples, number: int) -> None:
-        """Read the batch, forward, backward, update."""
-        indices = np.arange(number * self.sequences, (number + 1) * self.sequences) % len(samples)
-        batch = samples.batch(indices).to(self.device)
-        self.engine.accumulate(batch, 1 / (self.sequences * SEQUENCE), last=True)
-        self.engine.update(1e-4, lambda norm: True)
+        timed(step)
+        return timed(lambda: [step() for _ in steps[1:]]) / (len(steps) - 1)
 
 
 def cached_steps(arms: dict[str, TextSamples], arguments: argparse.Namespace) -> dict[str, float]:
-    """Median seconds of a step of each arm, in turns."""
+    """Median seconds of a step of each arm, over blocks of steps in turns; a first round warms up."""
     device = local_device()
     engine = make_engine(DistillModel(llama(*STUDENT), training(), True), training(), Ranks(0, 1, device), False)
-    steps = Steps(engine, device, arguments.sequences)
+    count = len(next(iter(arms.values())))
+    order = np.arange((arguments.steps + 1) * arguments.sequences) % count
+    steps = [[part] for part in order.reshape(-1, arguments.sequences)]
     seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for number in range(arguments.steps + 2):
+    for number in range(arguments.rounds + 1):
         for name, samples in arms.items():
-            took = timed(lambda samples=samples, number=number: steps.step(samples, number))
-            if number >= 2:
+            took = block(engine, samples, steps, device)
+            if number:
                 seconds[name].append(took)
     engine.close()
+    progress(f"seconds a step, by round: {seconds}")
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
@@ -158,7 +159,8 @@ def trl_step(documents: list[np.ndarray], arguments: argparse.Namespace, folder:
         args=GKDConfig(
             output_dir=str(folder / "trl"), lmbda=0.0, beta=0.0, temperature=1.0, bf16=True, report_to="none",
             use_cpu=not torch.cuda.is_available(), per_device_train_batch_size=arguments.sequences, save_strategy="no",
-            max_steps=arguments.steps + 2, logging_steps=10**6, disable_tqdm=True, gradient_checkpointing=False,
+            max_steps=arguments.steps * arguments.rounds + 2, logging_steps=10**6, disable_tqdm=True,
+            gradient_checkpointing=False,
         ),
         data_collator=collate,  # pyright: ignore[reportArgumentType]
         train_dataset=Dataset.from_dict({"input_ids": [tokens.tolist() for tokens in documents]}),
@@ -198,7 +200,7 @@ def liger_step(documents: list[np.ndarray], arguments: argparse.Namespace) -> fl
         optimizer.zero_grad(set_to_none=True)
 
     batches = batches_of(documents, arguments.sequences)
-    seconds = [timed(lambda: step(next(batches).to(device))) for _ in range(arguments.steps + 2)]
+    seconds = [timed(lambda: step(next(batches).to(device))) for _ in range(arguments.steps * arguments.rounds + 2)]
     return statistics.median(seconds[2:])
 
 
@@ -214,12 +216,14 @@ def main() -> None:
     """Measure, and print the JSON line."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.student_step", description=__doc__)
     parser.add_argument("--sequences", type=int, default=8, help=f"of {SEQUENCE} tokens a step")
-    parser.add_argument("--steps", type=int, default=9, help="measured, after two to warm up")
+    parser.add_argument("--steps", type=int, default=4, help="of a block, after one to warm up")
+    parser.add_argument("--rounds", type=int, default=5, help="blocks of each arm, in turns")
+    parser.add_argument("--documents", type=int, default=None, help="different sequences; default: of four steps")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     generator = np.random.default_rng(0)
-    count = arguments.sequences * 4
+    count = arguments.documents or arguments.sequences * 4
     documents = [generator.integers(2, CLASSES, SEQUENCE + 1).astype(np.int64) for _ in range(count)]
     with tempfile.TemporaryDirectory(prefix="kdcore-bench-") as name:
         folder = Path(name)

@@ -10,7 +10,9 @@ teacher that has not seen those. A second call with the same `--runs` goes on wh
 import argparse
 import copy
 import statistics
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import torch
 from torch import nn
 
 from kdcore.config import Recipe
+from kdcore.store import is_finished
 from tests.benchmarks.harness import REPO, emit, progress
 from tests.benchmarks.mnist_teacher import train_teacher
 
@@ -48,9 +51,10 @@ class Images:
 
     def wrong(self, model: nn.Module) -> np.ndarray:
         """Whether each image is classified wrongly, bool [N]."""
+        device = next(model.parameters()).device
         with torch.inference_mode():
             parts = torch.from_numpy(self.pixels)[:, None].split(1000)
-            found = torch.cat([model.eval()(part).argmax(-1) for part in parts]).numpy()
+            found = torch.cat([model.eval()(part.to(device)).argmax(-1).cpu() for part in parts]).numpy()
         return found != self.classes
 
 
@@ -85,23 +89,39 @@ def recipe(runs: Path, name: str, train: Path, teacher: Path | None, arguments: 
 
 
 def label(wanted: Recipe) -> None:
-    """The store of every arm."""
-    from cluster.labelling.run import label_store
+    """The store of every arm. A machine without Ray can go on from a store that another one made."""
+    if not is_finished(wanted.store_path):
+        from cluster.labelling.run import label_store
 
-    label_store(wanted, on_note=progress)
+        label_store(wanted, on_note=progress)
 
 
-def teach(wanted: Recipe) -> list[nn.Module]:
-    """Train the students one after the other in this process; the exported networks in order of seeds."""
+def teach(wanted: Recipe, jobs: int) -> list[nn.Module]:
+    """Train the students, `jobs` at a time, each in a process of its own; the exported networks in order of seeds."""
     from kdcore.runs import begin_run
     from kdcore.students.export import load_student
     from kdcore.training.arms import plan_arms
-    from kdcore.training.run import run_arms
 
     begin_run(wanted)
+    command = [sys.executable, "-m", "tests.benchmarks.teaches_mnist", "--one", str(wanted.run_dir)]
     arms = plan_arms(wanted)
-    run_arms(wanted, arms, lambda step: progress(f"{wanted.name}: {step}"))
+    with ThreadPoolExecutor(jobs) as pool:
+        ends = list(pool.map(lambda arm: subprocess.run([*command, arm.name], cwd=REPO).returncode, arms))
+    if any(ends):
+        raise SystemExit(f"a student of '{wanted.name}' failed: what it said is above")
     return [load_student(arm.export_directory(wanted)) for arm in arms]
+
+
+def teach_one(run_dir: str, name: str) -> None:
+    """Train one student of a run in this process."""
+    from kdcore.config.load import load_recipe
+    from kdcore.training.arms import plan_arms
+    from kdcore.training.run import run_arms
+
+    torch.set_num_threads(1)
+    wanted = load_recipe(Path(run_dir) / "config.yaml")
+    chosen = [arm for arm in plan_arms(wanted) if arm.name == name]
+    run_arms(wanted, chosen, lambda step: progress(f"{wanted.name}: {step}"))
 
 
 def spread(values: list[int]) -> dict[str, Any]:
@@ -159,7 +179,7 @@ def search(arguments: argparse.Namespace) -> None:
             name = f"alone-{rate:g}" if weight is None else f"hard{weight:g}-{rate:g}"
             changes = {"rate": rate, "hard_weight": weight}
             wanted = recipe(runs, name, first, None if weight is None else teacher, arguments, **changes)
-            found[name] = errors(teach(wanted), held_back)
+            found[name] = errors(teach(wanted, arguments.jobs), held_back)
             progress(f"{name}: {found[name]}")
     report(arguments, {name: each["mean"] for name, each in found.items()}, arms=found)
 
@@ -174,16 +194,19 @@ def table(arguments: argparse.Namespace) -> None:
 
     arms = {"teacher": errors([load_image_model(teacher)], test)}
     changes = {"rate": RATES["distilled"], "hard_weight": HARD_WEIGHT}
-    arms["alone"] = errors(teach(recipe(runs, "alone", source, None, arguments, rate=RATES["alone"])), test)
-    distilled = recipe(runs, "distilled", source, teacher, arguments, **changes)
-    label(distilled)
-    arms["distilled"] = errors(teach(distilled), test)
     rest = part_of(source, runs / "without-3.parquet", lambda _, label: label != UNSEEN)
-    students = teach(recipe(runs, "without-3", rest, teacher, arguments, **changes))
-    arms["without_3"] = errors(students, test)
-    arms["without_3_raised"] = errors([raised(student, RAISED) for student in students], test)
-    best = best_bias(students, test)
-    arms["without_3_best"] = {"bias": best, **errors([raised(student, best) for student in students], test)}
+    wanted = {
+        "alone": recipe(runs, "alone", source, None, arguments, rate=RATES["alone"]),
+        "distilled": recipe(runs, "distilled", source, teacher, arguments, **changes),
+        "without_3": recipe(runs, "without-3", rest, teacher, arguments, **changes),
+    }
+    label(wanted["distilled"])
+    students = {name: teach(each, arguments.jobs) for name, each in wanted.items()}
+    arms |= {name: errors(each, test) for name, each in students.items()}
+    unseen = students["without_3"]
+    arms["without_3_raised"] = errors([raised(student, RAISED) for student in unseen], test)
+    best = best_bias(unseen, test)
+    arms["without_3_best"] = {"bias": best, **errors([raised(student, best) for student in unseen], test)}
     for name, each in arms.items():
         progress(f"{name}: {each}")
     report(arguments, {name: each["mean"] for name, each in arms.items()}, arms=arms, paper=PAPER)
@@ -208,7 +231,12 @@ def main() -> None:
     parser.add_argument("--search", action="store_true", help="choose settings on held back training images")
     parser.add_argument("--rates", type=float, nargs="+", default=[0.02, 0.05, 0.15], help="of the search")
     parser.add_argument("--hard-weights", type=float, nargs="+", default=[0.0, 0.1], help="of the search")
+    parser.add_argument("--jobs", type=int, default=2, help="students at a time")
+    parser.add_argument("--one", nargs=2, metavar=("RUN", "NAME"), help="train this student of a run, in this process")
     arguments = parser.parse_args()
+    if arguments.one:
+        teach_one(*arguments.one)
+        return
     (search if arguments.search else table)(arguments)
 
 

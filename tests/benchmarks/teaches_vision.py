@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcore.config import Recipe
+from kdcore.store import is_finished
 from tests.benchmarks.harness import REPO, emit, progress
 
 Losses = list[dict[str, Any]]
@@ -47,12 +48,12 @@ ARMS: dict[str, Losses] = {
 QUALITIES = ("accuracy", "loss", "ece", "agreement")
 
 
-def recipe(name: str, arguments: argparse.Namespace) -> Recipe:
-    """The recipe of configs/, with the losses of one arm."""
+def recipe(name: str, seed: int, arguments: argparse.Namespace) -> Recipe:
+    """The recipe of configs/, with the losses of one arm and one seed."""
     import yaml
 
     settings = yaml.safe_load((REPO / "configs" / "cifar10.yaml").read_text())
-    settings |= {"name": name.replace("+", "-and-"), "runs": str(arguments.runs)}
+    settings |= {"name": f"{name.replace('+', '-and-')}-{seed}", "runs": str(arguments.runs)}
     settings["data"] |= {"path": str(arguments.data / "train.parquet"), "heldout": str(arguments.data / "test.parquet")}
     settings["data"]["max_samples"] = arguments.images
     settings["data"]["views"]["per_image"] = arguments.views
@@ -60,14 +61,14 @@ def recipe(name: str, arguments: argparse.Namespace) -> Recipe:
     settings["labels"]["path"] = str(arguments.runs / "labels")
     training = settings["training"]
     del training["loss"]
-    training |= {"losses": ARMS[name], "epochs": arguments.epochs, "seeds": list(range(arguments.seeds))}
+    training |= {"losses": ARMS[name], "epochs": arguments.epochs, "seeds": [seed]}
     training |= {"precision": "bfloat16", "baseline": False, "log_every_steps": 100}
     training["checkpoint"] = {"every_steps": 500, "keep": 1}
     return Recipe.model_validate(settings)
 
 
-def teach(name: str, arguments: argparse.Namespace) -> None:
-    """Train and evaluate one arm's students in this process; results are in its run directory."""
+def teach(name: str, seed: int, arguments: argparse.Namespace) -> None:
+    """Train and evaluate one student in this process; what it reached is in its run directory."""
     import torch
 
     from kdcore.evaluation.run import evaluate_run
@@ -76,28 +77,32 @@ def teach(name: str, arguments: argparse.Namespace) -> None:
     from kdcore.training.run import run_arms
 
     torch.set_num_threads(arguments.threads)
-    wanted = recipe(name, arguments)
+    wanted = recipe(name, seed, arguments)
     begin_run(wanted)
     run_arms(wanted, plan_arms(wanted), lambda step: progress(f"{name}: {step}"))
     write_json(wanted.run_dir / "quality.json", evaluate_run(wanted)["models"])
 
 
-def quality(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Means and standard deviations over the seeds of one arm, trained in a process of its own if it is not yet."""
-    found = recipe(name, arguments).run_dir / "quality.json"
+def taught(job: tuple[str, int], arguments: argparse.Namespace) -> dict[str, Any]:
+    """The models of one arm and seed with their qualities, trained in a process of its own if they are not yet."""
+    name, seed = job
+    found = recipe(name, seed, arguments).run_dir / "quality.json"
     if not found.exists():
-        command = [sys.executable, "-m", "tests.benchmarks.teaches_vision", *sys.argv[1:], "--one", name]
+        command = [sys.executable, "-m", "tests.benchmarks.teaches_vision", *sys.argv[1:], "--one", name, str(seed)]
         environment = os.environ | {"OMP_NUM_THREADS": str(arguments.threads)}
         if subprocess.run(command, cwd=REPO, env=environment).returncode:
-            raise SystemExit(f"arm '{name}' failed: what it said is above")
+            raise SystemExit(f"arm '{name}', seed {seed} failed: what it said is above")
     models = json.loads(found.read_text())
-    seeds = [model["quality"] for arm, model in models.items() if arm != "teacher"]
-    measured: dict[str, Any] = {"teacher": round(100 * models["teacher"]["quality"]["accuracy"], 2)}
+    return {("teacher" if arm == "teacher" else "student"): model["quality"] for arm, model in models.items()}
+
+
+def summary(models: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means and standard deviations over the seeds of one arm."""
+    measured: dict[str, Any] = {"teacher": round(100 * models[0]["teacher"]["accuracy"], 2)}
     for kind in QUALITIES:
-        values = [(100 if kind == "accuracy" else 1) * float(one[kind]) for one in seeds]
+        values = [(100 if kind == "accuracy" else 1) * float(model["student"][kind]) for model in models]
         measured |= {kind: round(statistics.mean(values), 4), f"{kind}_seeds": [round(value, 4) for value in values]}
         measured[f"{kind}_std"] = round(statistics.stdev(values), 4) if len(values) > 1 else None
-    progress(f"{name}: {measured['accuracy']} +- {measured['accuracy_std']}")
     return measured
 
 
@@ -113,21 +118,25 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=5)
     parser.add_argument("--views", type=int, default=5, help="labelled views of each image")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=2, help="arms at a time")
+    parser.add_argument("--jobs", type=int, default=2, help="students at a time")
     parser.add_argument("--threads", type=int, default=1, help="of each")
-    parser.add_argument("--one", choices=list(ARMS), help="train this arm alone, in this process")
+    parser.add_argument("--one", nargs=2, metavar=("ARM", "SEED"), help="train this one alone, in this process")
     arguments = parser.parse_args()
     arguments.runs = arguments.runs.resolve()
     if arguments.one:
-        teach(arguments.one, arguments)
+        teach(arguments.one[0], int(arguments.one[1]), arguments)
         return
-    from cluster.labelling.run import label_store
+    labelled = recipe("kd", 0, arguments)
+    if not is_finished(labelled.store_path):  # a machine without Ray can go on from a store that another one made
+        from cluster.labelling.run import label_store
 
-    label_store(recipe("kd", arguments), on_note=progress)
+        label_store(labelled, on_note=progress)
+    jobs = [(name, seed) for seed in range(arguments.seeds) for name in arguments.arms]
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        measured = dict(
-            zip(arguments.arms, pool.map(lambda name: quality(name, arguments), arguments.arms), strict=True)
-        )
+        models = dict(zip(jobs, pool.map(lambda job: taught(job, arguments), jobs), strict=True))
+    measured = {name: summary([models[name, seed] for seed in range(arguments.seeds)]) for name in arguments.arms}
+    for name, each in measured.items():
+        progress(f"{name}: {each['accuracy']} +- {each['accuracy_std']}")
     headline = {name: each["accuracy"] for name, each in measured.items()}
     command = ["python", "-m", "tests.benchmarks.teaches_vision", *sys.argv[1:]]
     asked = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}

@@ -66,7 +66,7 @@ def build_text_classifier(
             f"'{config.path or 'architecture'}' has {model.config.num_labels}"
         )
     check_tokenizer(tokenizer, model.get_input_embeddings().weight.shape[0])
-    _check_positions(model.config, config.max_length)
+    _check_positions(model, config.max_length)
     return model
 
 
@@ -89,7 +89,20 @@ def stacked(inputs: dict[str, Tensor]) -> Tensor:
     return torch.stack([ids, inputs["attention_mask"], inputs.get("token_type_ids", torch.zeros_like(ids))], dim=1)
 
 
-def _check_positions(settings: Any, max_length: int) -> None:
-    room = getattr(settings, "max_position_embeddings", None)
-    if isinstance(room, int) and room < max_length:
-        raise ConfigError(f"the model has {room} positions, max_length is {max_length}: set it to {room} or less")
+def _check_positions(model: PreTrainedModel, max_length: int) -> None:
+    stated = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(stated, int):
+        return
+    lost = max((_unused(name, module, stated) for name, module in model.named_modules()), default=0)
+    room = stated - lost
+    if room < max_length:
+        why = f" ({stated} in its configuration, of which the first {lost} stand for no token)" if lost else ""
+        raise ConfigError(f"the model has {room} positions{why}, max_length is {max_length}: set it to {room} or less")
+
+
+def _unused(name: str, module: nn.Module, stated: int) -> int:
+    """Positions up to that of padding, after which those of RoBERTa and its like begin, in a table of `stated` rows."""
+    padding, weight = getattr(module, "padding_idx", None), getattr(module, "weight", None)
+    if name.rpartition(".")[2] != "position_embeddings" or not isinstance(weight, Tensor) or len(weight) != stated:
+        return 0
+    return padding + 1 if isinstance(padding, int) else 0

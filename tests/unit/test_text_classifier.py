@@ -73,3 +73,14 @@ def test_an_architecture_is_built_for_tokenizer_and_classes(folder):
     model = build_text_classifier(_config(architecture=ARCHITECTURE), load_tokenizer(str(folder)), 3)
     assert model.config.num_labels == 3
     assert model.get_input_embeddings().weight.shape == (14, 16)
+
+
+def test_positions_of_roberta_begin_after_those_of_padding(folder):
+    """The tokenizer's padding is 0, so that 15 of 16 rows are positions of tokens."""
+    tokenizer = load_tokenizer(str(folder))
+    roberta = {**ARCHITECTURE, "model_type": "roberta"}
+    texts = [(" ".join(["good"] * 30), None)]
+    model = build_text_classifier(_config(architecture=roberta, max_length=15), tokenizer, 2)
+    assert model(**encode_texts(tokenizer, texts, 15)).logits.shape == (1, 2)
+    with pytest.raises(ConfigError, match=r"has 15 positions \(16 in its .*the first 1 stand for .*to 15 or"):
+        build_text_classifier(_config(architecture=roberta, max_length=16), tokenizer, 2)

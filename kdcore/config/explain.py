@@ -11,10 +11,13 @@ from kdcore.config.recipe import Recipe
 
 __all__ = ["explain"]
 
+_FEW = 20  # types that one line names; there are more of losses alone
 
-def explain(error: ValidationError, tree: Any) -> str:
-    """One line per mistake of `error`, which came from validating `tree` as a Recipe."""
-    lines = [_line(dict(item), tree) for item in error.errors(include_url=False)]
+
+def explain(error: ValidationError, tree: Any, at: tuple[str, ...] = ()) -> str:
+    """One line per mistake of `error`, from validating `tree` as a Recipe, or what of it is `at` a path."""
+    found = error.errors(include_url=False)
+    lines = [_line({**item, "loc": (*at, *item["loc"])}, tree) for item in found]
     return lines[0] if len(lines) == 1 else f"{len(lines)} mistakes\n  " + "\n  ".join(lines)
 
 
@@ -27,11 +30,10 @@ def _line(item: dict[str, Any], tree: Any) -> str:
     if kind == "missing":
         return f"'{dotted}' is required and missing"
     if kind == "union_tag_not_found":
-        return f"'{dotted}' needs a `type`: one of {_types(path, tree)}"
+        return f"'{dotted}' needs a `type`: {_one_of([_tag(model) for model in _candidates(path, tree)])}"
     if kind == "union_tag_invalid":
         tags = str(context["expected_tags"]).replace("'", "").split(", ")
-        near = _nearest(str(context["tag"]), tags)
-        return f"'{dotted}.type' is '{context['tag']}'; valid types: {', '.join(tags)}{near}"
+        return f"'{dotted}.type' is '{context['tag']}'; {_valid(str(context['tag']), tags)}"
     reason = str(context["error"]) if kind == "value_error" else item["msg"]
     if not path or isinstance(item["input"], dict):
         return f"{dotted}: {reason}"
@@ -85,13 +87,20 @@ def _annotation(model: type[BaseModel], key: str) -> Any:
     return model.model_fields[key].annotation
 
 
-def _types(path: list[str], tree: Any) -> str:
-    return ", ".join(_tag(model) for model in _candidates(path, tree))
+def _one_of(types: list[str]) -> str:
+    """All of them, or where they are listed."""
+    return f"one of {', '.join(types)}" if len(types) <= _FEW else f"one of {len(types)}, listed in METHODS.md"
 
 
-def _nearest(word: str, options: list[str]) -> str:
-    near = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
-    return f" (nearest: '{near[0]}')" if near else ""
+def _valid(word: str, types: list[str]) -> str:
+    """The nearest first where there are many."""
+    few = len(types) <= _FEW
+    begin = [] if few else [name for name in types if name.startswith(f"{word}_")]
+    alike = difflib.get_close_matches(word, types, n=3, cutoff=0.5)
+    near = ", ".join(f"'{name}'" for name in list(dict.fromkeys([*begin, *alike]))[: 1 if few else 3])
+    if few:
+        return f"valid types: {', '.join(types)}{f' (nearest: {near})' if near else ''}"
+    return f"{f'nearest: {near}; ' if near else ''}all {len(types)} valid types are listed in METHODS.md"
 
 
 def _unknown_key(path: list[str], value: Any, tree: Any) -> str:

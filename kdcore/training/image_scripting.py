@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from kdcore.config.explain import explain
 from kdcore.config.losses import AnyLossTerm, LossTerm
 from kdcore.errors import ConfigError
 from kdcore.labels.soft_labels import SoftLabels
@@ -72,8 +73,10 @@ def compose_losses(
 
 
 def _checked(terms: Sequence[Mapping[str, Any]]) -> Sequence[LossTerm]:
+    given = [dict(term) for term in terms]
     try:
-        return TypeAdapter(list[AnyLossTerm]).validate_python(list(terms))
+        return TypeAdapter(list[AnyLossTerm]).validate_python(given)
     except ValidationError as error:
-        found = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise ConfigError(f"losses are those of training.losses in a recipe; {found}") from error
+        place = ("training", "losses")
+        found = explain(error, {place[0]: {place[1]: given}}, place)
+        raise ConfigError(f"losses are those of training.losses in a recipe: {found}") from error

@@ -283,5 +283,5 @@ def test_losses_in_a_script_of_ones_own():
         found.append(values["loss/cross_entropy"].item())
     assert found[-1] < 0.9 * found[0]
     assert student.training
-    with pytest.raises(ConfigError, match=r"training\.losses in a recipe; 0\.cross_entropy\.wieght"):
+    with pytest.raises(ConfigError, match=r"key 'training\.losses\.0\.wieght'.*nearest valid key: '.*\.weight'"):
         kdcore.compose_losses([{"type": "cross_entropy", "wieght": 1}], student, None, given.pixels)

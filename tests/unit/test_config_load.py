@@ -78,6 +78,11 @@ def test_an_unknown_key_is_answered_with_the_nearest(override: str, expected: st
         ),
         ("training.engine={zero_stage: 1}", ["'training.engine' needs a `type`: one of torch, deepspeed"]),
         ("training.engine={type: deepspeed, zero_stage: 4}", ["'training.engine.zero_stage' is 4"]),
+        (
+            "training.losses=[{type: kl}, {type: attention}]",
+            ["'training.losses.1.type' is 'attention'; nearest: 'attention_", "types are listed in METHODS.md"],
+        ),
+        ("training.losses=[{weight: 1}]", ["'training.losses.0' needs a `type`: one of", "listed in METHODS.md"]),
         ("training.epochs=1", ["training: give exactly one of `steps` and `epochs`"]),
         ("data.type=digits", ["teacher.type is 'causal_lm'", "needs 'image_classifier'"]),
         ("training.loss.temperature=2", ["training.loss.temperature"]),
@@ -94,6 +99,12 @@ def test_a_wrong_value_is_named_by_its_path(override: str, parts: list[str], tmp
     message = error_of(tmp_path, GOOD, override)
     for part in parts:
         assert part in message
+
+
+def test_a_wrong_loss_is_not_answered_with_all_of_them(tmp_path: Path) -> None:
+    message = error_of(tmp_path, GOOD, "training.losses=[{type: rkdd}]")
+    assert "nearest: 'rkd', " in message
+    assert len(message) < 250
 
 
 def test_what_a_split_teacher_cannot_be(tmp_path: Path) -> None:

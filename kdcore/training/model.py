@@ -4,7 +4,7 @@ The loss is computed inside `forward`, so that wrappers which move or shard para
 ZeRO-3) see every use of them, the head's included.
 """
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from kdcore.losses.response.soft_targets import soft_target_loss
 from kdcore.training.batches import Batch, ClassifiedTextBatch, TextBatch
 from kdcore.training.composition import Composition, dtype_of
 from kdcore.training.ranks import Ranks
-from kdcore.training.statistics import at_rest
+from kdcore.training.statistics import Kept, at_rest, statistics_of, unmoved
 from kdcore.training.text_loss import text_loss
 
 
@@ -33,11 +33,21 @@ class DistillModel(nn.Module):
         self.composition = composition
         self.losses = None if composition is None else composition.losses
         self.measures: tuple[str, ...] = METRICS if composition is None else composition.measures
+        self._before_step: Kept | None = None
 
     def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one micro-batch, summed over its valid tokens or images, after a share `progress` of the steps."""
+        if self._before_step is None and self.config.on_bad_step == "skip":
+            beside = () if self.losses is None else self.losses.other_buffers()
+            self._before_step = Kept([*statistics_of(self.student), *beside])
         with nullcontext() if len(batch.targets) else at_rest(self):
             return self._loss(batch, progress)
+
+    def recomputing(self, batch: Batch) -> AbstractContextManager[None]:
+        """Around the backward pass of the batch's loss: what is computed again there changes no statistics twice."""
+        if not self.config.activation_checkpointing:
+            return nullcontext()
+        return unmoved(self) if len(batch.targets) else at_rest(self)
 
     def _loss(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         if isinstance(batch, TextBatch):
@@ -62,7 +72,13 @@ class DistillModel(nn.Module):
         return self.losses is not None and self.losses.leaves_out()
 
     def settle(self, accepted: bool, ranks: Ranks) -> None:
-        """After each step, on all ranks: what losses remember is the same on all, and nothing of a refused step."""
+        """After each step, on all ranks: what losses remember is the same on all, and nothing of a refused step.
+
+        Nor do running statistics know of a refused step, whose numbers may not be finite.
+        """
+        if self._before_step is not None and not accepted:
+            self._before_step.restore()
+        self._before_step = None
         if self.composition is not None:
             self.composition.memories.settle(accepted, ranks)
 

@@ -1,16 +1,18 @@
-"""The running statistics of BatchNorm: of all ranks, of samples alone, and in float32."""
+"""The running statistics of BatchNorm: of all ranks, of the samples of steps that were taken alone, and in float32."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import MethodType
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
+from kdcore.losses.projectors import ChannelNorm
 from kdcore.training.ranks import Ranks
 
-__all__ = ["at_rest", "share_statistics", "widen_statistics"]
+__all__ = ["Kept", "at_rest", "share_statistics", "statistics_of", "unmoved", "widen_statistics"]
 
 
 def share_statistics(student: nn.Module, ranks: Ranks) -> None:
@@ -42,22 +44,54 @@ def at_rest(model: nn.Module) -> Iterator[None]:
             layer.training = True
 
 
+class Kept:
+    """What buffers hold now, to be brought back."""
+
+    def __init__(self, buffers: Iterable[Tensor]) -> None:
+        self._values = [(buffer, buffer.clone()) for buffer in buffers]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """The buffers hold it again."""
+        for buffer, before in self._values:
+            buffer.copy_(before)
+
+
+@contextmanager
+def unmoved(model: nn.Module) -> Iterator[None]:
+    """Layers take the statistics of what goes through them, and note nothing of it: it went through them before."""
+    kept = Kept(statistics_of(model))
+    try:
+        yield
+    finally:
+        kept.restore()
+
+
+def statistics_of(model: nn.Module) -> list[Tensor]:
+    """Running means and variances, and how many batches they are of."""
+    found: list[Tensor | None] = []
+    for layer in _layers(model):
+        found += [layer.running_mean, layer.running_var, layer.num_batches_tracked]
+    return [each for each in found if each is not None]
+
+
 def widen_statistics(model: nn.Module) -> None:
     """Have BatchNorm layers whose weights are narrower than their statistics compute in the type of the statistics.
 
-    DeepSpeed casts parameters to bfloat16, in which a moving average stands still long before it is there. Layers of
-    another forward pass get statistics of the type of their weights, which torch asks for.
+    DeepSpeed casts parameters to bfloat16, in which a moving average stands still long before it is there. Layers with
+    a forward pass of their own get statistics of the type of their weights, which torch asks for.
     """
     for layer in _layers(model):
         assert layer.running_mean is not None
         assert layer.running_var is not None
-        if layer.weight is None or layer.weight.dtype == layer.running_mean.dtype:
+        own = isinstance(layer, ChannelNorm)
+        if own or layer.weight is None or layer.weight.dtype == layer.running_mean.dtype:
             continue
         if type(layer).forward is _BatchNorm.forward and layer.momentum is not None:
             layer.forward = MethodType(_forward, layer)
-        elif type(layer).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward):
-            for statistics in (layer.running_mean, layer.running_var):
-                statistics.data = statistics.data.to(layer.weight.dtype)
+            continue
+        for statistics in (layer.running_mean, layer.running_var):
+            statistics.data = statistics.data.to(layer.weight.dtype)
 
 
 def _forward(layer: _BatchNorm, given: Tensor) -> Tensor:

@@ -92,7 +92,8 @@ class DeepSpeedEngine:
         """See Engine. DeepSpeed takes the mean over ranks and micro-batches; we want the sum."""
         self._engine.set_gradient_accumulation_boundary(last)
         loss, metrics = self._engine(batch, progress)
-        self._engine.backward(loss * (scale * self._ranks.world * self._micro_batches))
+        with self._model.recomputing(batch):
+            self._engine.backward(loss * (scale * self._ranks.world * self._micro_batches))
         if not last:
             self._engine.step()  # counts the micro-batch; parameters change only at the last one
         return loss.detach(), metrics

@@ -66,7 +66,8 @@ class TorchEngine:
             with torch.autocast(self._ranks.device.type, torch.bfloat16, enabled=bfloat16):
                 loss, metrics = self._wrapped(batch, progress)
             # DistributedDataParallel takes the mean over ranks; we want the sum.
-            (loss * (scale * self._ranks.world)).backward()
+            with self._model.recomputing(batch):
+                (loss * (scale * self._ranks.world)).backward()
         return loss.detach(), metrics
 
     def update(self, learning_rate: float, accept: Accept) -> None:

@@ -7,7 +7,7 @@ from kdcore.errors import ConfigError
 from kdcore.labels.soft_labels import DenseLabels, SoftLabels, SparseLabels, TopKLabels
 from kdcore.losses.forms import KL, Form, form_of
 
-__all__ = ["METRICS", "Objective", "choose", "objective_of"]
+__all__ = ["METRICS", "Objective", "choose", "kind_of_labels", "objective_of"]
 
 METRICS = ("kl", "cross_entropy", "agreement", "entropy", "support_mass", "tokens")
 """By-products of every loss, as sums over tokens. `kl` is the forward KL of the cells that are compared, times the
@@ -15,6 +15,11 @@ square of the temperature; `agreement` counts tokens whose best class is the tea
 student's; `support_mass` is the student's mass on the classes that a label names."""
 
 _KINDS: dict[type, LabelKind] = {SparseLabels: "weights", TopKLabels: "topk", DenseLabels: "dense"}
+
+
+def kind_of_labels(labels: SoftLabels) -> LabelKind | None:
+    """How labels say a distribution; None for features, which say none."""
+    return _KINDS.get(type(labels))
 
 
 @dataclass(frozen=True)

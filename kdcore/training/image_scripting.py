@@ -8,13 +8,16 @@ from torch import Tensor, nn
 
 from kdcore.config.explain import explain
 from kdcore.config.losses import AnyLossTerm, LossTerm
+from kdcore.config.losses.base import FeatureTerm
 from kdcore.errors import ConfigError
-from kdcore.labels.soft_labels import SoftLabels
+from kdcore.labels.soft_labels import DenseLabels, SoftLabels
 from kdcore.losses.compose import teacher_paths
+from kdcore.losses.objective import kind_of_labels
+from kdcore.losses.registry import method_class
 from kdcore.taps import WHOLE, Taps, feature_shapes
 from kdcore.training.batches import ImageBatch
 from kdcore.training.composition import Composition, compose
-from kdcore.training.teacher_side import LiveTeacher, NoTeacher
+from kdcore.training.teacher_side import LiveTeacher, StoredTeacher, TeacherSide
 
 __all__ = ["ComposedLosses", "compose_losses"]
 
@@ -41,7 +44,11 @@ class ComposedLosses(nn.Module):
         Runs the student, and the teacher where there is one. `labels` are stored ones, for losses of logits without a
         teacher; `indices` int64 [B] the numbers of the images in the training set, for memories; `progress` the share
         of the steps that are done. Gradients of micro-batches add up to the step's if each mean is weighed by its B.
+
+        ConfigError where there is neither a teacher nor `labels` that a loss can take.
         """
+        if self._composition.teacher.model is None:
+            _check_labels(self.losses.terms, labels)
         total, sums = self._composition.loss(ImageBatch(pixels, targets, labels, indices=indices), progress)
         self._composition.memories.forget()
         return total / len(targets), {name: value / len(targets) for name, value in sums.items() if name != "tokens"}
@@ -53,7 +60,7 @@ def compose_losses(
     teacher: nn.Module | None,
     example_pixels: Tensor,
     *,
-    num_samples: int = 1,
+    num_samples: int | None = None,
 ) -> ComposedLosses:
     """Losses as `training.losses` of a recipe has them (docs/losses.md), for any two networks.
 
@@ -62,14 +69,45 @@ def compose_losses(
     for losses that remember each sample. Give the parameters of both to the optimizer:
     `[*student.parameters(), *losses.parameters()]`.
 
-    Raises ConfigError for a setting that is none, and for a module path that a network does not have.
+    Raises ConfigError for a setting that is none, for a module path that a network does not have, and for a loss that
+    needs what is not given.
     """
     checked = _checked(terms)
-    side = NoTeacher() if teacher is None else LiveTeacher(teacher, teacher_paths(checked))
+    side = _side(checked, teacher)
     first = example_pixels[:1]
     classes = feature_shapes(student, Taps(student, (WHOLE,)), first)[WHOLE][0]
-    composition = compose(student, checked, side, first, classes, num_samples)
+    composition = compose(student, checked, side, first, classes, num_samples or 0)
+    if num_samples is None and composition.losses.memories():
+        raise ConfigError("a loss remembers each image of the training set: set `num_samples` to how many there are")
     return ComposedLosses(composition).to(first.device)
+
+
+def _side(terms: Sequence[LossTerm], teacher: nn.Module | None) -> TeacherSide:
+    if teacher is not None:
+        return LiveTeacher(teacher, teacher_paths(terms))
+    for term in terms:
+        if isinstance(term, FeatureTerm) or method_class(term).needs_live_teacher:
+            raise ConfigError(
+                f"the loss '{_name(term)}' looks into the teacher, and `teacher` is None: give the network"
+            )
+    return StoredTeacher(None, ())
+
+
+def _check_labels(terms: Sequence[LossTerm], labels: SoftLabels | None) -> None:
+    for term in terms:
+        method = method_class(term)
+        if not method.needs_teacher_logits or isinstance(labels, DenseLabels):
+            continue
+        kind = None if labels is None else kind_of_labels(labels)
+        if kind is None or not method.takes_labels(term, kind):
+            raise ConfigError(
+                f"the loss '{_name(term)}' needs the teacher's logits, and there is no teacher: pass `labels` of all "
+                f"classes (DenseLabels), not {type(labels).__name__}, or give compose_losses the network"
+            )
+
+
+def _name(term: LossTerm) -> str:
+    return str(getattr(term, "type", type(term).__name__))
 
 
 def _checked(terms: Sequence[Mapping[str, Any]]) -> Sequence[LossTerm]:

@@ -285,3 +285,35 @@ def test_losses_in_a_script_of_ones_own():
     assert student.training
     with pytest.raises(ConfigError, match=r"key 'training\.losses\.0\.wieght'.*nearest valid key: '.*\.weight'"):
         kdcore.compose_losses([{"type": "cross_entropy", "wieght": 1}], student, None, given.pixels)
+
+
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [
+        (ATTENTION, "'attention_transfer' looks into the teacher"),
+        ({"type": "jacobian"}, "'jacobian' looks into the teacher"),
+        ({"type": "dkd"}, "'dkd' needs the teacher's logits.*not NoneType"),
+        ({"type": "kl"}, "'kl' needs the teacher's logits.*not NoneType"),
+    ],
+)
+def test_a_script_without_a_teacher_is_told_what_misses_it(term, message):
+    given = seen()
+    with pytest.raises(ConfigError, match=message):
+        kdcore.compose_losses([CROSS, term], network(), None, given.pixels).loss(given.pixels, given.targets)
+
+
+def test_a_script_s_labels_are_of_logits_that_its_losses_can_take():
+    given, half = seen(3), torch.full((3,), 0.5).log()
+    few = TopKLabels(torch.zeros(3, 1, dtype=torch.int64), half[:, None], half, CLASSES)
+    dense = DenseLabels(torch.randn(3, CLASSES).log_softmax(1))
+    terms = {"kl": {"type": "kl", "temperature": 1.0}, "dkd": {"type": "dkd"}}
+    losses = {name: kdcore.compose_losses([term], network(), None, given.pixels) for name, term in terms.items()}
+    for name, labels in (("kl", few), ("kl", dense), ("dkd", dense)):
+        assert losses[name].loss(given.pixels, given.targets, labels)[0] > 0
+    with pytest.raises(ConfigError, match=r"'dkd' needs the teacher's logits.*not TopKLabels"):
+        losses["dkd"].loss(given.pixels, given.targets, few)
+
+
+def test_a_script_says_how_many_images_a_memory_is_of():
+    with pytest.raises(ConfigError, match="set `num_samples`"):
+        kdcore.compose_losses([CONTRAST], network(), network(6), seen().pixels)

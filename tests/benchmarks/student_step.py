@@ -35,7 +35,11 @@ from tests.benchmarks.harness import emit, progress
 from tests.benchmarks.label_speed import labelled, make_store
 
 CLASSES, SEQUENCE = 32_768, 256
-STUDENT, TEACHER = (512, 6, 1408), (1024, 9, 2816)
+Size = tuple[int, int, int]
+SIZES: dict[str, tuple[Size, Size]] = {  # student and teacher, four times as large
+    "small": ((512, 6, 1408), (1024, 9, 2816)),
+    "large": ((1024, 24, 2816), (2048, 24, 5632)),
+}
 # Draws of `threshold` that name about 12 and 64 classes of the labels below.
 CODECS: dict[str, CodecConfig] = {
     "topk_12": TopKConfig(k=12),
@@ -112,7 +116,7 @@ def block(engine: Engine, samples: TextSamples, steps: list[list[np.ndarray]], d
 def cached_steps(arms: dict[str, TextSamples], arguments: argparse.Namespace) -> dict[str, float]:
     """Median seconds of a step of each arm, over blocks of steps in turns; a first round warms up."""
     device = local_device()
-    engine = make_engine(DistillModel(llama(*STUDENT), training(), True), training(), Ranks(0, 1, device), False)
+    engine = make_engine(DistillModel(llama(*arguments.student), training(), True), training(), Ranks(0, 1, device), False)
     count = len(next(iter(arms.values())))
     order = np.arange((arguments.steps + 1) * arguments.sequences) % count
     steps = [[part] for part in order.reshape(-1, arguments.sequences)]
@@ -154,8 +158,8 @@ def trl_step(documents: list[np.ndarray], arguments: argparse.Namespace, folder:
         }  # fmt: skip
 
     trainer = GKDTrainer(
-        model=llama(*STUDENT),
-        teacher_model=llama(*TEACHER).to(torch.bfloat16),
+        model=llama(*arguments.student),
+        teacher_model=llama(*arguments.teacher).to(torch.bfloat16),
         args=GKDConfig(
             output_dir=str(folder / "trl"), lmbda=0.0, beta=0.0, temperature=1.0, bf16=True, report_to="none",
             use_cpu=not torch.cuda.is_available(), per_device_train_batch_size=arguments.sequences, save_strategy="no",
@@ -176,7 +180,7 @@ def liger_step(documents: list[np.ndarray], arguments: argparse.Namespace) -> fl
     from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
 
     device = local_device()
-    student, teacher = llama(*STUDENT).to(device).train(), llama(*TEACHER).to(device, torch.bfloat16).eval()
+    student, teacher = llama(*arguments.student).to(device).train(), llama(*arguments.teacher).to(device, torch.bfloat16).eval()
     loss_of = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, beta=0.0, compiled=False)
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, fused=True)
 
@@ -220,7 +224,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="blocks of each arm, in turns")
     parser.add_argument("--documents", type=int, default=None, help="different sequences; default: of four steps")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--size", choices=list(SIZES), default="small", help="of the models; large is for GPUs")
     arguments = parser.parse_args()
+    arguments.student, arguments.teacher = SIZES[arguments.size]
     torch.set_num_threads(arguments.threads)
     generator = np.random.default_rng(0)
     count = arguments.documents or arguments.sequences * 4
@@ -250,7 +256,7 @@ def main() -> None:
         seconds={key: round(value, 4) for key, value in seconds.items()},
         classes_a_label=entries,
         tokens_a_step=arguments.sequences * SEQUENCE,
-        parameters={"student": sum(p.numel() for p in llama(*STUDENT).parameters()), "classes": CLASSES},
+        parameters={"student": sum(p.numel() for p in llama(*arguments.student).parameters()), "classes": CLASSES},
     )
 
 

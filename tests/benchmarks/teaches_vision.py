@@ -63,7 +63,7 @@ def recipe(name: str, seed: int, arguments: argparse.Namespace) -> Recipe:
     del training["loss"]
     training |= {"losses": ARMS[name], "epochs": arguments.epochs, "seeds": [seed]}
     training |= {"precision": "bfloat16", "baseline": False, "log_every_steps": 100}
-    training["checkpoint"] = {"every_steps": 500, "keep": 1}
+    training["checkpoint"] = {"every_steps": 2000, "keep": 1}
     return Recipe.model_validate(settings)
 
 

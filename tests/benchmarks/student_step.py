@@ -116,7 +116,8 @@ def block(engine: Engine, samples: TextSamples, steps: list[list[np.ndarray]], d
 def cached_steps(arms: dict[str, TextSamples], arguments: argparse.Namespace) -> dict[str, float]:
     """Median seconds of a step of each arm, over blocks of steps in turns; a first round warms up."""
     device = local_device()
-    engine = make_engine(DistillModel(llama(*arguments.student), training(), True), training(), Ranks(0, 1, device), False)
+    student = DistillModel(llama(*arguments.student), training(), True)
+    engine = make_engine(student, training(), Ranks(0, 1, device), False)
     count = len(next(iter(arms.values())))
     order = np.arange((arguments.steps + 1) * arguments.sequences) % count
     steps = [[part] for part in order.reshape(-1, arguments.sequences)]
@@ -180,7 +181,8 @@ def liger_step(documents: list[np.ndarray], arguments: argparse.Namespace) -> fl
     from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
 
     device = local_device()
-    student, teacher = llama(*arguments.student).to(device).train(), llama(*arguments.teacher).to(device, torch.bfloat16).eval()
+    student = llama(*arguments.student).to(device).train()
+    teacher = llama(*arguments.teacher).to(device, torch.bfloat16).eval()
     loss_of = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, beta=0.0, compiled=False)
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, fused=True)
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from cluster.labelling.replica.image_answers import ImageAnswers, ViewedImages
-from cluster.labelling.replica.loading import Answers, asked_of, load_answers
+from cluster.labelling.replica.loading import Answers, asked_of, load_answers, unsplit
 from cluster.paths import absolute_paths
 from kdcore.config import Recipe
 from kdcore.data.document import ImageSample, Sample, SampleRef
@@ -67,7 +67,7 @@ def verify_against_teacher(
     the teacher.
     """
     opened, report = open_store(store), TeacherReport()
-    recipe = _whole(with_fitted_teacher(absolute_paths(recipe)))
+    recipe = unsplit(with_fitted_teacher(absolute_paths(recipe)))
     source = open_source(recipe.data)
     answers = load_answers(recipe, source)
     asked = {**asked_of(answers), "codec": {**opened.codec.spec(), "type": recipe.codec.type}}
@@ -92,13 +92,6 @@ def verify_against_teacher(
             _compare(opened, row, fresh, dtype, report)
         progress(start + len(part), len(there))
     return report
-
-
-def _whole(recipe: Recipe) -> Recipe:
-    """A split teacher in this one process."""
-    if recipe.ranks == 1 or recipe.teacher is None:
-        return recipe
-    return recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"tensor_parallel": 1})})
 
 
 def _partners(store: LabelStore, rows: Sequence[int]) -> dict[int, list[int]]:

@@ -226,7 +226,7 @@ def _measured(store: LabelStore) -> int:
 
 
 def test_a_dry_run_counts_labels_not_tokens(folder):
-    from jobs.dryrun import estimate
+    from cluster.estimate.run import estimate
 
     found = {}
     for mask in ("assistant", "all"):

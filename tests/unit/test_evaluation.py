@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.dryrun import _encoded
+from cluster.estimate.text import encoded_texts
 from kdcore.config.data import PythonStdlibData
 from kdcore.data.document import ImageSample, TextDocument
 from kdcore.data.encoding import EncodedText, TextEncoder
@@ -179,10 +179,10 @@ def test_an_estimate_looks_at_samples_that_have_tokens() -> None:
     encoder: Any = SimpleNamespace(encode=lambda document: EncodedText(np.arange(len(document.text))))
     source, empty = Memory(["abc", None, "", "e" * 9]), Memory(["", ""])
     corpus = sketch(Corpus(lambda: source, ""), 9)
-    size, found = _encoded(recipe, source, corpus, encoder)
+    size, found = encoded_texts(recipe, source, corpus, encoder)
     assert (size, sorted(len(text.tokens) for text in found)) == (13, [3, 9])
     with pytest.raises(DataError, match="token to predict"):
-        _encoded(recipe, empty, sketch(Corpus(lambda: empty, ""), 9), encoder)
+        encoded_texts(recipe, empty, sketch(Corpus(lambda: empty, ""), 9), encoder)
     recipe.data.on_unreadable = "error"
     with pytest.raises(UnreadableDocument):
-        _encoded(recipe, source, corpus, encoder)
+        encoded_texts(recipe, source, corpus, encoder)

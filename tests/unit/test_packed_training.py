@@ -274,12 +274,12 @@ def test_a_long_document_without_a_label_is_nobodys_loss():
 
 
 def test_a_dry_run_says_that_long_documents_would_be_refused():
-    from jobs.dryrun import _refused
+    from cluster.estimate.text import refusal
     from kdcore.config import Recipe
     from kdcore.data.encoding import EncodedText
 
     tree = {"name": "x", "data": {"type": "python_stdlib"}, "training": {"steps": 1, "sequence_length": 16}}
     read = [EncodedText(np.arange(length), None) for length in (30, 12)]
-    assert "1 of 2" in _refused(Recipe.model_validate(tree), read)
+    assert "1 of 2" in refusal(Recipe.model_validate(tree), read)
     tree["training"]["long_documents"] = "drop"
-    assert _refused(Recipe.model_validate(tree), read) == ""
+    assert refusal(Recipe.model_validate(tree), read) == ""

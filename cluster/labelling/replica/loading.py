@@ -20,7 +20,7 @@ from kdcore.teachers.image_classifier import ImageTeacher
 from kdcore.teachers.split import LeadingTeacher
 from kdcore.teachers.text_classifier import TextClassifierTeacher
 
-__all__ = ["Answers", "asked_of", "load_answers"]
+__all__ = ["Answers", "asked_of", "load_answers", "unsplit"]
 
 Answers = TextAnswers | EndpointAnswers | ImageAnswers | ClassifiedTextAnswers
 """A teacher behind the interface of its kind of samples."""
@@ -48,6 +48,13 @@ def load_answers(recipe: Recipe, source: Source) -> Answers:
         raise ConfigError("an image teacher needs image data: set `data` to an image source")
     teacher = ImageTeacher(config, source.num_classes, source.num_channels)
     return ImageAnswers(teacher, config, layers, seed, view_spec(recipe.data))
+
+
+def unsplit(recipe: Recipe) -> Recipe:
+    """With the teacher whole, in one process."""
+    if recipe.ranks == 1 or recipe.teacher is None:
+        return recipe
+    return recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"tensor_parallel": 1})})
 
 
 def asked_of(answers: Answers) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 from cluster.connect import cluster_session
 from cluster.labelling.events import EventLog, events_file
-from cluster.labelling.patience import patiently
+from cluster.labelling.patience import Patience
 from cluster.progress import ProgressReport, duration
 from cluster.ray_map import ray_map
 from kdcore.config import Recipe
@@ -29,9 +29,8 @@ def plan_work(recipe: Recipe, on_note: OnNote) -> Plan:
     Raises StoreError where no store may begin, UnreadableDocument and DataError as `make_plan` does.
     """
     began = time.monotonic()
-    labels = recipe.labels
     # Blocks that were surveyed before a storage went away are not read again.
-    plan = patiently(lambda: _plan(recipe), labels.max_attempts, labels.retry_seconds, on_note)
+    plan = Patience.of(recipe.labels, on_note)(lambda: _plan(recipe))
     found, seconds = plan.input, time.monotonic() - began
     figures = {"samples": found.num_samples, "distinct": found.num_keys, "units": len(plan.units)}
     EventLog(events_file(recipe.run_dir))({"event": "Planned", **figures, "seconds": round(seconds, 1)})

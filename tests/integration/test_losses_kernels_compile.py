@@ -24,10 +24,11 @@ def compile_kernels() -> None:
     from triton.runtime.jit import JITFunction
 
     from kdcore.labels.soft_labels import TopKLabels
+    from kdcore.losses.by_hand import summed
     from kdcore.losses.objective import Objective
     from kdcore.losses.sparse.call import Call
     from kdcore.losses.sparse.head import LogitRules
-    from kdcore.losses.sparse.kernels.loss import kernel_loss
+    from kdcore.losses.sparse.kernels.loss import KernelLoss
     from kdcore.losses.sparse.shards import WHOLE
 
     class Device:
@@ -61,7 +62,7 @@ def compile_kernels() -> None:
         call = Call(
             labels, ids[:, 0], None, Objective(), LogitRules(1.0, 30.0), classes, 1024, True, gradient_filter, WHOLE
         )
-        loss, _ = kernel_loss(hidden, head, bias, call)
+        loss, _ = summed(KernelLoss(call), hidden, head, bias)
         torch.autograd.grad(loss, [hidden, head, bias])
 
 

@@ -1,12 +1,14 @@
 """The response loss on logits that exist anyway: images, small numbers of classes."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kdcore.labels.soft_labels import SoftLabels
+from kdcore.losses.by_hand import LossByHand, summed
 from kdcore.losses.objective import METRICS, Objective, choose
 from kdcore.losses.sparse.chunk import chunk_loss
 from kdcore.losses.sparse.support import check_fit, chunks
@@ -33,33 +35,32 @@ def soft_target_loss(
     check_fit(labels, targets, *student_logits.shape)
     if labels is not None:
         objective.check(labels)
-    loss, metrics = _Loss.apply(student_logits, labels, targets, objective)  # pyright: ignore[reportGeneralTypeIssues]
-    return loss, dict(zip(METRICS, metrics.unbind(), strict=True))
+    return summed(_OfLogits(labels, targets, objective), student_logits)
 
 
-class _Loss(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, labels: SoftLabels | None, targets: Tensor, objective: Objective
-    ) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class _OfLogits(LossByHand):
+    labels: SoftLabels | None
+    targets: Tensor
+    objective: Objective
+
+    def sums(self, ctx: Any, tensors: Sequence[Any]) -> Tensor:
+        """See LossByHand."""
+        logits: Tensor = tensors[0]
         wide = torch.promote_types(logits.dtype, torch.float32)
         sums, gradient = logits.new_zeros(1 + len(METRICS), dtype=wide), torch.zeros_like(logits)
+        tail, room = self.objective.tail, max(1, len(logits))
         with torch.autocast(logits.device.type, enabled=False):
             # One chunk, or none where there is no sample.
-            for _, compared in chunks(labels, targets, objective.tail, logits.shape[1], max(1, len(logits))):
+            for _, compared in chunks(self.labels, self.targets, tail, logits.shape[1], room):
                 owned = logits.to(wide, copy=True)
-                sums, found = chunk_loss(owned, compared, targets, None, objective, ctx.needs_input_grad[0])
+                sums, found = chunk_loss(owned, compared, self.targets, None, self.objective, ctx.needs_input_grad[0])
                 gradient = gradient if found is None else found
         ctx.save_for_backward(gradient)
         ctx.dtype = logits.dtype
-        metrics = sums[1:]
-        ctx.mark_non_differentiable(metrics)
-        return sums[0].clone(), metrics
+        return sums
 
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # torch's decorator hides the names
-        ctx: Any, *grad_outputs: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def gradients(self, ctx: Any, d_loss: Tensor) -> tuple[Tensor]:
+        """See LossByHand."""
         (gradient,) = ctx.saved_tensors
-        return (gradient * grad_outputs[0]).to(ctx.dtype), None, None, None
+        return ((gradient * d_loss).to(ctx.dtype),)

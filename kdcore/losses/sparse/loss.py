@@ -9,15 +9,16 @@ m p_j - w_j, which is the whole teacher's gradient in the mean. Its value is not
 entropy exceeds that of the few weights, which no student changes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kdcore.config.loss import Implementation
 from kdcore.labels.soft_labels import DenseLabels, SoftLabels
+from kdcore.losses.by_hand import LossByHand, summed
 from kdcore.losses.objective import METRICS, Objective, choose
 from kdcore.losses.sparse.call import Call, compute_dtype, grad_dtype
 from kdcore.losses.sparse.chunk import chunk_loss
@@ -81,12 +82,10 @@ def distillation_loss_from_hidden(
     rules = rules or LogitRules()
     call = Call(labels, targets, weights, objective, rules, outputs, chunk_tokens, recompute, gradient_filter, shard)
     if use_kernels(implementation, hidden_states, call):
-        from kdcore.losses.sparse.kernels.loss import kernel_loss
+        from kdcore.losses.sparse.kernels.loss import KernelLoss
 
-        loss, metrics = kernel_loss(hidden_states, head_weight, head_bias, call)
-    else:
-        loss, metrics = _ChunkedLoss.apply(hidden_states, head_weight, head_bias, call)  # pyright: ignore[reportGeneralTypeIssues]
-    return loss, dict(zip(METRICS, metrics.unbind(), strict=True))
+        return summed(KernelLoss(call), hidden_states, head_weight, head_bias)
+    return summed(_Chunked(call), hidden_states, head_weight, head_bias)
 
 
 @dataclass
@@ -206,37 +205,34 @@ def _scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
     return scaled
 
 
-class _ChunkedLoss(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, call: Call) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class _Chunked(LossByHand):
+    call: Call
+
+    def sums(self, ctx: Any, tensors: Sequence[Any]) -> Tensor:
+        """See LossByHand."""
+        hidden, head, bias = tensors
         dtype = compute_dtype(hidden)
-        ctx.call, ctx.dtype, ctx.needs = call, dtype, ctx.needs_input_grad[:3]
+        ctx.dtype, ctx.needs = dtype, ctx.needs_input_grad[:3]
         grads = None
-        if any(ctx.needs) and not call.recompute:
+        if any(ctx.needs) and not self.call.recompute:
             grads = _Gradients.zeros(hidden, head, bias, ctx.needs, _wide(dtype))
-        sums = _run(call, hidden, head, bias, dtype, grads)
+        sums = _run(self.call, hidden, head, bias, dtype, grads)
         if grads is None:
             ctx.save_for_backward(hidden, head, bias)
         else:
             ctx.save_for_backward(grads.hidden, grads.head, grads.bias)
             ctx.grad_dtypes = [None if leaf is None else grad_dtype(leaf) for leaf in (hidden, head, bias)]
-        metrics = sums[1:]
-        ctx.mark_non_differentiable(metrics)
-        return sums[0].clone(), metrics
+        return sums
 
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # torch's decorator hides the names
-        ctx: Any, *grad_outputs: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        d_loss = grad_outputs[0]  # metrics have no gradient
-        if not ctx.call.recompute:
-            scaled = [
+    def gradients(self, ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
+        """See LossByHand."""
+        if not self.call.recompute:
+            return tuple(
                 None if grad is None else _scaled(grad, d_loss, dtype)
                 for grad, dtype in zip(ctx.saved_tensors, ctx.grad_dtypes, strict=True)
-            ]
-            return (*scaled, None)
+            )
         hidden, head, bias = ctx.saved_tensors
         grads = _Gradients.zeros(hidden, head, bias, ctx.needs, _wide(ctx.dtype))
-        _run(ctx.call, hidden, head, bias, ctx.dtype, grads, d_loss)
-        return grads.hidden, grads.head, grads.bias, None
+        _run(self.call, hidden, head, bias, ctx.dtype, grads, d_loss)
+        return grads.hidden, grads.head, grads.bias

@@ -4,12 +4,14 @@ The second pass makes the logits again, so that forward and backward are 8 T D V
 but in a buffer of at most 256 MB, and of 128 classes of each token at the least.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from kdcore.losses.by_hand import LossByHand
 from kdcore.losses.sparse.call import Call, compute_dtype, grad_dtype
 from kdcore.losses.sparse.cells import Seen, compare
 from kdcore.losses.sparse.kernels.gathers import entries_by_class, logits_of, weighted_rows
@@ -18,23 +20,24 @@ from kdcore.losses.sparse.kernels.statistics import partial_sums, sorted_names
 from kdcore.losses.sparse.kernels.tiles import Head
 from kdcore.losses.sparse.support import Support, chunks
 
-__all__ = ["kernel_loss"]
+__all__ = ["KernelLoss"]
 
 
-def kernel_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, call: Call) -> tuple[Tensor, Tensor]:
-    """Of `hidden` [T, D], `weight` [V, D] and `bias` [V] or None the loss and METRICS, as sums over tokens.
+@dataclass(frozen=True)
+class KernelLoss(LossByHand):
+    """The loss of `call`, whose labels name few classes and whose products are not float64.
 
-    T, D and V are at least 1, the labels name few classes, and the type of products is not float64.
+    Of `hidden` [T, D], `weight` [V, D] and `bias` [V] or None on one CUDA device; T, D and V are at least 1.
     """
-    return _KernelLoss.apply(hidden, weight, bias, call)  # pyright: ignore[reportReturnType]
 
+    call: Call
 
-class _KernelLoss(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, call: Call) -> tuple[Tensor, Tensor]:
-        ctx.call, ctx.dtype, ctx.needs = call, compute_dtype(hidden), ctx.needs_input_grad[:3]
+    def sums(self, ctx: Any, tensors: Sequence[Any]) -> Tensor:
+        """See LossByHand."""
+        call, (hidden, weight, bias) = self.call, tensors
+        ctx.dtype, ctx.needs = compute_dtype(hidden), ctx.needs_input_grad[:3]
         with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):
-            inputs, head = _inputs(ctx, hidden, weight, bias)
+            inputs, head = self._inputs(ctx, hidden, weight, bias)
             ((_, support),) = chunks(call.labels, call.targets, call.objective.tail, call.num_outputs, len(hidden))
             assert isinstance(support, Support)
             ctx.spans = call.shard.spans(support.num_classes, call.num_outputs, len(weight))
@@ -50,19 +53,13 @@ class _KernelLoss(torch.autograd.Function):
             sums, gradient, target_gradient = compare(seen, support, call.objective, weights)
         lses = torch.stack([group.lse for group in groups])
         ctx.save_for_backward(hidden, weight, bias, local, logits, lses, gradient, target_gradient)
-        metrics = sums[1:]
-        ctx.mark_non_differentiable(metrics)
-        return sums[0].clone(), metrics
+        return sums
 
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # torch's decorator hides the names
-        ctx: Any, *grad_outputs: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def gradients(self, ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
+        """See LossByHand."""
         hidden, weight, bias, local, logits, lses, gradient, target_gradient = ctx.saved_tensors
-        call: Call = ctx.call
-        scale = grad_outputs[0].float()  # metrics have no gradient
-        inputs, head = _inputs(ctx, hidden, weight, bias)
+        call, scale = self.call, d_loss.float()
+        inputs, head = self._inputs(ctx, hidden, weight, bias)
         count = local.shape[1] - 1
         coefficients = gradient[:, count:].T * scale
         # What the dense pass gives named classes, which are none of its group, is taken back.
@@ -77,13 +74,13 @@ class _KernelLoss(torch.autograd.Function):
         for span, lse, coefficient in zip(ctx.spans, lses, coefficients, strict=True):
             add_group(inputs, head, span, lse, coefficient.contiguous(), limit, entries, found)
         d_hidden = None if found.hidden is None else call.shard.summed(found.hidden).to(hidden.dtype)
-        return d_hidden, found.head, found.bias, None
+        return d_hidden, found.head, found.bias
 
-
-def _inputs(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Head]:
-    """As kernels want them."""
-    head = Head(weight.to(ctx.dtype).contiguous(), None if bias is None else bias.contiguous(), ctx.call.rules)
-    return hidden.to(ctx.dtype).contiguous(), head
+    def _inputs(self, ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Head]:
+        """As kernels want them."""
+        rules = self.call.rules
+        head = Head(weight.to(ctx.dtype).contiguous(), None if bias is None else bias.contiguous(), rules)
+        return hidden.to(ctx.dtype).contiguous(), head
 
 
 def _gradients(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Gradients:

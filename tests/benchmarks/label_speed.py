@@ -31,15 +31,13 @@ from kdcore.store import (
     ShardRow,
     batches_from_rows,
     open_for_writing,
-    open_store,
-    publish_manifest,
-    publish_receipt,
     store_schema,
     write_shard,
 )
 from kdcore.store.schema import TOKEN_LOG_PROBS
 from tests.benchmarks.harness import emit, progress
 from tests.benchmarks.label_bytes import SHIPPED, UNIQUE
+from tests.benchmarks.stores import make_store
 from tests.benchmarks.teachers import WIDE_CLASSES, real_teacher, wide_teacher
 
 ROW_LABELS, SEQUENCE = 2048, 1024
@@ -76,20 +74,6 @@ def make_rows(num_rows: int) -> tuple[Codec, list[ShardRow]]:
         tokens = np.concatenate([[number % WIDE_CLASSES], targets]).astype(np.int64)
         rows.append(ShardRow(sample_key_array(tokens), f"row{number}", 1, columns, tokens=tokens))
     return codec, rows
-
-
-def make_store(path: Path, codec: Codec, rows: list[ShardRow]) -> LabelStore:
-    """A store of these rows in one shard."""
-    identity = {
-        "format": 2, "kind": "text", "teacher": {"name": "made for a benchmark"}, "tokenizer": None, "numerics": {},
-        "codec": codec.spec(), "vocabulary": codec.num_classes, "input": "none", "versions": {},
-    }  # fmt: skip
-    schema = store_schema("text", codec, codec.num_classes)
-    open_for_writing(path, identity)
-    receipt = write_shard(path, "unit-000000", 0, schema, batches_from_rows(schema, rows), unit_digest="none")
-    publish_receipt(path, receipt)
-    publish_manifest(path, identity, [receipt], {}, codec.state())
-    return open_store(path)
 
 
 def decode_speed(store: LabelStore) -> dict[str, float]:
@@ -248,7 +232,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="kdcore-bench-") as name:
         folder = Path(name)
         progress("making the store")
-        store = make_store(folder / "store", *make_rows(arguments.rows))
+        codec, rows = make_rows(arguments.rows)
+        store = make_store(folder / "store", codec, [rows], kind="text", vocabulary=codec.num_classes)
         ours = decode_speed(store)
         progress(f"ours: {ours}")
         peers = {"datasets": datasets_speed(folder / "datasets", store)}

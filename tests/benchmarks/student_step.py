@@ -32,7 +32,8 @@ from kdcore.training.model import DistillModel
 from kdcore.training.ranks import Ranks, local_device
 from kdcore.training.text_samples import StoreRows, TextSamples
 from tests.benchmarks.harness import emit, progress
-from tests.benchmarks.label_speed import labelled, make_store
+from tests.benchmarks.label_speed import labelled
+from tests.benchmarks.stores import make_store
 
 CLASSES, SEQUENCE = 32_768, 256
 Size = tuple[int, int, int]
@@ -80,7 +81,7 @@ def make_samples(folder: Path, name: str, documents: list[np.ndarray]) -> tuple[
     rows: list[ShardRow] = [
         labelled(codec, key, tokens, answers(tokens, number)) for number, (tokens, key) in enumerate(texts)
     ]
-    store = make_store(folder / name, codec, rows)
+    store = make_store(folder / name, codec, [rows], kind="text", vocabulary=CLASSES)
     labels = store.labels(0)
     entries = labels.ids.numel() / labels.num_labels  # pyright: ignore[reportAttributeAccessIssue]
     return TextSamples(StoreRows(open_store(folder / name)), SEQUENCE, True, "refuse"), entries

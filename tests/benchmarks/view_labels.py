@@ -11,7 +11,7 @@ one view of each, as training reads them: parameters unpacked, labels decoded to
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +22,10 @@ from kdcore.config.views import Mix, PadCrop, RandAugment, RandomResizedCrop, Vi
 from kdcore.data.views import pack_views, views_of
 from kdcore.labels import Codec, DenseCodec, TopKCodec
 from kdcore.labels.views.spec import ViewSpec
-from kdcore.store import (
-    LabelStore,
-    ShardRow,
-    batches_from_rows,
-    open_for_writing,
-    open_store,
-    publish_manifest,
-    publish_receipt,
-    store_schema,
-    write_shard,
-)
+from kdcore.store import LabelStore, ShardRow
 from tests.benchmarks.harness import emit, progress
 from tests.benchmarks.label_speed import best
+from tests.benchmarks.stores import make_store
 
 IMAGENET = ViewPolicy(
     crop=RandomResizedCrop(), flip=0.5, rand_augment=RandAugment(), erase=0.25, mix=Mix(mixup=0.2, cutmix=1.0)
@@ -50,23 +41,12 @@ STORES = (
 READ, BATCH = 2048, 256
 
 
-def make_store(path: Path, spec: ViewSpec, codec: Codec, images: int, units: int) -> LabelStore:
-    """A store of `units` shards of so many images each; labels are random, and so are keys."""
-    identity = {
-        "format": 2, "kind": "image", "teacher": {"name": "made for a benchmark"}, "tokenizer": None, "numerics": {},
-        "codec": codec.spec(), "input": "none", "versions": {}, "views": spec.to_json(),
-    }  # fmt: skip
-    schema = store_schema("image", codec, views=identity["views"])
-    open_for_writing(path, identity)
-    generator, receipts = np.random.default_rng(0), []
+def units_of(spec: ViewSpec, codec: Codec, images: int, units: int) -> Iterator[list[ShardRow]]:
+    """`units` work units of so many images each; labels are random, and so are keys."""
+    generator = np.random.default_rng(0)
     for number in range(units):
         keys = [generator.bytes(16) for _ in range(images)]
-        rows = unit_rows(number, keys, spec, codec, torch.Generator().manual_seed(number))
-        batches = batches_from_rows(schema, rows)
-        receipts.append(write_shard(path, f"unit-{number:06d}", 0, schema, batches, unit_digest="0" * 32))
-        publish_receipt(path, receipts[-1])
-    publish_manifest(path, identity, receipts, {}, codec.state())
-    return open_store(path)
+        yield unit_rows(number, keys, spec, codec, torch.Generator().manual_seed(number))
 
 
 def unit_rows(
@@ -120,7 +100,8 @@ def main() -> None:
             for per_image in numbers:
                 spec = ViewSpec(policy.model_copy(update={"per_image": per_image}), size, MEAN, STD)
                 path = Path(folder) / f"{name}-{per_image}"
-                store = make_store(path, spec, codec, images, units)
+                made = units_of(spec, codec, images, units)
+                store = make_store(path, codec, made, kind="image", views=spec.to_json())
                 weights[name][per_image] = weigh(path, store)
                 progress(f"{name}, {per_image} views an image: {weights[name][per_image]}")
                 if per_image == numbers[0]:

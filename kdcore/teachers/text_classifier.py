@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kdcore.config.models import DType, TeacherTextClassifierConfig
 from kdcore.errors import ConfigError, TeacherError
-from kdcore.models.text_classifier import build_text_classifier, encode_texts
+from kdcore.models.text_classifier import TokenClassifier, build_text_classifier, encode_texts, stacked
 from kdcore.models.tokenizer import load_tokenizer
 from kdcore.taps import Taps
 from kdcore.teachers.base import DTYPES, model_identity, network_settings, pick_device
@@ -39,7 +39,8 @@ class TextClassifierTeacher:
         self.model: Any = model.requires_grad_(False).eval()
         self.model.to(self._device)
         self.num_classes = num_classes
-        self.uses_types = "token_type_ids" in self.tokenizer.model_input_names
+        self.network = TokenClassifier(self.model, "token_type_ids" in self.tokenizer.model_input_names)
+        """The same, of all that it is given as one tensor."""
 
     def identity(self) -> dict[str, Any]:
         """Network, weights, dtype, and where texts are cut off."""
@@ -54,14 +55,15 @@ class TextClassifierTeacher:
     @torch.inference_mode()
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
         """Logits float32 [B, num_classes] of B encoded texts."""
-        return self.model(**{name: value.to(self._device) for name, value in inputs.items()}).logits.float()
+        return self.network(stacked(inputs).to(self._device)).float()
 
     def features(self, inputs: dict[str, Tensor], layers: Sequence[str]) -> Tensor:
         """Features float32 [B, D] of the modules `layers` at the first token, side by side; ConfigError for another.
 
-        The first token's, since what a layer gives for a text is as long as the longest text beside it.
+        The first token's, since what a layer gives for a text is as long as the longest text beside it. `logits` is
+        what the network gives.
         """
-        with Taps(self.model, layers) as taps:
+        with Taps(self.network, layers) as taps:
             self.logits(inputs)
         found = [taps.outputs[layer].float() for layer in layers]
         return torch.cat([one[:, 0] if one.ndim == 3 else one.flatten(1) for one in found], dim=1)

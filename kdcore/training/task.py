@@ -25,7 +25,6 @@ from kdcore.data.tokenizer import load_tokenizer
 from kdcore.errors import ConfigError, TokenizerMismatch
 from kdcore.identity import digest_tokenizer
 from kdcore.losses.compose import teacher_paths
-from kdcore.models.text_classifier import TokenClassifier
 from kdcore.students.build import (
     build_classified_text_student,
     build_image_student,
@@ -130,7 +129,7 @@ def _live_teacher(recipe: Recipe, samples: ImageSamples | ClassifiedTextSamples,
             "a teacher that runs beside the student reads the student's tokens, so that both cut texts at one length: "
             f"teacher.max_length is {config.max_length}, student.max_length {recipe.student.max_length}: set them alike"
         )
-    return TokenClassifier(teacher.model, teacher.uses_types)
+    return teacher.network
 
 
 def _with_template(tokenizer: Any, recipe: Recipe) -> Any:

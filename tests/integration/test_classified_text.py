@@ -69,6 +69,19 @@ def test_a_student_learns_is_exported_and_measured(recipe):
     assert np.isfinite([line["loss"] for line in lines]).all()
 
 
+def test_a_student_learns_from_stored_logits_and_hidden_states(tmp_path):
+    layers = ["bert.encoder.layer.1", "logits"]
+    hidden = {"type": "hidden_states", "at": "bert.encoder.layer.0", "teacher_at": layers[0], "tokens": "first"}
+    training = {"steps": 2, "batch_size": 4, "baseline": False, "live_teacher": False, "log_every_steps": 1}
+    labels = {"unit_bytes": 1500, "codec": {"type": "feature", "layers": layers}}
+    made = classified_recipe(tmp_path, labels=labels, training={**training, "losses": [{"type": "kl"}, hidden]})
+    begin_run(made)
+    label_store(made)
+    run_arms(made, plan_arms(made))
+    lines = (made.run_dir / "arms" / "student-seed0" / "metrics.jsonl").read_text().splitlines()
+    assert all(json.loads(line)[f"loss/{name}"] > 0 for line in lines for name in ("kl", "hidden_states"))
+
+
 def test_the_tools_know_such_stores(recipe, tmp_path):
     def kd(*arguments):
         done = subprocess.run([sys.executable, "-m", "jobs.main", *arguments], capture_output=True, text=True)

@@ -47,8 +47,10 @@ def test_features_are_those_of_the_first_token(folder):
     teacher = _teacher(folder)
     layers = ["bert.encoder.layer.0", "bert.pooler"]
     assert teacher.features(teacher.encode([("good film", None), ("bad", None)]), layers).shape == (2, 32)
+    inputs = teacher.encode([("good film", None), ("bad", None)])
+    torch.testing.assert_close(teacher.features(inputs, [*layers, "logits"])[:, 32:], teacher.logits(inputs))
     with pytest.raises(ConfigError, match="nearest"):
-        teacher.features(teacher.encode([("bad", None)]), ["bert.encoder.layer.9"])
+        teacher.features(inputs, ["bert.encoder.layer.9"])
 
 
 def test_identity_is_of_weights_and_length(folder, tmp_path):

@@ -9,7 +9,7 @@ from kdcore.config.losses import LossTerm
 from kdcore.config.losses.base import FeatureTerm
 from kdcore.config.losses.own import OwnTerm
 from kdcore.losses.method import LossInputs, Shapes
-from kdcore.losses.registry import make_method
+from kdcore.losses.registry import make_method, method_class
 
 __all__ = ["ComposedLoss", "student_paths", "teacher_paths", "term_names"]
 
@@ -41,7 +41,6 @@ class ComposedLoss(nn.Module):
         super().__init__()
         self.terms, self.names = tuple(terms), term_names(terms)
         self.methods = nn.ModuleList(make_method(term, shapes) for term in terms)
-        self._rows = shapes.num_samples
 
     def forward(self, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """Of B samples B x the weighted sum, and B x the value of each term by name, detached.
@@ -71,12 +70,11 @@ class ComposedLoss(nn.Module):
         return len(always) < len(self.terms) or all(isinstance(term, FeatureTerm) for term in always)
 
     def memories(self) -> list[Tensor]:
-        """Buffers with a row for each sample of the training set."""
-        return [buffer for buffer in self.buffers() if self._is_memory(buffer)]
+        """Buffers with a row for each sample of the training set, as methods name them."""
+        both = zip(self.methods, self.terms, strict=True)
+        return [method.get_buffer(name) for method, term in both for name in method_class(term).memories_of(term)]
 
     def other_buffers(self) -> list[Tensor]:
         """Buffers that are none."""
-        return [buffer for buffer in self.buffers() if not self._is_memory(buffer)]
-
-    def _is_memory(self, buffer: Tensor) -> bool:
-        return buffer.ndim > 0 and len(buffer) == self._rows and buffer.is_floating_point()
+        memories = {id(memory) for memory in self.memories()}
+        return [buffer for buffer in self.buffers() if id(buffer) not in memories]

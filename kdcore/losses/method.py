@@ -73,9 +73,8 @@ class Method(nn.Module, ABC, Generic[TermT]):
     `forward` returns a scalar: the mean over the samples of the micro-batch, or the paper's value for losses of the
     batch as a whole. What is made of it over micro-batches and ranks is the composition's affair.
 
-    A buffer with a row for each of `num_samples` is a memory: `forward` may change the rows of its own `indices`, and
-    after a step every rank has the rows of all (and none has those of a step that was refused). Of other buffers all
-    ranks have the first one's after a step.
+    Of a buffer that `memories_of` names `forward` may change the rows of its own `indices`; after a step every rank has
+    the rows of all. Of other buffers all ranks have the first one's after a step. A step that is refused changes none.
     """
 
     needs_teacher_logits: ClassVar[bool] = False
@@ -98,6 +97,11 @@ class Method(nn.Module, ABC, Generic[TermT]):
     def takes_labels(cls, term: TermT, kind: LabelKind) -> bool:
         """Whether stored `labels` of this kind, which name few classes, do where there are no `teacher_logits`."""
         return False
+
+    @classmethod
+    def memories_of(cls, term: TermT) -> tuple[str, ...]:
+        """Names of buffers with a row for each of `num_samples`, which mixed pictures have no row of."""
+        return ()
 
     @abstractmethod
     def forward(self, inputs: LossInputs) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the losses of a recipe need of its teacher, and whether its label store has it."""
+"""What the losses of a recipe need of its teacher and its data, and whether it is there."""
 
 from collections.abc import Sequence
 
@@ -42,13 +42,14 @@ def check_losses(recipe: Recipe) -> str | None:
     if training.live_teacher is False:
         raise ConfigError(
             f"training.losses must find all they need in the store where training.live_teacher is false, but labels "
-            f"of labels.codec.type '{recipe.codec.type}' lack something: {what}. {_remedy(training.losses)}"
+            f"of labels.codec.type '{recipe.codec.type}' lack something: {what}. "
+            f"{_remedy(training.losses, kind_of(recipe.data))}"
         )
     return what
 
 
 def _refuse_unfit_data(data: DataConfig, terms: Sequence[LossTerm]) -> None:
-    """ConfigError for a loss that needs pixels where there are none, or one class of pictures that are mixed of two."""
+    """ConfigError for a loss that needs pixels where there are none, or one image where pictures are mixed of two."""
     views = getattr(data, "views", None)
     mixed = isinstance(views, ViewPolicy) and views.mix is not None
     for term in terms:
@@ -62,6 +63,11 @@ def _refuse_unfit_data(data: DataConfig, terms: Sequence[LossTerm]) -> None:
             raise ConfigError(
                 f"the loss '{_name(term)}' needs one class a picture, and data.views.mix makes pictures of two: leave "
                 "data.views.mix out, or use losses that know shares or no hard label, such as cross_entropy and kl"
+            )
+        if method.memories_of(term) and mixed:
+            raise ConfigError(
+                f"the loss '{_name(term)}' remembers each picture, and data.views.mix makes pictures of two: leave "
+                "data.views.mix out, or use a loss without a memory (crd has one unless it is told `contrast: batch`)"
             )
 
 
@@ -98,12 +104,12 @@ def _lacking(term: LossTerm, codec: CodecConfig) -> str | None:
     return None
 
 
-def _remedy(terms: Sequence[LossTerm]) -> str:
+def _remedy(terms: Sequence[LossTerm], kind: str) -> str:
     methods = [method_class(term) for term in terms]
     if any(method.needs_live_teacher for method in methods):
         return "Set training.live_teacher: auto"
-    paths = [path for term in terms if isinstance(term, FeatureTerm) for path in term.teacher_paths]
-    if any(method.needs_teacher_logits for method in methods):
-        paths.append(WHOLE)
-    codec = f"{{type: feature, layers: [{', '.join(dict.fromkeys(paths))}]}}" if paths != [WHOLE] else "{type: dense}"
-    return f"Set labels.codec: {codec}, or training.live_teacher: auto"
+    named = [path for term in terms if isinstance(term, FeatureTerm) for path in term.teacher_paths]
+    layers = dict.fromkeys([*named, *([WHOLE] if any(method.needs_teacher_logits for method in methods) else [])])
+    codec = f"{{type: feature, layers: [{', '.join(layers)}]}}" if named else "{type: dense}"
+    note = " (of a text's tokens a store has the first)" if kind == "classified_text" and set(named) - {WHOLE} else ""
+    return f"Set labels.codec: {codec}{note}, or training.live_teacher: auto"

@@ -46,6 +46,11 @@ class Memory(Method[OwnTerm]):
         self.register_buffer("rows", torch.zeros(shapes.num_samples, 3))
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
 
+    @classmethod
+    def memories_of(cls, term: OwnTerm) -> tuple[str, ...]:
+        """One."""
+        return ("rows",)
+
     def forward(self, inputs: LossInputs) -> Tensor:
         """Mean square of what changed, and a pull to one."""
         assert inputs.indices is not None

@@ -146,6 +146,14 @@ def test_a_contrast_memory_is_one_of_samples(accepted):
         assert torch.equal(rows[3:], first[3:])
 
 
+def test_a_buffer_as_long_as_the_training_set_is_no_memory_for_that():
+    """CRD has two numbers to divide by, and here two samples."""
+    side = LiveTeacher(network(6), ["3"])
+    losses = compose(network(), terms(CONTRAST), side, torch.zeros(1, 1, 6, 6), CLASSES, 2).losses
+    assert [tuple(rows.shape) for rows in losses.memories()] == [(2, 5), (2, 5)]
+    assert len(losses.other_buffers()) == 3
+
+
 def test_the_dry_pass_leaves_student_and_statistics_as_they_were():
     student = network(norm=True).train()
     before = {name: value.clone() for name, value in student.state_dict().items()}

@@ -46,6 +46,65 @@ def test_losses_of_a_teacher_in_training_are_refused_alike():
         check_losses(images([{"type": "kl"}], fit=[{"type": "cross_entropy"}, {"type": "cs_kd"}]))
 
 
+MEMORY = {"type": "import", "name": "tests.support.own_losses:Memory", "at": "1"}
+
+
+@pytest.mark.parametrize("loss", [{"type": "crd", "at": "1"}, MEMORY])
+def test_losses_that_remember_each_picture_are_refused_where_pictures_are_mixed(loss):
+    with pytest.raises(ConfigError, match=rf"'{loss['type']}' remembers each picture.*leave data\.views\.mix out"):
+        check_losses(images([{"type": "kl"}, loss]))
+    check_losses(images([{"type": "kl"}, loss], mix=False))
+    check_losses(images([{"type": "kl"}, {"type": "crd", "at": "1", "contrast": "batch"}]))
+
+
+def texts(codec: dict[str, Any], losses: list[dict[str, Any]], live: bool | str = "auto") -> Recipe:
+    model = {"type": "text_classifier", "path": "encoder"}
+    data = {"type": "classified_text", "path": "texts.jsonl", "num_classes": 2}
+    values = {"name": "needs", "data": data, "teacher": model, "student": model, "labels": {"codec": codec}}
+    return Recipe.model_validate({**values, "training": {"steps": 1, "losses": losses, "live_teacher": live}})
+
+
+HIDDEN = {"type": "hidden_states", "at": "bert.encoder.layer.1", "tokens": "first"}
+LOGITS = {"type": "rkd", "at": "logits"}
+
+
+@pytest.mark.parametrize(
+    ("losses", "remedy"),
+    [
+        ([{"type": "dist"}], "{type: dense}, or"),
+        ([LOGITS], "{type: feature, layers: [logits]}, or"),
+        ([{"type": "kl"}, HIDDEN], "{type: feature, layers: [bert.encoder.layer.1, logits]} (of a text's tokens"),
+        ([HIDDEN, {"type": "jacobian"}], "Set training.live_teacher: auto"),
+    ],
+)
+def test_what_is_missing_is_answered_with_what_helps(losses, remedy):
+    recipe = texts({"type": "topk", "k": 1}, losses, live=False)
+    if losses[-1]["type"] == "jacobian":  # of images
+        recipe = images(losses, mix=False).model_copy(update={"training": recipe.training})
+    with pytest.raises(ConfigError) as error:
+        check_losses(recipe)
+    assert remedy in str(error.value)
+    if remedy.startswith("{type: feature"):
+        layers = remedy[remedy.index("[") + 1 : remedy.index("]")].split(", ")
+        assert check_losses(texts({"type": "feature", "layers": layers}, losses, live=False)) is None
+
+
+def test_why_the_teacher_runs_beside_the_student():
+    assert check_losses(texts({"type": "dense"}, [{"type": "kl"}])) is None
+    assert check_losses(texts({"type": "dense"}, [{"type": "kl"}], live=True)) == "training.live_teacher is true"
+    why = check_losses(texts({"type": "topk", "k": 1}, [HIDDEN, {"type": "dist"}]))
+    assert why == "hidden_states needs features of bert.encoder.layer.1; dist needs the logits of all classes"
+    assert "jacobian needs passes of the teacher" in (check_losses(images([{"type": "jacobian"}])) or "")
+
+
+def test_a_loss_of_a_teacher_needs_one():
+    alone = images([{"type": "kl"}], mix=False).model_copy(update={"teacher": None})
+    with pytest.raises(ConfigError, match="training.losses: the loss 'kl' needs a teacher.*add `teacher`"):
+        check_losses(alone)
+    with pytest.raises(ConfigError, match="teacher.fit.losses: the loss 'rkd' needs a teacher.*leave it out"):
+        check_losses(images([{"type": "kl"}], mix=False, fit=[{"type": "cross_entropy"}, {"type": "rkd", "at": "1"}]))
+
+
 @pytest.mark.parametrize(
     "loss", [{"type": "sskd", "at": "bert.pooler"}, {"type": "jacobian"}, {"type": "gradient_attention"}]
 )

@@ -52,6 +52,12 @@ class ContrastiveRepresentation(FeatureMethod[ContrastiveRepresentationTerm]):
             ContrastMemory(shapes.num_samples, term.dimension, term.momentum) for _ in range(memories)
         )
 
+    @classmethod
+    def memories_of(cls, term: ContrastiveRepresentationTerm) -> tuple[str, ...]:
+        """See Method."""
+        sides = [f"memories.{number}.{side}" for number in range(len(term.at)) for side in ("student", "teacher")]
+        return tuple(sides) if term.contrast == "memory" else ()
+
     def pair(self, number: int, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
         """See FeatureMethod."""
         ours, theirs = (unit(side) for side in self.embeddings(number, student, teacher))

@@ -99,9 +99,9 @@ def test_why_the_teacher_runs_beside_the_student():
 
 def test_a_loss_of_a_teacher_needs_one():
     alone = images([{"type": "kl"}], mix=False).model_copy(update={"teacher": None})
-    with pytest.raises(ConfigError, match="training.losses: the loss 'kl' needs a teacher.*add `teacher`"):
+    with pytest.raises(ConfigError, match=r"training\.losses: the loss 'kl' needs a teacher.*add `teacher`"):
         check_losses(alone)
-    with pytest.raises(ConfigError, match="teacher.fit.losses: the loss 'rkd' needs a teacher.*leave it out"):
+    with pytest.raises(ConfigError, match=r"teacher\.fit\.losses: the loss 'rkd' needs a teacher.*leave it out"):
         check_losses(images([{"type": "kl"}], mix=False, fit=[{"type": "cross_entropy"}, {"type": "rkd", "at": "1"}]))
 
 

@@ -38,7 +38,7 @@ def _losses(recipe: Recipe, live: str | None) -> list[str]:
     terms = recipe.training.losses if recipe.training is not None else ()
     if not terms:
         return []
-    words = " + ".join(f"{term.weight:g} {getattr(term, 'type', '')}" for term in terms)
+    words = " + ".join(f"{term.weight:g} {term.label}" for term in terms)
     where = "from the label store" if live is None else f"runs beside the student, no labels are made: {live}"
     return [f"losses         {words}", f"teacher        {where}"]
 

@@ -6,7 +6,7 @@ module (its pre-activations), and `logits` what the whole model gives, where no 
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kdcore.errors import ConfigError
 
-__all__ = ["WHOLE", "Taps", "feature_shapes"]
+__all__ = ["WHOLE", "Taps", "feature_shapes", "layer_of"]
 
 WHOLE = "logits"
 _SUFFIX = re.compile(r"(?P<path>.*):(?P<part>input|\d+)")
@@ -27,10 +27,13 @@ class Taps:
     `outputs` maps each path to the tensor of its last forward pass; of a tuple the first entry, unless the path says
     which. A tensor that the model changes in place afterwards is kept as it was: the first pass keeps copies of all,
     and shows which are needed. ConfigError for a path that the model does not have, naming the nearest ones.
+
+    For errors: `whose` network it is, and, where `paths` is a mapping, by which setting each is named.
     """
 
-    def __init__(self, model: nn.Module, paths: Sequence[str]) -> None:
-        self._places = {path: _place(model, path) for path in paths}
+    def __init__(self, model: nn.Module, paths: Sequence[str] | Mapping[str, str], whose: str = "the model") -> None:
+        self.whose, self._named = whose, dict(paths) if isinstance(paths, Mapping) else {}
+        self._places = {path: self._found(model, path) for path in paths}
         self._handles: list[Any] = []
         self._copied = dict.fromkeys(paths, True)
         self._seen: dict[str, tuple[Tensor, int]] = {}
@@ -62,9 +65,19 @@ class Taps:
         self._copied.update({path: path in changed for path in seen})
         if late:
             raise ConfigError(
-                f"features must stay what they are, but this pass changed those of {late} in place, and earlier ones "
-                "did not: tap the module that changes them"
+                f"features must stay what they are, but this pass of {self.whose} changed those of {late} in place, "
+                "and earlier ones did not: tap the module that changes them"
             )
+
+    def said(self, path: str) -> str:
+        """The path, and the setting that names it, in words."""
+        return f"'{path}' of {self._named[path]}" if path in self._named else f"'{path}'"
+
+    def _found(self, model: nn.Module, path: str) -> tuple[nn.Module, str]:
+        place = _place(model, path)
+        if place is None:
+            raise ConfigError(f"{self.whose} has no module {self.said(path)}; {_nearest(model, path)}")
+        return place
 
     def _keeper(self, path: str, part: str) -> Any:
         def keep(module: nn.Module, given: Any, output: Any = None) -> None:
@@ -77,8 +90,8 @@ class Taps:
             if not isinstance(found, Tensor):
                 what = f"is given {type(given).__name__}" if part == "input" else f"gives {type(output).__name__}"
                 raise ConfigError(
-                    f"a tap needs a module with a tensor at that place; '{path}' {what}: of a tuple, `PATH:1` is the "
-                    "second entry"
+                    f"a tap needs a module with a tensor at that place; {self.said(path)} in {self.whose} {what}: of a "
+                    "tuple, `PATH:1` is the second entry"
                 )
             if not found.is_inference():  # such tensors do not count their changes
                 self._seen[path] = found, found._version
@@ -103,30 +116,40 @@ def feature_shapes(model: nn.Module, taps: Taps, pixels: Tensor) -> dict[str, tu
             module.training = mode
     missed = sorted(taps.paths - taps.outputs.keys())
     if missed:
-        raise ConfigError(f"a forward pass does not come by {missed}: tap modules that the model calls")
+        which = ", ".join(map(taps.said, missed))
+        raise ConfigError(f"a forward pass of {taps.whose} does not come by {which}: tap modules that it calls")
     return {path: tuple(output.shape[1:]) for path, output in taps.outputs.items()}
 
 
-def _place(model: nn.Module, path: str) -> tuple[nn.Module, str]:
-    """The module and the part that a path names: `input`, a number, or nothing."""
-    modules = dict(model.named_modules(remove_duplicate=False))
-    prefix, inner = "", model
+def layer_of(model: nn.Module, path: str) -> nn.Module | None:
+    """The module at `path`, also where the path leaves out a wrapper's only child; None where there is none."""
     while True:
-        for name, part in _readings(path):
-            if name and prefix + name in modules:
-                return modules[prefix + name], part
-            if name == WHOLE:
-                return model, part
-        children = list(inner.named_children())
-        if len(children) != 1:  # a wrapper's only child is what the person means
-            break
-        prefix, inner = f"{prefix}{children[0][0]}.", children[0][1]
-    near = difflib.get_close_matches(_readings(path)[-1][0], [name for name in modules if name], n=3)
-    hint = f"; nearest: {', '.join(near)}" if near else ""
-    raise ConfigError(f"the model has no module '{path}'{hint}")
+        modules = dict(model.named_modules(remove_duplicate=False))
+        if path and path in modules:
+            return modules[path]
+        children = list(model.children())
+        if len(children) != 1:
+            return None
+        model = children[0]
+
+
+def _place(model: nn.Module, path: str) -> tuple[nn.Module, str] | None:
+    """The module and the part that a path names: `input`, a number, or nothing."""
+    for name, part in _readings(path):
+        found = layer_of(model, name)
+        if found is not None or name == WHOLE:
+            return (model if found is None else found), part
+    return None
 
 
 def _readings(path: str) -> list[tuple[str, str]]:
     """A path as a name, and as a name with a part."""
     match = _SUFFIX.fullmatch(path)
     return [(path, "")] + ([(match["path"], match["part"])] if match else [])
+
+
+def _nearest(model: nn.Module, path: str) -> str:
+    """Paths that are like it; where none is, the first ones."""
+    names = [name for name, _ in model.named_modules() if name]
+    near = difflib.get_close_matches(_readings(path)[-1][0], names, n=3)
+    return f"nearest: {', '.join(near)}" if near else f"it has {', '.join(names[:6])}{', ...' if names[6:] else ''}"

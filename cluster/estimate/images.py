@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cluster.estimate.parts import arms_of, cpu_share, learnt_codec, seconds_of, sketch_of, trained_samples
 from cluster.estimate.run import Estimate
@@ -19,6 +19,7 @@ from kdcore.labels.learn import fixed_codec
 from kdcore.labels.views import bytes_per_view
 from kdcore.models.image import build_image_model
 from kdcore.planning import Sketch
+from kdcore.training.rehearsal import rehearse_losses
 
 __all__ = ["estimate_images"]
 
@@ -33,6 +34,7 @@ def estimate_images(recipe: Recipe, live: bool) -> Estimate:
         raise DataError(f"at least one image must be readable, none of {len(corpus.some)} is: set data.path")
     count, classes = corpus.num_samples, source.num_classes or 0
     moment = _Moment(torch.from_numpy(sample.pixels)[None].repeat(_BATCH, 1, 1, 1), classes)
+    _rehearse(recipe, moment, None if spec is None else spec.size, live)
     train_seconds = _train_seconds(recipe, moment, count, live) / cpu_share(recipe.cluster.workers)
     if live:
         return Estimate(count, 0, 0, 0.0, train_seconds)
@@ -51,13 +53,27 @@ class _Moment:
     pixels: Tensor
     classes: int
 
+    def network(self, config: ImageClassifierConfig) -> nn.Module:
+        return build_image_model(config, self.classes, self.pixels.shape[1])
+
     def forward(self, config: ImageClassifierConfig) -> float:
-        model = build_image_model(config, self.classes, self.pixels.shape[1])
+        model = self.network(config)
         return seconds_of(lambda: model(self.pixels)) / len(self.pixels)
 
     def trained(self, config: ImageClassifierConfig) -> float:
-        model = build_image_model(config, self.classes, self.pixels.shape[1])
+        model = self.network(config)
         return seconds_of(lambda: model(self.pixels).logsumexp(1).sum().backward()) / len(self.pixels)
+
+
+def _rehearse(recipe: Recipe, moment: _Moment, view_size: int | None, live: bool) -> None:
+    """ConfigError for losses that do not suit the networks."""
+    if not isinstance(recipe.student, ImageClassifierConfig):
+        return
+    teacher = moment.network(recipe.teacher) if isinstance(recipe.teacher, TeacherImageConfig) else None
+    example = moment.pixels[:1]
+    if view_size is not None:
+        example = example.new_zeros(*example.shape[:2], view_size, view_size)
+    rehearse_losses(recipe, moment.network(recipe.student), teacher, example, moment.classes, live)
 
 
 def _train_seconds(recipe: Recipe, moment: _Moment, count: int, live: bool) -> float:

@@ -1,6 +1,6 @@
 """Several losses as one: each a Method, weighed as its settings say at this point of the run, and added up."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,27 +11,40 @@ from kdcore.config.losses.own import OwnTerm
 from kdcore.losses.method import LossInputs, Shapes
 from kdcore.losses.registry import make_method, method_class
 
-__all__ = ["ComposedLoss", "student_paths", "teacher_paths", "term_names"]
+__all__ = ["LOSSES", "ComposedLoss", "student_paths", "teacher_paths", "term_names"]
+
+LOSSES = "training.losses"
+"""Where a recipe lists them."""
 
 
-def student_paths(terms: Sequence[LossTerm]) -> tuple[str, ...]:
-    """Module paths whose features the terms need of the student, each once."""
-    return tuple(dict.fromkeys(path for term in terms if isinstance(term, FeatureTerm) for path in term.at))
+def student_paths(terms: Sequence[LossTerm], where: str = LOSSES) -> dict[str, str]:
+    """Module paths whose features the terms need of the student, each once, and which of `where` names it, in words."""
+    return _named(terms, where, lambda term: (term.at, "at"))
 
 
-def teacher_paths(terms: Sequence[LossTerm]) -> tuple[str, ...]:
-    """Module paths whose features the terms need of the teacher, each once."""
-    return tuple(dict.fromkeys(path for term in terms if isinstance(term, FeatureTerm) for path in term.teacher_paths))
+def teacher_paths(terms: Sequence[LossTerm], where: str = LOSSES) -> dict[str, str]:
+    """Module paths whose features the terms need of the teacher, each once, and which of `where` names it, in words."""
+    return _named(terms, where, lambda term: (term.teacher_paths, "at" if term.teacher_at is None else "teacher_at"))
+
+
+def _named(
+    terms: Sequence[LossTerm], where: str, of: Callable[[FeatureTerm], tuple[tuple[str, ...], str]]
+) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for number, term in enumerate(terms):
+        paths, setting = of(term) if isinstance(term, FeatureTerm) else ((), "")
+        for path in paths:
+            found.setdefault(path, f"{where}.{number}, {term.label} (`{setting}`)")
+    return found
 
 
 def term_names(terms: Sequence[LossTerm]) -> tuple[str, ...]:
     """`loss/TYPE` of each term, a user's own by its class; `loss/TYPE_2` for the second of a type."""
-    names: list[str] = []
-    for term in terms:
-        kind = term.name.partition(":")[2] if isinstance(term, OwnTerm) else str(getattr(term, "type", "loss"))
-        same = sum(name.split("_#")[0] == kind for name in names)
-        names.append(f"{kind}_#{same + 1}" if same else kind)
-    return tuple(f"loss/{name.replace('_#', '_')}" for name in names)
+    labels = [term.label for term in terms]
+    before = [labels[:number].count(label) for number, label in enumerate(labels)]
+    return tuple(
+        f"loss/{label}_{same + 1}" if same else f"loss/{label}" for label, same in zip(labels, before, strict=True)
+    )
 
 
 class ComposedLoss(nn.Module):

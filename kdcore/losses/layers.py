@@ -1,22 +1,11 @@
-"""Layers by the module paths of a recipe, for losses that look into a network or run it again."""
+"""The heads of networks, for losses that look into them."""
 
 from torch import Tensor, nn
 
 from kdcore.errors import ConfigError
+from kdcore.taps import layer_of
 
-__all__ = ["head_weight", "layer_of"]
-
-
-def layer_of(model: nn.Module, path: str) -> nn.Module | None:
-    """The module at `path`, also where the path leaves out a wrapper's only child; None where there is none."""
-    while True:
-        modules = dict(model.named_modules(remove_duplicate=False))
-        if path in modules:
-            return modules[path]
-        children = list(model.children())
-        if len(children) != 1:
-            return None
-        model = children[0]
+__all__ = ["head_weight"]
 
 
 def head_weight(model: nn.Module, path: str) -> Tensor:

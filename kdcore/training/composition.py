@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from kdcore.config.losses import LossTerm
 from kdcore.errors import ConfigError
-from kdcore.losses.compose import ComposedLoss, student_paths
+from kdcore.losses.compose import LOSSES, ComposedLoss, student_paths
 from kdcore.losses.method import LossInputs, Shapes
 from kdcore.losses.objective import METRICS
 from kdcore.losses.registry import method_class
@@ -102,12 +102,14 @@ def compose(
     example: Tensor,
     num_classes: int,
     num_samples: int,
+    where: str = LOSSES,
 ) -> Composition:
     """Losses for `student`, built for what it and the teacher make of the inputs of one sample, `example` [1, ...].
 
-    ConfigError for a module that is not there, and for shapes that do not suit a loss.
+    ConfigError for a module that is not there, and for shapes that do not suit a loss, of those that a recipe lists
+    `where`.
     """
-    taps = Taps(student, student_paths(terms))
+    taps = Taps(student, student_paths(terms, where), "the student")
     shapes = Shapes(
         feature_shapes(student, taps, example),
         teacher.shapes(example),

@@ -33,7 +33,7 @@ def check_losses(recipe: Recipe) -> str | None:
     if recipe.teacher is None:
         _refuse_without_teacher(training.losses, "training.losses", "add `teacher`")
         return None
-    lacks = {_name(term): lack for term in training.losses if (lack := _lacking(term, recipe.codec)) is not None}
+    lacks = {term.label: lack for term in training.losses if (lack := _lacking(term, recipe.codec)) is not None}
     if training.live_teacher is True:
         return "training.live_teacher is true"
     if not lacks:
@@ -56,17 +56,17 @@ def _refuse_unfit_data(data: DataConfig, terms: Sequence[LossTerm]) -> None:
         method = method_class(term)
         if method.needs_pixels and kind_of(data) != "image":
             raise ConfigError(
-                f"the loss '{_name(term)}' looks at the pixels of images, and data.type '{data.type}' has none: leave "
+                f"the loss '{term.label}' looks at the pixels of images, and data.type '{data.type}' has none: leave "
                 "it out; losses of logits, features and relations do for texts with classes (METHODS.md)"
             )
         if method.needs_one_class and mixed:
             raise ConfigError(
-                f"the loss '{_name(term)}' needs one class a picture, and data.views.mix makes pictures of two: leave "
+                f"the loss '{term.label}' needs one class a picture, and data.views.mix makes pictures of two: leave "
                 "data.views.mix out, or use losses that know shares or no hard label, such as cross_entropy and kl"
             )
         if method.memories_of(term) and mixed:
             raise ConfigError(
-                f"the loss '{_name(term)}' remembers each picture, and data.views.mix makes pictures of two: leave "
+                f"the loss '{term.label}' remembers each picture, and data.views.mix makes pictures of two: leave "
                 "data.views.mix out, or use a loss without a memory (crd has one unless it is told `contrast: batch`)"
             )
 
@@ -78,14 +78,10 @@ def _needs_teacher(term: LossTerm) -> bool:
     return theirs or method.needs_teacher_logits or method.needs_live_teacher
 
 
-def _name(term: LossTerm) -> str:
-    return str(getattr(term, "type", type(term).__name__))
-
-
 def _refuse_without_teacher(terms: Sequence[LossTerm], where: str, remedy: str) -> None:
     for term in terms:
         if _needs_teacher(term):
-            raise ConfigError(f"{where}: the loss '{_name(term)}' needs a teacher, and there is none here: {remedy}")
+            raise ConfigError(f"{where}: the loss '{term.label}' needs a teacher, and there is none here: {remedy}")
 
 
 def _lacking(term: LossTerm, codec: CodecConfig) -> str | None:

@@ -24,7 +24,7 @@ from kdcore.data.sources import Source, open_source
 from kdcore.data.tokenizer import load_tokenizer
 from kdcore.errors import ConfigError, TokenizerMismatch
 from kdcore.identity import digest_tokenizer
-from kdcore.losses.compose import teacher_paths
+from kdcore.losses.compose import LOSSES, teacher_paths
 from kdcore.students.build import (
     build_classified_text_student,
     build_image_student,
@@ -107,7 +107,8 @@ def compose_task(recipe: Recipe, arm: Arm, task: Task, student: nn.Module, devic
             model = _live_teacher(recipe, samples, device)
         side = LiveTeacher(model, teacher_paths(terms))
     example = samples.batch(np.zeros(0, dtype=np.int64)).inputs
-    return compose(student, terms, side, example, samples.num_classes, len(samples))
+    where = "teacher.fit.losses" if arm.role == "teacher" else LOSSES
+    return compose(student, terms, side, example, samples.num_classes, len(samples), where)
 
 
 def _live_teacher(recipe: Recipe, samples: ImageSamples | ClassifiedTextSamples, device: torch.device) -> nn.Module:

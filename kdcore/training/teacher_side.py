@@ -1,6 +1,6 @@
 """What a student's losses are told of the teacher: by itself, or by its store."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,6 +13,9 @@ from kdcore.labels.soft_labels import DenseLabels, FeatureLabels, SoftLabels
 from kdcore.taps import WHOLE, Taps, feature_shapes
 
 __all__ = ["Answer", "LiveTeacher", "NoTeacher", "StoredTeacher", "TeacherSide"]
+
+Paths = Mapping[str, str]
+"""Module paths of the teacher, and by which setting each is named (`compose.teacher_paths`)."""
 
 # As the forms count it: a class without mass, so that losses of logits stay finite.
 _NOTHING = -87.0
@@ -61,9 +64,9 @@ class NoTeacher:
 class LiveTeacher:
     """The network itself: frozen, in eval mode, in its own dtype, run under no gradient; no part of what is trained."""
 
-    def __init__(self, model: nn.Module, paths: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, paths: Paths) -> None:
         self._network = model.requires_grad_(False).eval()
-        self._taps = Taps(model, paths)
+        self._taps = Taps(model, paths, "the teacher")
         first = next(model.parameters())
         self._device, self._dtype = first.device, first.dtype
 
@@ -94,16 +97,17 @@ class StoredTeacher:
 
     model: nn.Module | None = None
 
-    def __init__(self, codec: object, paths: Sequence[str]) -> None:
+    def __init__(self, codec: object, paths: Paths) -> None:
         self._shapes: dict[str, tuple[int, ...]] = {}
         if isinstance(codec, FeatureCodec):
             known = codec.shape_of()
             self._shapes = {path: known[path] for path in (*paths, WHOLE) if path in known}
         missing = [path for path in paths if path not in self._shapes]
         if missing:
+            which = "; ".join(f"'{path}' of {paths[path]}" for path in missing)
             raise ConfigError(
-                f"the label store has no features of {missing}, which training.losses need: label with labels.codec: "
-                "{type: feature, layers: [...]}, or set training.live_teacher: true"
+                f"the label store has no features of {which}: label with labels.codec: {{type: feature, layers: "
+                "[...]}, or set training.live_teacher: true"
             )
 
     def shapes(self, inputs: Tensor) -> dict[str, tuple[int, ...]]:

@@ -16,7 +16,7 @@ from kdcore.errors import ConfigError
 from kdcore.labels.dense import DenseCodec
 from kdcore.labels.feature import FeatureCodec
 from kdcore.labels.soft_labels import DenseLabels, FeatureLabels, TopKLabels
-from kdcore.losses.compose import term_names
+from kdcore.losses.compose import teacher_paths, term_names
 from kdcore.losses.feature.attention_transfer import AttentionTransfer
 from kdcore.training.batches import ImageBatch
 from kdcore.training.composition import Composition, compose
@@ -221,7 +221,7 @@ def test_stored_features_and_logits_teach_what_the_live_teacher_teaches():
     codec = FeatureCodec.of_shapes((("1", (6, 6, 6)), ("logits", (CLASSES,))))
     wanted = {**MEMORY, "name": f"{OWN}:Logits", "at": []}
     live = composed(CROSS, ATTENTION, wanted, teacher=LiveTeacher(theirs, ["1"])).loss(given)
-    side = StoredTeacher(codec, ["1"])
+    side = StoredTeacher(codec, {"1": "a loss"})
     told = replace(given, labels=stored(theirs, given.pixels))
     ours = composed(CROSS, ATTENTION, wanted, teacher=side).loss(told)
     for name, value in live[1].items():
@@ -230,7 +230,7 @@ def test_stored_features_and_logits_teach_what_the_live_teacher_teaches():
 
 
 def test_stored_logits_of_all_classes_or_of_few():
-    side = StoredTeacher(DenseCodec(CLASSES), [])
+    side = StoredTeacher(DenseCodec(CLASSES), {})
     log_probs = torch.tensor([[0.0, -torch.inf, -torch.inf, -torch.inf]])
     answer = side.answer(torch.zeros(1), DenseLabels(log_probs))
     assert answer.logits is not None
@@ -242,10 +242,27 @@ def test_stored_logits_of_all_classes_or_of_few():
 
 
 def test_a_store_without_the_features_is_refused():
-    with pytest.raises(ConfigError, match=r"no features of \['1'\].*live_teacher: true"):
-        StoredTeacher(DenseCodec(CLASSES), ["1"])
-    with pytest.raises(ConfigError, match=r"no features of \['2'\]"):
-        StoredTeacher(FeatureCodec((("1", 3),)), ["1", "2"])
+    asked = teacher_paths(terms(CROSS, {**ATTENTION, "at": ["1", "3"], "teacher_at": ["1", "2"]}))
+    with pytest.raises(ConfigError, match=r"no features of '1' of training\.losses\.1, att.*live_teacher: true"):
+        StoredTeacher(DenseCodec(CLASSES), asked)
+    with pytest.raises(
+        ConfigError, match=r"no features of '2' of training\.losses\.1, attention_transfer \(`teacher_at"
+    ):
+        StoredTeacher(FeatureCodec((("1", 3),)), asked)
+
+
+def test_a_module_that_is_not_there_is_told_with_network_loss_and_what_is_near():
+    wrong = {**ATTENTION, "at": "layer1"}
+    with pytest.raises(
+        ConfigError, match=r"the student has no module 'layer1' of .*losses\.1, att.*`at`.*it has 0, 1, 2"
+    ):
+        composed(CROSS, wrong)
+    named = teacher_paths(terms(CROSS, {**wrong, "teacher_at": "l4"}), "teacher.fit.losses")
+    with pytest.raises(ConfigError, match=r"the teacher has no module 'l4' of teacher\.fit\.losses\.1, .*`teacher_at`"):
+        LiveTeacher(network(6), named)
+    wanted = r"'4:1' of training\.losses\.0, rkd \(`at`\) in the student gives Tensor"
+    with pytest.raises(ConfigError, match=wanted):
+        composed({"type": "rkd", "at": "4:1", "teacher_at": "4"}, teacher=LiveTeacher(network(6), ["4"]))
 
 
 def test_gradients_of_the_input_and_passes_of_the_teacher():

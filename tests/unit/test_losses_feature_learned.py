@@ -24,8 +24,9 @@ from kdcore.losses.feature.prime_aware import adaptive_distance
 from kdcore.losses.feature.simple_recipe import log_sum_of_powers
 from kdcore.losses.feature.task_oriented import orthogonal_penalty
 from kdcore.losses.feature.wasserstein import gaussian_distance
-from kdcore.losses.layers import head_weight, layer_of
+from kdcore.losses.layers import head_weight
 from kdcore.losses.projectors import pooled
+from kdcore.taps import layer_of
 from tests.support.features import FEW, SEEDS, SIZES, length, normal, pair
 from tests.support.methods import inputs, method, shapes
 

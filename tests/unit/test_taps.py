@@ -25,6 +25,33 @@ def test_outputs_by_path():
     torch.testing.assert_close(taps.outputs["1.1"], 2 * hidden.relu())
 
 
+def test_what_goes_in_and_which_entry_of_a_tuple():
+    class Both(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return x, 3 * x
+
+    class First(nn.Module):
+        def forward(self, pair: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+            return pair[0]
+
+    model = nn.Sequential(nn.Linear(3, 3), Both(), First())
+    x = torch.randn(2, 3)
+    paths = ["1:input", "1", "1:0", "1:1", "0:0", "logits"]
+    with Taps(model, paths) as taps:
+        model(x)
+    hidden = model[0](x)
+    for path in paths:
+        torch.testing.assert_close(taps.outputs[path], 3 * hidden if path == "1:1" else hidden)
+    with Taps(model, ["1:2"]), pytest.raises(ConfigError, match=r"'1:2' in the model gives tuple.*the second entry"):
+        model(x)
+    with Taps(model, ["2:input"]), pytest.raises(ConfigError, match="'2:input' in the model is given tuple"):
+        model(x)
+    with Taps(model, ["0:1"]), pytest.raises(ConfigError, match="'0:1' in the model gives Tensor"):
+        model(x)
+    with pytest.raises(ConfigError, match=r"no module '5:input'"):
+        Taps(model, ["5:input"])
+
+
 def test_hooks_are_gone_afterwards():
     model = nn.Sequential(nn.Linear(3, 4))
     with Taps(model, ["0"]) as taps:
@@ -48,5 +75,5 @@ def test_an_output_that_is_no_tensor_is_refused():
             return {"x": x}
 
     model = nn.Sequential(Nothing())
-    with Taps(model, ["0"]), pytest.raises(ConfigError, match="'0' gives dict"):
+    with Taps(model, ["0"]), pytest.raises(ConfigError, match="'0' in the model gives dict"):
         model(torch.zeros(1))

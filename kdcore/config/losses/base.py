@@ -23,6 +23,11 @@ class LossTerm(Settings):
     )
     until: float = Field(default=1.0, gt=0, le=1, description="share of the steps after which the loss is left out")
 
+    @property
+    def label(self) -> str:
+        """What a person knows it by: its type."""
+        return str(getattr(self, "type", type(self).__name__))
+
     def weight_at(self, progress: float) -> float:
         """The weight after a share `progress` in [0, 1) of the steps."""
         if progress >= self.until:

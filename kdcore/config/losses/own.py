@@ -15,3 +15,8 @@ class OwnTerm(FeatureTerm):
     name: str = Field(pattern=r"^[\w.]+:\w+$", description="`module:class` on the import path")
     options: dict[str, Any] = Field(default={}, description="whatever the class reads of its term")
     at: tuple[str, ...] = Field(default=(), description="module paths in the student")
+
+    @property
+    def label(self) -> str:
+        """Its class."""
+        return self.name.partition(":")[2]

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from kdcore.config.losses.feature import AdaptiveNormalisationTerm
 from kdcore.errors import ConfigError
 from kdcore.losses.feature.wasserstein import channel_statistics, gaussian_distance
-from kdcore.losses.layers import layer_of
 from kdcore.losses.method import LossInputs, MapMethod, Shapes
 from kdcore.losses.numerics import wide
 from kdcore.losses.projectors import project, spatial_projector
+from kdcore.taps import layer_of
 
 __all__ = ["AdaptiveNormalisation", "logits_with", "with_statistics_of"]
 

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from kdcore.losses.layers import layer_of
 from kdcore.losses.method import Shapes
 from kdcore.losses.numerics import Exact, wide
+from kdcore.taps import layer_of
 
 __all__ = ["Margins", "margin_of_norm"]
 

@@ -105,7 +105,7 @@ def _remedy(terms: Sequence[LossTerm], kind: str) -> str:
     if any(method.needs_live_teacher for method in methods):
         return "Set training.live_teacher: auto"
     named = [path for term in terms if isinstance(term, FeatureTerm) for path in term.teacher_paths]
-    layers = dict.fromkeys([*named, *([WHOLE] if any(method.needs_teacher_logits for method in methods) else [])])
-    codec = f"{{type: feature, layers: [{', '.join(layers)}]}}" if named else "{type: dense}"
+    layers = [*named, WHOLE] if any(method.needs_teacher_logits for method in methods) else named
+    codec = f"{{type: feature, layers: [{', '.join(dict.fromkeys(layers))}]}}" if named else "{type: dense}"
     note = " (of a text's tokens a store has the first)" if kind == "classified_text" and set(named) - {WHOLE} else ""
     return f"Set labels.codec: {codec}{note}, or training.live_teacher: auto"

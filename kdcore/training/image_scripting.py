@@ -88,9 +88,9 @@ def _side(terms: Sequence[LossTerm], teacher: nn.Module | None) -> TeacherSide:
     for term in terms:
         if isinstance(term, FeatureTerm) or method_class(term).needs_live_teacher:
             raise ConfigError(
-                f"the loss '{_name(term)}' looks into the teacher, and `teacher` is None: give the network"
+                f"the loss '{term.label}' looks into the teacher, and `teacher` is None: give the network"
             )
-    return StoredTeacher(None, ())
+    return StoredTeacher(None, {})
 
 
 def _check_labels(terms: Sequence[LossTerm], labels: SoftLabels | None) -> None:
@@ -101,13 +101,9 @@ def _check_labels(terms: Sequence[LossTerm], labels: SoftLabels | None) -> None:
         kind = None if labels is None else kind_of_labels(labels)
         if kind is None or not method.takes_labels(term, kind):
             raise ConfigError(
-                f"the loss '{_name(term)}' needs the teacher's logits, and there is no teacher: pass `labels` of all "
+                f"the loss '{term.label}' needs the teacher's logits, and there is no teacher: pass `labels` of all "
                 f"classes (DenseLabels), not {type(labels).__name__}, or give compose_losses the network"
             )
-
-
-def _name(term: LossTerm) -> str:
-    return str(getattr(term, "type", type(term).__name__))
 
 
 def _checked(terms: Sequence[Mapping[str, Any]]) -> Sequence[LossTerm]:

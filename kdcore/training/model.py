@@ -16,7 +16,7 @@ from kdcore.losses.response.soft_targets import soft_target_loss
 from kdcore.training.batches import Batch, ClassifiedTextBatch, TextBatch
 from kdcore.training.composition import Composition, dtype_of
 from kdcore.training.ranks import Ranks
-from kdcore.training.statistics import Kept, at_rest, statistics_of, unmoved
+from kdcore.training.statistics import Kept, at_rest, saved_buffers, unmoved
 from kdcore.training.text_loss import text_loss
 
 
@@ -38,8 +38,8 @@ class DistillModel(nn.Module):
     def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one micro-batch, summed over its valid tokens or images, after a share `progress` of the steps."""
         if self._before_step is None and self.config.on_bad_step == "skip":
-            beside = () if self.losses is None else self.losses.other_buffers()
-            self._before_step = Kept([*statistics_of(self.student), *beside])
+            # Memories, which are large, keep the rows of a step themselves.
+            self._before_step = Kept(saved_buffers(self, () if self.losses is None else self.losses.memories()))
         with nullcontext() if len(batch.targets) else at_rest(self):
             return self._loss(batch, progress)
 
@@ -74,7 +74,7 @@ class DistillModel(nn.Module):
     def settle(self, accepted: bool, ranks: Ranks) -> None:
         """After each step, on all ranks: what losses remember is the same on all, and nothing of a refused step.
 
-        Nor do running statistics know of a refused step, whose numbers may not be finite.
+        Nor do running statistics and other buffers know of a refused step, whose numbers may not be finite.
         """
         if self._before_step is not None and not accepted:
             self._before_step.restore()

@@ -12,7 +12,10 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from kdcore.losses.projectors import ChannelNorm
 from kdcore.training.ranks import Ranks
 
-__all__ = ["Kept", "at_rest", "share_statistics", "statistics_of", "unmoved", "widen_statistics"]
+__all__ = ["Kept", "at_rest", "saved_buffers", "share_statistics", "statistics_of", "unmoved", "widen_statistics"]
+
+Place = tuple[nn.Module, str]
+"""A buffer, by the module that has it and its name there."""
 
 
 def share_statistics(student: nn.Module, ranks: Ranks) -> None:
@@ -45,16 +48,16 @@ def at_rest(model: nn.Module) -> Iterator[None]:
 
 
 class Kept:
-    """What buffers hold now, to be brought back."""
+    """What buffers hold now, to be brought back, whichever tensors they are by then."""
 
-    def __init__(self, buffers: Iterable[Tensor]) -> None:
-        self._values = [(buffer, buffer.clone()) for buffer in buffers]
+    def __init__(self, places: Iterable[Place]) -> None:
+        self._values = [(module, name, module.get_buffer(name).clone()) for module, name in places]
 
     @torch.no_grad()
     def restore(self) -> None:
         """The buffers hold it again."""
-        for buffer, before in self._values:
-            buffer.copy_(before)
+        for module, name, before in self._values:
+            module.get_buffer(name).copy_(before)
 
 
 @contextmanager
@@ -67,12 +70,21 @@ def unmoved(model: nn.Module) -> Iterator[None]:
         kept.restore()
 
 
-def statistics_of(model: nn.Module) -> list[Tensor]:
+def statistics_of(model: nn.Module) -> list[Place]:
     """Running means and variances, and how many batches they are of."""
-    found: list[Tensor | None] = []
-    for layer in _layers(model):
-        found += [layer.running_mean, layer.running_var, layer.num_batches_tracked]
-    return [each for each in found if each is not None]
+    names = ("running_mean", "running_var", "num_batches_tracked")
+    return [(layer, name) for layer in _layers(model) for name in names if getattr(layer, name) is not None]
+
+
+def saved_buffers(model: nn.Module, but: Iterable[Tensor] = ()) -> list[Place]:
+    """Those that a checkpoint has, `but` these."""
+    left = {id(buffer) for buffer in but}
+    return [
+        (module, name)
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name not in module._non_persistent_buffers_set and id(buffer) not in left
+    ]
 
 
 def widen_statistics(model: nn.Module) -> None:

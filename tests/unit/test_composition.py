@@ -146,6 +146,31 @@ def test_a_contrast_memory_is_one_of_samples(accepted):
         assert torch.equal(rows[3:], first[3:])
 
 
+@pytest.mark.parametrize(("policy", "accepted"), [("skip", False), ("skip", True), ("stop", True)])
+def test_a_skipped_step_leaves_statistics_and_buffers_as_they_were(policy, accepted):
+    student = network(norm=True)
+    hint = {"type": "fitnet", "at": "1"}  # through a BatchNorm of its own
+    composition = composed(CROSS, hint, MEMORY, CONTRAST, student=student, teacher=LiveTeacher(network(6), ["1", "3"]))
+    model = DistillModel(student, TrainingConfig(steps=1, on_bad_step=policy), True, composition).train()
+    changing = (
+        "student.1.running_var",
+        "1.regressors.0.1.running_mean",
+        "2.calls",
+        "3.memories.0.normalisers",
+        "2.rows",
+    )
+    for _ in range(2):
+        before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        for micro_batch in (seen(4), replace(seen(3), pixels=torch.full((3, 1, 6, 6), torch.nan))):
+            model(micro_batch)
+        model.settle(accepted, ALONE)
+        same = {name: torch.equal(before[name], buffer) for name, buffer in model.named_buffers()}
+        assert [same[name] for name in same if name.endswith(changing)] == [not accepted] * len(changing)
+        assert all(same.values()) or accepted
+        if accepted:
+            return
+
+
 def test_a_buffer_as_long_as_the_training_set_is_no_memory_for_that():
     """CRD has two numbers to divide by, and here two samples."""
     side = LiveTeacher(network(6), ["3"])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kdcore.config.loss import LabelKind
 from kdcore.config.losses.base import FeatureTerm, LossTerm
+from kdcore.errors import ConfigError
 from kdcore.labels.soft_labels import SoftLabels
 from kdcore.losses.projectors import require_maps
 
@@ -36,6 +37,8 @@ class Shapes:
     student_model: nn.Module | None = None
     teacher_model: nn.Module | None = None
     """None where the teacher's labels and features come from a store."""
+    of_first_tokens: bool = False
+    """Whether the teacher's are vectors where its layers give tokens, as a store of texts has them."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,17 @@ class LossInputs:
     labels: SoftLabels | None = None
     partner_targets: Tensor | None = None
     shares: Tensor | None = None
+
+    def mask_of(self, features: Tensor) -> Tensor | None:
+        """The mask of tokens [B, L, D], None of other features; ConfigError for tokens that are not the inputs'."""
+        if features.ndim != 3 or self.mask is None:
+            return None
+        if features.shape[:2] != self.mask.shape:
+            raise ConfigError(
+                f"which tokens are padding is known of the inputs, {list(self.mask.shape)}, and a tapped layer gives "
+                f"{list(features.shape)}: likely the network joins or adds tokens before it; tap another layer"
+            )
+        return self.mask
 
 
 class Method(nn.Module, ABC, Generic[TermT]):

@@ -14,6 +14,7 @@ __all__ = [
     "project",
     "projector",
     "require_maps",
+    "require_places",
     "same_size",
     "spatial_projector",
     "vector_projector",
@@ -52,13 +53,22 @@ def vector_projector(ours: tuple[int, ...], theirs: tuple[int, ...]) -> nn.Modul
     return nn.Identity() if ours[-1] == theirs[-1] else nn.Linear(ours[-1], theirs[-1])
 
 
+def require_places(ours: tuple[int, ...], theirs: tuple[int, ...]) -> None:
+    """ConfigError unless both shapes are of maps, of vectors, or of equally many tokens."""
+    if len(ours) != len(theirs) or (len(ours) == 2 and ours[0] != theirs[0]):
+        raise ConfigError(
+            f"this loss compares features place by place, but the tapped layers give {['B', *ours]} and "
+            f"{['B', *theirs]}: set `at` and `teacher_at` to layers of one kind, or `pool` for one vector of tokens"
+        )
+
+
 def require_maps(*shapes: tuple[int, ...]) -> None:
     """ConfigError unless all shapes are of maps, (C, H, W)."""
     for shape in shapes:
         if len(shape) != 3:
             raise ConfigError(
                 f"this loss compares feature maps [B, C, H, W], but a tapped layer gives {['B', *shape]}: set `at` and "
-                "`teacher_at` to convolutional layers"
+                "`teacher_at` to convolutional layers; tokens have losses of their own (docs/losses.md)"
             )
 
 
@@ -69,22 +79,13 @@ def spatial_projector(ours: tuple[int, ...], theirs: tuple[int, ...]) -> nn.Modu
 
 
 def projector(ours: tuple[int, ...], theirs: tuple[int, ...]) -> nn.Module:
-    """The spatial one for maps of both networks, else the one for vectors."""
-    return spatial_projector(ours, theirs) if len(ours) == len(theirs) == 3 else vector_projector(ours, theirs)
+    """The spatial one for maps, the one for vectors for vectors and tokens; ConfigError for what does not match."""
+    require_places(ours, theirs)
+    return spatial_projector(ours, theirs) if len(ours) == 3 else vector_projector(ours, theirs)
 
 
 def project(module: nn.Module, features: Tensor) -> Tensor:
-    """What a projector makes of features, in its own dtype on the way and in `wide` after it.
-
-    ConfigError for features of another width than it was built for.
-    """
-    entry = module[0] if isinstance(module, nn.Sequential) else module
-    if isinstance(entry, nn.Linear) and features.shape[-1] != entry.in_features:
-        raise ConfigError(
-            f"a projector was built for features of width {entry.in_features}, and got {features.shape[-1]}: likely "
-            "all tokens of texts, which differ in length, are taken as one vector; set `at` and `teacher_at` to a "
-            "module without tokens, such as bert.pooler"
-        )
+    """What a projector makes of features, in its own dtype on the way and in `wide` after it."""
     parameter = next(module.parameters(), None)
     return wide(module(features if parameter is None else features.to(parameter.dtype)))
 
@@ -96,13 +97,8 @@ def same_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pooled(features: Tensor) -> Tensor:
-    """Vectors [B, D], in `wide`: maps [B, C, H, W] averaged over places, tokens [B, L, D] over tokens."""
-    features = wide(features)
-    return (
-        features.mean((2, 3))
-        if features.dim() == 4
-        else features.reshape(len(features), -1, features.shape[-1]).mean(1)
-    )
+    """Vectors [B, D], in `wide`: as they are, maps [B, C, H, W] averaged over places."""
+    return wide(features).mean((2, 3)) if features.dim() == 4 else wide(features)
 
 
 def pooled_width(shape: tuple[int, ...]) -> int:

@@ -3,10 +3,11 @@
 from importlib import import_module
 from typing import Any
 
-from kdcore.config.losses import LossTerm
+from kdcore.config.losses import FeatureTerm, LossTerm
 from kdcore.config.losses.own import OwnTerm
 from kdcore.errors import ConfigError
 from kdcore.losses.method import Method, Shapes
+from kdcore.losses.tokens import pooled_inputs, pooled_shapes
 
 __all__ = ["make_method", "method_class"]
 
@@ -29,5 +30,13 @@ def method_class(term: LossTerm) -> type[Method[Any]]:
 
 
 def make_method(term: LossTerm, shapes: Shapes) -> Method[Any]:
-    """The method of a term, its parameters from torch's seed; ConfigError where the shapes do not fit it."""
-    return method_class(term)(term, shapes)
+    """The method of a term, its parameters from torch's seed; ConfigError where the shapes do not fit it.
+
+    It is built for, and given, one vector in place of tokens, where the term's `pool` says so.
+    """
+    kind = method_class(term)
+    if not isinstance(term, FeatureTerm):
+        return kind(term, shapes)
+    made = kind(term, pooled_shapes(term, shapes))
+    made.register_forward_pre_hook(lambda method, given: pooled_inputs(term, given[0]))
+    return made

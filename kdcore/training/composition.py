@@ -117,5 +117,6 @@ def compose(
         num_samples,
         student,
         teacher.model,
+        of_first_tokens=teacher.model is None and not example.is_floating_point(),
     )
     return Composition(student, taps, ComposedLoss(terms, shapes), teacher)

@@ -1,6 +1,6 @@
 """What a student's losses are told of the teacher: by itself, or by its store."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,9 +13,6 @@ from kdcore.labels.soft_labels import DenseLabels, FeatureLabels, SoftLabels
 from kdcore.taps import WHOLE, Taps, feature_shapes
 
 __all__ = ["Answer", "LiveTeacher", "NoTeacher", "StoredTeacher", "TeacherSide"]
-
-Paths = Mapping[str, str]
-"""Module paths of the teacher, and by which setting each is named (`compose.teacher_paths`)."""
 
 # As the forms count it: a class without mass, so that losses of logits stay finite.
 _NOTHING = -87.0
@@ -64,7 +61,7 @@ class NoTeacher:
 class LiveTeacher:
     """The network itself: frozen, in eval mode, in its own dtype, run under no gradient; no part of what is trained."""
 
-    def __init__(self, model: nn.Module, paths: Paths) -> None:
+    def __init__(self, model: nn.Module, paths: Sequence[str] | Mapping[str, str]) -> None:
         self._network = model.requires_grad_(False).eval()
         self._taps = Taps(model, paths, "the teacher")
         first = next(model.parameters())
@@ -93,11 +90,11 @@ class LiveTeacher:
 
 
 class StoredTeacher:
-    """A label store: `codec` decoded the labels."""
+    """A label store: `codec` decoded the labels. `paths` says by which setting each is named."""
 
     model: nn.Module | None = None
 
-    def __init__(self, codec: object, paths: Paths) -> None:
+    def __init__(self, codec: object, paths: Mapping[str, str]) -> None:
         self._shapes: dict[str, tuple[int, ...]] = {}
         if isinstance(codec, FeatureCodec):
             known = codec.shape_of()

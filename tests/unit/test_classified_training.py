@@ -22,6 +22,8 @@ LAYER = "bert.encoder.layer.{}"
 LOSSES = [
     {"type": "kl", "temperature": 2.0},
     {"type": "pkd", "at": LAYER.format(0), "teacher_at": LAYER.format(1)},
+    {"type": "fitnet", "at": LAYER.format(0), "teacher_at": LAYER.format(1)},
+    {"type": "rkd", "at": LAYER.format(0), "teacher_at": LAYER.format(1)},
     {
         "type": "hidden_states",
         "at": ["bert.embeddings", LAYER.format(0)],
@@ -75,7 +77,7 @@ def test_padding_teaches_nothing(recipe):
     together, found = model(task.samples.batch(pair))
     alone = [model(task.samples.batch(pair[[row]]))[1] for row in range(2)]
     # Losses of each text's own: those of a batch's tokens are means over all of them.
-    for name in ("loss/kl", "loss/pkd"):
+    for name in ("loss/kl", "loss/pkd", "loss/fitnet"):
         torch.testing.assert_close(found[name], alone[0][name] + alone[1][name], atol=1e-4, rtol=1e-4)
     assert torch.isfinite(together)
 

@@ -161,12 +161,3 @@ def test_all_tokens_beside_the_first_alone_are_refused(name):
     (slope,) = torch.autograd.grad(made("first", (6, 8), (8,))(given), states)
     assert float(slope[:, 0].abs().sum()) > 0
     assert float(slope[:, 1:].abs().sum()) == 0
-
-
-def test_texts_of_another_length_than_a_projector_was_built_for():
-    term = TypeAdapter(AnyLossTerm).validate_python({"type": "crd", "at": "a", "contrast": "batch"})
-    method = make_method(term, Shapes({"a": (6, 8)}, {"a": (6, 8)}, 3, 10))
-    states = torch.randn(4, 5, 8)
-    given = LossInputs(torch.zeros(4, 3), None, torch.zeros(4), student={"a": states}, teacher={"a": states})
-    with pytest.raises(ConfigError, match=r"width 48, and got 40.*bert\.pooler"):
-        method(given)

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from kdcore.errors import ConfigError
 from kdcore.losses.registry import make_method
+from kdcore.losses.tokens import token_mean
 from kdcore.losses.transformer.attention import map_distance, score_distance, scores_of
 from kdcore.losses.transformer.contrast import cos_nce
 from kdcore.losses.transformer.feature_maps import mean_distance, normalised_distance, variance_distance
 from kdcore.losses.transformer.hidden import cosine_distance, direction_distance, mean_square
 from kdcore.losses.transformer.layer_projection import layer_projection
-from kdcore.losses.transformer.tokens import token_mean
 from tests.support.methods import inputs, method, shapes, term
 
 SIZES = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(0, 999))

@@ -1,10 +1,12 @@
 """What every entry of `training.losses` has."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from kdcore.config.base import Settings
+
+Pool = Literal["mean", "first", "last"]
 
 
 class LossTerm(Settings):
@@ -67,3 +69,19 @@ class FeatureTerm(LossTerm):
 
     paired: ClassVar[bool] = True
     """Whether the n-th layer of one network belongs to the n-th of the other; methods that weigh all pairs say no."""
+
+
+class VectorTerm(FeatureTerm):
+    """A loss of one vector a sample, which is made of tokens [B, L, D] by `pool`."""
+
+    pool: Pool = Field(
+        default="mean", description="what stands for tokens [B, L, D]: their mean, the first or the last; no padding"
+    )
+
+
+class PlacesTerm(FeatureTerm):
+    """A loss that compares features place by place."""
+
+    pool: Pool | None = Field(
+        default=None, description="what stands for tokens [B, L, D], as one vector; default: each but padding counts"
+    )

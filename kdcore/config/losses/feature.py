@@ -5,11 +5,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from kdcore.config.losses.base import FeatureTerm
+from kdcore.config.losses.base import FeatureTerm, PlacesTerm, VectorTerm
 from kdcore.config.losses.feature_later import LaterFeatureTerm
 
 
-class FitNetTerm(FeatureTerm):
+class FitNetTerm(PlacesTerm):
     """Features through a regressor are to be the teacher's (row F1)."""
 
     home: ClassVar[str] = "kdcore.losses.feature.fitnet:FitNet"
@@ -56,7 +56,7 @@ class FactorTransferTerm(FeatureTerm):
     )
 
 
-class ActivationBoundaryTerm(FeatureTerm):
+class ActivationBoundaryTerm(PlacesTerm):
     """Which neurons fire, before the ReLU (row F7)."""
 
     home: ClassVar[str] = "kdcore.losses.feature.activation_boundary:ActivationBoundary"
@@ -90,7 +90,7 @@ class SemCKDTerm(FeatureTerm):
     factor: int = Field(default=4, ge=1, description="how much narrower than `batch` queries and keys are")
 
 
-class VariationalInformationTerm(FeatureTerm):
+class VariationalInformationTerm(PlacesTerm):
     """The teacher's features predicted with a learnt variance a channel (row F17)."""
 
     home: ClassVar[str] = "kdcore.losses.feature.variational_information:VariationalInformation"
@@ -108,7 +108,7 @@ class TaskOrientedTerm(FeatureTerm):
     heat: float = Field(default=3.0, ge=0, description="how much the temperature rises above one until the last step")
 
 
-class PrimeAwareTerm(FeatureTerm):
+class PrimeAwareTerm(VectorTerm):
     """Embeddings with a learnt variance a sample (row F20)."""
 
     home: ClassVar[str] = "kdcore.losses.feature.prime_aware:PrimeAware"

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from kdcore.config.losses.base import FeatureTerm
+from kdcore.config.losses.base import FeatureTerm, VectorTerm
 
 
 class ReviewTerm(FeatureTerm):
@@ -58,7 +58,7 @@ class WassersteinTerm(FeatureTerm):
     mean_ratio: float = Field(default=4.0, ge=0, description="weight of the means against the deviations")
 
 
-class SimpleRecipeTerm(FeatureTerm):
+class SimpleRecipeTerm(VectorTerm):
     """Pooled features after BatchNorm, the logarithm of a power's sum (SRD)."""
 
     home: ClassVar[str] = "kdcore.losses.feature.simple_recipe:SimpleRecipe"
@@ -78,7 +78,7 @@ class KnowledgeAdaptationTerm(FeatureTerm):
     )
 
 
-class KernelAlignmentTerm(FeatureTerm):
+class KernelAlignmentTerm(VectorTerm):
     """Which samples are alike (linear CKA)."""
 
     home: ClassVar[str] = "kdcore.losses.feature.kernel_alignment:KernelAlignment"

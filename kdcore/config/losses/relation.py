@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from kdcore.config.losses.base import FeatureTerm, LossTerm
+from kdcore.config.losses.base import FeatureTerm, LossTerm, VectorTerm
 
 _HOME = "kdcore.losses.relation."
 
@@ -32,7 +32,7 @@ class SingularVectorsTerm(LayersTerm):
     vectors: int = Field(default=1, ge=1, description="of the teacher's layers, the leading ones")
 
 
-class TripletOrderTerm(FeatureTerm):
+class TripletOrderTerm(VectorTerm):
     """Which of two samples is nearer to a third (row L3)."""
 
     home: ClassVar[str] = _HOME + "triplet_order:TripletOrder"
@@ -40,7 +40,7 @@ class TripletOrderTerm(FeatureTerm):
     margin: float = Field(default=1.0, ge=0, description="of squared distances")
 
 
-class DarkRankTerm(FeatureTerm):
+class DarkRankTerm(VectorTerm):
     """DarkRank: in which order the other samples are like one (row L5)."""
 
     home: ClassVar[str] = _HOME + "dark_rank:DarkRank"
@@ -70,7 +70,7 @@ class AttentionGraphTerm(LayersTerm):
     heads: int = Field(default=8, ge=1, description="of attention")
 
 
-class RelationalTerm(FeatureTerm):
+class RelationalTerm(VectorTerm):
     """RKD: distances between samples, and angles of three (row L7)."""
 
     home: ClassVar[str] = _HOME + "relational:Relational"
@@ -79,7 +79,7 @@ class RelationalTerm(FeatureTerm):
     angle_weight: float = Field(default=50.0, ge=0, description="of the angles; 0 saves their memory")
 
 
-class InstanceGraphTerm(LayersTerm):
+class InstanceGraphTerm(LayersTerm, VectorTerm):
     """IRG: samples as a graph at each layer, and how it changes (row L8)."""
 
     home: ClassVar[str] = _HOME + "instance_graph:InstanceGraph"
@@ -89,14 +89,14 @@ class InstanceGraphTerm(LayersTerm):
     movement_weight: float = Field(default=5.0, ge=0, description="of distances between layers")
 
 
-class SimilarityPreservingTerm(FeatureTerm):
+class SimilarityPreservingTerm(VectorTerm):
     """SP: which samples of a batch are alike (row L9)."""
 
     home: ClassVar[str] = _HOME + "similarity_preserving:SimilarityPreserving"
     type: Literal["similarity_preserving"] = "similarity_preserving"
 
 
-class CorrelationCongruenceTerm(FeatureTerm):
+class CorrelationCongruenceTerm(VectorTerm):
     """CCKD: correlations between samples (row L10)."""
 
     home: ClassVar[str] = _HOME + "correlation_congruence:CorrelationCongruence"
@@ -109,7 +109,7 @@ class CorrelationCongruenceTerm(FeatureTerm):
     dimension: int = Field(default=128, ge=1, description="of the embeddings that the short form compares")
 
 
-class LearningMetricsTerm(FeatureTerm):
+class LearningMetricsTerm(VectorTerm):
     """Embeddings that are alike, or as far from each other (row L11)."""
 
     home: ClassVar[str] = _HOME + "learning_metrics:LearningMetrics"
@@ -118,14 +118,14 @@ class LearningMetricsTerm(FeatureTerm):
     relative_weight: float = Field(default=1.0, ge=0, description="of differences between distances of samples")
 
 
-class ProbabilisticTerm(FeatureTerm):
+class ProbabilisticTerm(VectorTerm):
     """PKT: how likely samples are neighbours (row L12)."""
 
     home: ClassVar[str] = _HOME + "probabilistic:Probabilistic"
     type: Literal["pkt"] = "pkt"
 
 
-class InformationFlowTerm(FeatureTerm):
+class InformationFlowTerm(VectorTerm):
     """PKT at several layers, those before the last with a weight that falls (row L13)."""
 
     home: ClassVar[str] = _HOME + "information_flow:InformationFlow"
@@ -135,7 +135,7 @@ class InformationFlowTerm(FeatureTerm):
     decays: int = Field(default=50, ge=0, description="how often the weight falls")
 
 
-class LocalityTerm(FeatureTerm):
+class LocalityTerm(VectorTerm):
     """LP: what the teacher has near stays near (row L14)."""
 
     home: ClassVar[str] = _HOME + "locality:Locality"
@@ -144,7 +144,7 @@ class LocalityTerm(FeatureTerm):
     width: float = Field(default=1.0, gt=0, description="of the teacher's squared distances, in their weights")
 
 
-class ContrastiveRepresentationTerm(FeatureTerm):
+class ContrastiveRepresentationTerm(VectorTerm):
     """CRD: that two embeddings are of the same sample (row L15)."""
 
     home: ClassVar[str] = _HOME + "contrastive_representation:ContrastiveRepresentation"

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from kdcore.config.losses.base import FeatureTerm, LossTerm
+from kdcore.config.losses.base import FeatureTerm, LossTerm, VectorTerm
 
 
 class CrossEntropyTerm(LossTerm):
@@ -244,7 +244,7 @@ class CurriculumTerm(LogitTerm):
     )
 
 
-class FeatureNormTerm(FeatureTerm):
+class FeatureNormTerm(VectorTerm):
     """A temperature for each sample, the length of its features (row F10)."""
 
     home: ClassVar[str] = "kdcore.losses.response.feature_norm:FeatureNorm"

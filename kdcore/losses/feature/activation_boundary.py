@@ -12,19 +12,20 @@ from kdcore.config.losses.feature import ActivationBoundaryTerm
 from kdcore.losses.method import FeatureMethod, LossInputs, Shapes
 from kdcore.losses.numerics import wide
 from kdcore.losses.projectors import project, projector, same_size
+from kdcore.losses.tokens import sample_sum
 
 __all__ = ["ActivationBoundary", "activation_boundary"]
 
 
-def activation_boundary(student: Tensor, teacher: Tensor, margin: float = 1.0) -> Tensor:
+def activation_boundary(student: Tensor, teacher: Tensor, margin: float = 1.0, mask: Tensor | None = None) -> Tensor:
     """Sum over neurons of (s + m)^2 where t <= 0 and s > -m, (s - m)^2 where t > 0 and s <= m; mean over samples.
 
-    Features before the ReLU, [B, ...] of one shape.
+    Features before the ReLU, [B, ...] of one shape; of tokens [B, L, D] those count where `mask` [B, L] is true.
     """
     student = wide(student)
     silent = (student + margin).clamp_min(0)
     firing = (margin - student).clamp_min(0)
-    return torch.where(teacher > 0, firing, silent).square().flatten(1).sum(1).mean()
+    return sample_sum(torch.where(teacher > 0, firing, silent).square(), mask)
 
 
 class ActivationBoundary(FeatureMethod[ActivationBoundaryTerm]):
@@ -39,4 +40,5 @@ class ActivationBoundary(FeatureMethod[ActivationBoundaryTerm]):
         student = project(self.connectors[number], student)
         if student.dim() == 4:
             student, teacher = same_size(student, teacher)
-        return activation_boundary(student, teacher, self.term.margin) / 2 ** (len(self.connectors) - 1 - number)
+        loss = activation_boundary(student, teacher, self.term.margin, inputs.mask_of(teacher))
+        return loss / 2 ** (len(self.connectors) - 1 - number)

@@ -10,29 +10,32 @@ from torch import Tensor, nn
 from kdcore.config.losses.feature import FitNetTerm
 from kdcore.losses.method import FeatureMethod, LossInputs, Shapes
 from kdcore.losses.numerics import wide
-from kdcore.losses.projectors import ChannelNorm, project, same_size
+from kdcore.losses.projectors import ChannelNorm, project, require_places, same_size
+from kdcore.losses.tokens import sample_mean, sample_sum
 
 __all__ = ["FitNet", "hint_loss", "hint_regressor"]
 
 
-def hint_loss(student: Tensor, teacher: Tensor, mode: str = "code") -> Tensor:
+def hint_loss(student: Tensor, teacher: Tensor, mode: str = "code", mask: Tensor | None = None) -> Tensor:
     """mean (s - t)^2 of features [B, ...] of one shape or, as the paper has it, the mean over samples of ||s - t||^2/2.
 
-    Maps [B, C, H, W] are brought to the smaller one's H and W.
+    Maps [B, C, H, W] are brought to the smaller one's H and W. Of tokens [B, L, D] those count where `mask` [B, L] is
+    true, and the mean is one over samples of their tokens'.
     """
     if student.dim() == 4:
         student, teacher = same_size(student, teacher)
     squares = (wide(student) - wide(teacher)).square()
-    return 0.5 * squares.flatten(1).sum(1).mean() if mode == "paper" else squares.mean()
+    return 0.5 * sample_sum(squares, mask) if mode == "paper" else sample_mean(squares, mask)
 
 
 def hint_regressor(ours: tuple[int, ...], theirs: tuple[int, ...], relu: bool | None = None) -> nn.Module:
-    """Features of shape `ours` to `theirs`: linear for vectors; of maps, a convolution that makes a larger map smaller.
+    """Features of shape `ours` to `theirs`: linear of vectors; of maps, a convolution that makes a larger map smaller.
 
     A map of a whole multiple of the teacher's size has a stride; another larger one a kernel of the difference and one
     (section 2.2 of the paper). A smaller one keeps its size: the loss averages the teacher's. `relu` None: of maps.
     """
-    maps = len(ours) == len(theirs) == 3
+    require_places(ours, theirs)
+    maps = len(ours) == 3
     last = [nn.ReLU()] if relu or (relu is None and maps) else []
     if not maps:
         return nn.Sequential(nn.Linear(ours[-1], theirs[-1]), *last)
@@ -54,4 +57,5 @@ class FitNet(FeatureMethod[FitNetTerm]):
 
     def pair(self, number: int, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
         """See FeatureMethod."""
-        return hint_loss(project(self.regressors[number], student), teacher, self.term.mode)
+        ours = project(self.regressors[number], student)
+        return hint_loss(ours, teacher, self.term.mode, inputs.mask_of(teacher))

@@ -13,28 +13,32 @@ from torch.nn import functional
 from kdcore.config.losses.feature import VariationalInformationTerm
 from kdcore.losses.method import FeatureMethod, LossInputs, Shapes
 from kdcore.losses.numerics import wide
-from kdcore.losses.projectors import project, same_size
+from kdcore.losses.projectors import pooled_width, project, require_places, same_size
+from kdcore.losses.tokens import sample_mean
 
 __all__ = ["VariationalInformation", "gaussian_surprise"]
 
 SMALLEST_VARIANCE = 1e-5
 
 
-def gaussian_surprise(mean: Tensor, variance: Tensor, teacher: Tensor) -> Tensor:
-    """mean ((t - mean)^2 / variance + log variance) / 2 of features [B, ...]; variance broadcasts and is positive."""
-    return 0.5 * ((wide(teacher) - wide(mean)).square() / variance + variance.log()).mean()
+def gaussian_surprise(mean: Tensor, variance: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    """mean ((t - mean)^2 / variance + log variance) / 2 of features [B, ...]; variance broadcasts and is positive.
+
+    Of tokens [B, L, D] those count where `mask` [B, L] is true: the mean over samples of their tokens'.
+    """
+    return 0.5 * sample_mean((wide(teacher) - wide(mean)).square() / variance + variance.log(), mask)
 
 
 def _regressor(ours: tuple[int, ...], theirs: tuple[int, ...]) -> nn.Module:
     """Three linear layers on channels with ReLU between: 1 x 1 convolutions of maps."""
+    require_places(ours, theirs)
+    maps = len(ours) == 3
 
     def layer(width: int, other: int) -> nn.Module:
-        maps = len(ours) == len(theirs) == 3
         return nn.Conv2d(width, other, 1, bias=False) if maps else nn.Linear(width, other, bias=False)
 
-    axis = 0 if len(ours) == len(theirs) == 3 else -1
-    width = theirs[axis]
-    first, *later = layer(ours[axis], width), layer(width, width), layer(width, width)
+    width = pooled_width(theirs)
+    first, *later = layer(pooled_width(ours), width), layer(width, width), layer(width, width)
     return nn.Sequential(first, *(part for one in later for part in (nn.ReLU(), one)))
 
 
@@ -45,8 +49,7 @@ class VariationalInformation(FeatureMethod[VariationalInformationTerm]):
         super().__init__(term, shapes)
         self.regressors = self.for_pairs(shapes, _regressor)
         start = math.log(math.expm1(term.initial_variance - SMALLEST_VARIANCE))
-        theirs = [shapes.teacher[path] for path in term.teacher_paths]
-        widths = [shape[0] if len(shape) == 3 else shape[-1] for shape in theirs]
+        widths = [pooled_width(shapes.teacher[path]) for path in term.teacher_paths]
         self.spreads = nn.ParameterList(torch.full((width,), start) for width in widths)
 
     def variance(self, number: int) -> Tensor:
@@ -56,7 +59,7 @@ class VariationalInformation(FeatureMethod[VariationalInformationTerm]):
     def pair(self, number: int, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
         """See FeatureMethod."""
         variance = self.variance(number)
-        if student.dim() == teacher.dim() == 4:
+        if student.dim() == 4:
             student, teacher = same_size(student, teacher)
             variance = variance[:, None, None]
-        return gaussian_surprise(project(self.regressors[number], student), variance, teacher)
+        return gaussian_surprise(project(self.regressors[number], student), variance, teacher, inputs.mask_of(teacher))

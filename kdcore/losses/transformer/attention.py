@@ -15,7 +15,7 @@ from kdcore.errors import ConfigError
 from kdcore.losses.forms import KL
 from kdcore.losses.method import LossInputs, Method, Shapes
 from kdcore.losses.numerics import wide
-from kdcore.losses.transformer.tokens import check_tokens, token_mean
+from kdcore.losses.tokens import check_tokens, token_mean
 
 __all__ = ["AttentionMaps", "AttentionScores", "check_heads", "map_distance", "score_distance", "scores_of"]
 

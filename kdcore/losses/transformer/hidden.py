@@ -15,7 +15,7 @@ from kdcore.config.losses.transformer import HiddenCosineTerm, HiddenStatesTerm,
 from kdcore.losses.method import FeatureMethod, LossInputs, Shapes
 from kdcore.losses.numerics import unit, wide
 from kdcore.losses.projectors import project, vector_projector
-from kdcore.losses.transformer.tokens import check_tokens, sequences, token_mean
+from kdcore.losses.tokens import check_tokens, sequences, token_mean
 
 __all__ = [
     "HiddenCosine",

@@ -13,7 +13,7 @@ from kdcore.errors import ConfigError
 from kdcore.losses.method import LossInputs, Method, Shapes
 from kdcore.losses.numerics import wide
 from kdcore.losses.projectors import project, vector_projector
-from kdcore.losses.transformer.tokens import check_tokens, sequences, token_mean
+from kdcore.losses.tokens import check_tokens, sequences, token_mean
 
 __all__ = ["LayerProjection", "layer_projection"]
 

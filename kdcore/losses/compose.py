@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from kdcore.config.losses import LossTerm
 from kdcore.config.losses.base import FeatureTerm
 from kdcore.config.losses.own import OwnTerm
+from kdcore.errors import ConfigError
 from kdcore.losses.method import LossInputs, Shapes
 from kdcore.losses.registry import make_method, method_class
 
@@ -48,12 +49,20 @@ def term_names(terms: Sequence[LossTerm]) -> tuple[str, ...]:
 
 
 class ComposedLoss(nn.Module):
-    """The sum of `terms`, with the parameters and memories that their methods own."""
+    """The sum of `terms`, with the parameters and memories that their methods own.
 
-    def __init__(self, terms: Sequence[LossTerm], shapes: Shapes) -> None:
+    ConfigError where the shapes do not suit one of these losses, which a recipe lists `where`.
+    """
+
+    def __init__(self, terms: Sequence[LossTerm], shapes: Shapes, where: str = LOSSES) -> None:
         super().__init__()
         self.terms, self.names = tuple(terms), term_names(terms)
-        self.methods = nn.ModuleList(make_method(term, shapes) for term in terms)
+        self.methods = nn.ModuleList()
+        for number, term in enumerate(terms):
+            try:
+                self.methods.append(make_method(term, shapes))
+            except ConfigError as error:
+                raise ConfigError(f"{where}.{number}, {term.label}: {error.message}") from error
 
     def forward(self, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """Of B samples B x the weighted sum, and B x the value of each term by name, detached.

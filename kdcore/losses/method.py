@@ -18,7 +18,7 @@ from kdcore.errors import ConfigError
 from kdcore.labels.soft_labels import SoftLabels
 from kdcore.losses.projectors import require_maps
 
-__all__ = ["FeatureMethod", "LossInputs", "MapMethod", "Method", "Shapes"]
+__all__ = ["FeatureMethod", "LossInputs", "MapMethod", "Method", "Shape", "Shapes"]
 
 TermT = TypeVar("TermT", bound=LossTerm)
 FeatureTermT = TypeVar("FeatureTermT", bound=FeatureTerm)

@@ -3,7 +3,8 @@
 from importlib import import_module
 from typing import Any
 
-from kdcore.config.losses import FeatureTerm, LossTerm
+from kdcore.config.losses import LossTerm
+from kdcore.config.losses.base import PlacesTerm, VectorTerm
 from kdcore.config.losses.own import OwnTerm
 from kdcore.errors import ConfigError
 from kdcore.losses.method import Method, Shapes
@@ -35,8 +36,9 @@ def make_method(term: LossTerm, shapes: Shapes) -> Method[Any]:
     It is built for, and given, one vector in place of tokens, where the term's `pool` says so.
     """
     kind = method_class(term)
-    if not isinstance(term, FeatureTerm):
+    if not isinstance(term, VectorTerm | PlacesTerm):
         return kind(term, shapes)
     made = kind(term, pooled_shapes(term, shapes))
-    made.register_forward_pre_hook(lambda method, given: pooled_inputs(term, given[0]))
+    if term.pool is not None:
+        made.register_forward_pre_hook(lambda method, given: pooled_inputs(term, given[0]))
     return made

@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from kdcore.config.losses.base import FeatureTerm, PlacesTerm, Pool, VectorTerm
+from kdcore.config.losses.base import PlacesTerm, Pool, VectorTerm
 from kdcore.errors import ConfigError
-from kdcore.losses.method import LossInputs, Shapes
+from kdcore.losses.method import LossInputs, Shape, Shapes
 from kdcore.losses.numerics import wide
 
 __all__ = [
@@ -38,29 +38,27 @@ def pool_tokens(states: Tensor, mask: Tensor | None, pool: Pool) -> Tensor:
     return states[torch.arange(len(states), device=states.device), places]
 
 
-def pooled_shapes(term: FeatureTerm, shapes: Shapes) -> Shapes:
+def pooled_shapes(term: VectorTerm | PlacesTerm, shapes: Shapes) -> Shapes:
     """The shapes of what `pooled_inputs` gives. ConfigError for layers of both networks that do not go together."""
-    pool = _pool_of(term)
-    if isinstance(term, VectorTerm | PlacesTerm):
-        for ours, theirs in zip(term.at, term.teacher_paths, strict=True):
-            if shapes.of_first_tokens and len(shapes.student[ours]) == 2 and pool != "first":
-                raise ConfigError(
-                    f"{term.label} compares tokens of '{ours}', {['B', *shapes.student[ours]]}, with '{theirs}' of the "
-                    "teacher, of which a store of texts has the first token: set its `pool: first`, or "
-                    "training.live_teacher: true"
-                )
-    if pool is None:
+    for ours, theirs in zip(term.at, term.teacher_paths, strict=True):
+        if shapes.of_first_tokens and len(shapes.student[ours]) == 2 and term.pool != "first":
+            raise ConfigError(
+                f"tokens of '{ours}', {['B', *shapes.student[ours]]}, are compared with '{theirs}' of the teacher, of "
+                "which a store of texts has the first token: set this loss's `pool: first`, or "
+                "training.live_teacher: true"
+            )
+    if term.pool is None:
         return shapes
-    sides = (shapes.student, term.at), (shapes.teacher, term.teacher_paths)
-    student, teacher = (
-        {**side, **{path: side[path][-1:] for path in paths if len(side[path]) == 2}} for side, paths in sides
-    )
-    return replace(shapes, student=student, teacher=teacher)
+
+    def pooled(shapes: Mapping[str, Shape], paths: tuple[str, ...]) -> dict[str, Shape]:
+        return {path: shapes[path][-1:] if len(shapes[path]) == 2 else shapes[path] for path in paths}
+
+    return replace(shapes, student=pooled(shapes.student, term.at), teacher=pooled(shapes.teacher, term.teacher_paths))
 
 
-def pooled_inputs(term: FeatureTerm, inputs: LossInputs) -> LossInputs:
-    """The inputs with one vector in place of the tokens of each layer of the term, where its settings say so."""
-    pool = _pool_of(term)
+def pooled_inputs(term: VectorTerm | PlacesTerm, inputs: LossInputs) -> LossInputs:
+    """The inputs with the features of the term's layers, one vector in place of tokens, where its settings say so."""
+    pool = term.pool
     if pool is None:
         return inputs
 
@@ -71,10 +69,6 @@ def pooled_inputs(term: FeatureTerm, inputs: LossInputs) -> LossInputs:
         }
 
     return replace(inputs, student=pooled(inputs.student, term.at), teacher=pooled(inputs.teacher, term.teacher_paths))
-
-
-def _pool_of(term: FeatureTerm) -> Pool | None:
-    return term.pool if isinstance(term, VectorTerm | PlacesTerm) else None
 
 
 def check_tokens(shapes: Sequence[tuple[int, ...]]) -> None:

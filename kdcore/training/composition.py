@@ -18,7 +18,7 @@ from kdcore.training.batches import ClassifiedTextBatch, ImageBatch
 from kdcore.training.memories import Memories
 from kdcore.training.teacher_side import TeacherSide
 
-__all__ = ["Composition", "compose", "dtype_of"]
+__all__ = ["Composition", "compose", "inputs_of"]
 
 
 class Composition:
@@ -43,9 +43,7 @@ class Composition:
         return total * 0, {name: value * 0 for name, value in metrics.items()}
 
     def _loss(self, batch: ImageBatch | ClassifiedTextBatch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        given = batch.inputs
-        if given.is_floating_point():
-            given = given.to(dtype_of(self._student))
+        given = inputs_of(batch, self._student)
         if self._by_input:
             given = given.detach().requires_grad_()
         with self._taps:
@@ -90,9 +88,10 @@ class Composition:
             )
 
 
-def dtype_of(student: nn.Module) -> torch.dtype:
-    """What goes into the first layer has the type of its weights, which DeepSpeed casts to bfloat16."""
-    return next(student.parameters()).dtype
+def inputs_of(batch: ImageBatch | ClassifiedTextBatch, student: nn.Module) -> Tensor:
+    """What the student is called with: pixels in the type of its weights, which DeepSpeed casts to bfloat16."""
+    given = batch.inputs
+    return given.to(next(student.parameters()).dtype) if given.is_floating_point() else given
 
 
 def compose(
@@ -119,4 +118,4 @@ def compose(
         teacher.model,
         of_first_tokens=teacher.model is None and not example.is_floating_point(),
     )
-    return Composition(student, taps, ComposedLoss(terms, shapes), teacher)
+    return Composition(student, taps, ComposedLoss(terms, shapes, where), teacher)

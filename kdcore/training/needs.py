@@ -33,19 +33,17 @@ def check_losses(recipe: Recipe) -> str | None:
     if recipe.teacher is None:
         _refuse_without_teacher(training.losses, "training.losses", "add `teacher`")
         return None
-    lacks = {term.label: lack for term in training.losses if (lack := _lacking(term, recipe.codec)) is not None}
+    lacks = [f"{term.label} needs {lack}" for term in training.losses if (lack := _lacking(term, recipe.codec))]
     if training.live_teacher is True:
         return "training.live_teacher is true"
-    if not lacks:
-        return None
-    what = "; ".join(f"{name} needs {lack}" for name, lack in lacks.items())
-    if training.live_teacher is False:
+    what = "; ".join(dict.fromkeys(lacks))
+    if what and training.live_teacher is False:
         raise ConfigError(
             f"training.losses must find all they need in the store where training.live_teacher is false, but labels "
             f"of labels.codec.type '{recipe.codec.type}' lack something: {what}. "
             f"{_remedy(training.losses, kind_of(recipe.data))}"
         )
-    return what
+    return what or None
 
 
 def _refuse_unfit_data(data: DataConfig, terms: Sequence[LossTerm]) -> None:

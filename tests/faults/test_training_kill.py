@@ -9,12 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from kdcore.training.arms import Arm
 from kdcore.training.checkpoint import latest_checkpoint
 from kdcore.training.run import run_arms
-from tests.support.training import text_recipe, write_corpus
+from tests.support.training import distilled_images, text_recipe, write_corpus, write_image_teacher
 
 REPO = Path(__file__).parents[2]
 ARM = Arm("student-seed0", 0, uses_labels=False)
@@ -24,11 +25,11 @@ DEEPSPEED = {"engine": {"type": "deepspeed", "zero_stage": 1}}
 PROGRAM = """
 import json, sys, time
 from pathlib import Path
-from tests.support.training import text_recipe
+from tests.support import training
 from kdcore.training.arms import Arm
 from kdcore.training.run import run_arms
-recipe = text_recipe(Path(sys.argv[1]), sys.argv[2], **json.loads(sys.argv[3]))
-run_arms(recipe, [Arm("student-seed0", 0, uses_labels=False)], lambda progress: time.sleep(0.3))
+recipe = getattr(training, sys.argv[4])(Path(sys.argv[1]), sys.argv[2], **json.loads(sys.argv[3]))
+run_arms(recipe, [Arm("student-seed0", 0, uses_labels=recipe.teacher is not None)], lambda progress: time.sleep(0.3))
 """
 
 
@@ -39,10 +40,12 @@ def root(tmp_path_factory) -> Path:
     return root
 
 
-def start_and_end(root: Path, name: str, settings: dict, lines: int, end: signal.Signals = signal.SIGKILL) -> int:
+def start_and_end(
+    root: Path, name: str, settings: dict, lines: int, end: signal.Signals = signal.SIGKILL, recipe: str = "text_recipe"
+) -> int:
     """Runs until `lines` steps are logged, then sends the signal; returns the exit code."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
-    command = [sys.executable, "-c", PROGRAM, str(root), name, json.dumps(settings)]
+    command = [sys.executable, "-c", PROGRAM, str(root), name, json.dumps(settings), recipe]
     metrics = root / "runs" / name / "arms" / ARM.name / "metrics.jsonl"
     process = subprocess.Popen(command, env=environment)
     try:
@@ -91,6 +94,20 @@ def test_a_killed_run_continues_to_the_same_student(root, engine):
     assert losses == pytest.approx(wanted_losses, rel=1e-6)
     for key, value in wanted_weights.items():
         assert (weights[key] - value).norm() <= 1e-5 * value.norm(), key
+
+
+def test_a_killed_run_goes_on_with_the_same_projectors_and_memory(root):
+    at = {"at": "2", "teacher_at": "blocks.2"}
+    losses = [{"type": "cross_entropy"}, {"type": "fitnet", **at}, {"type": "crd", **at, "negatives": 16}]
+    settings, arm = SETTINGS | {"batch_size": 48, "losses": losses}, Arm(ARM.name, 0, uses_labels=True)
+    write_image_teacher(root)
+    run_arms(distilled_images(root, "whole-losses", **settings), [arm])
+    start_and_end(root, "broken-losses", settings, lines=8, recipe="distilled_images")
+    run_arms(distilled_images(root, "broken-losses", **settings), [arm])
+    (steps, losses, weights), wanted = outcome(root, "broken-losses"), outcome(root, "whole-losses")
+    assert steps == wanted[0] == list(range(1, 15))
+    assert losses == pytest.approx(wanted[1], rel=1e-6)
+    assert all(torch.equal(weights[key], value) for key, value in wanted[2].items())
 
 
 def test_a_torn_checkpoint_falls_back_to_the_one_before(root):

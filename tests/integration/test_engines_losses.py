@@ -32,6 +32,10 @@ BASE = {"images": True, "batch_size": 16, "steps": 6, "losses": LOSSES, "checkpo
 # In its second micro-batch of each step the last rank has no sample.
 UNEVEN = {**BASE, "batch_size": 3, "micro_batch_size": 1}
 CRD = {**BASE, "losses": [LOSSES[0], {"type": "crd", "at": "2", "teacher_at": "blocks.2", "negatives": 16}]}
+# Losses of single samples, which another number of ranks does not change; steps 4 to 6 see what 1 to 3 remembered.
+ALONE = {**BASE, "network": "plain", "batch_size": 64, "losses": [LOSSES[0], {**LOSSES[2], "type": "vid"}, LOSSES[3]]}
+MOVED = {"moved-torch": ALONE, "moved-zero2": {**ALONE, **ENGINES["zero2"]}}
+KEPT = {"moved-crd": {**CRD, "checkpoint": {"every_steps": 2, "keep": 9}}}
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +47,13 @@ def trained(tmp_path_factory) -> Path:
     whole |= {f"crd-{name}": {**CRD, **engine} for name, engine in ENGINES.items()}
     whole |= {f"bf16-{name}": {**BASE, **engine, "precision": "bfloat16"} for name, engine in ENGINES.items()}
     whole |= {f"uneven-{name}": {**UNEVEN, **engine} for name, engine in ENGINES.items()}
+    whole |= {"still-torch": ALONE}
     broken = {f"broken-{name}": {**BASE, **engine} for name, engine in ENGINES.items()}
-    start(root, 2, whole | {name: {**settings, "stop_at": 3} for name, settings in broken.items()})
+    stopped = {name: {**settings, "stop_at": 3} for name, settings in (broken | MOVED).items()}
+    stopped |= {name: {**settings, "stop_at": 2} for name, settings in KEPT.items()}
+    start(root, 2, whole | stopped)
     start(root, 2, broken)
+    start(root, 1, MOVED | KEPT)
     return root
 
 
@@ -61,11 +69,11 @@ def weights(root: Path, name: str) -> Weights:
     return load_file(directory(root, name) / "student" / "model.safetensors")
 
 
-def start_weights(root: Path) -> Weights:
+def start_weights(root: Path, network: str = "normed") -> Weights:
     from kdcore.training.task import make_task
 
     torch.manual_seed(ARM.seed)
-    return make_task(distilled_images(root, "unused", losses=LOSSES), ARM).build().state_dict()
+    return make_task(distilled_images(root, "unused", network, losses=LOSSES), ARM).build().state_dict()
 
 
 @pytest.mark.parametrize("name", [name for name in ENGINES if name != "torch"])
@@ -84,6 +92,22 @@ def test_a_stopped_run_goes_on_with_the_same_projectors_and_memory(trained, name
     for key in ("loss", "loss/Memory", "loss/fitnet"):
         assert column(trained, f"broken-{name}", key) == pytest.approx(column(trained, name, key), rel=1e-5)
     assert_near(weights(trained, f"broken-{name}"), weights(trained, name), start_weights(trained), 1e-4)
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_a_run_goes_on_at_another_number_of_ranks_with_its_projectors_and_memory(trained, name):
+    for key in ("loss", "loss/Memory", "loss/vid"):
+        assert column(trained, name, key) == pytest.approx(column(trained, "still-torch", key), rel=1e-3)
+    assert_near(weights(trained, name), weights(trained, "still-torch"), start_weights(trained, "plain"), 0.01)
+
+
+def test_a_contrast_memory_of_two_ranks_goes_on_with_one(trained):
+    """Two further steps of 16 samples, none of them twice, move as many rows of each side as that."""
+    saved = directory(trained, "moved-crd") / "checkpoints"
+    before, after = (torch.load(saved / f"step-{step:08d}" / "state.pt", weights_only=True)["model"] for step in (2, 4))
+    for side in ("student", "teacher"):
+        rows = [state[f"losses.methods.1.memories.0.{side}"] for state in (before, after)]
+        assert int((rows[0] != rows[1]).any(1).sum()) == 32
 
 
 def test_a_loss_counts_when_its_weight_says_so(trained):

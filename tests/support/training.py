@@ -110,11 +110,11 @@ def image_recipe(root: Path, name: str, codec: str = "dense", **training: Any) -
     )
 
 
-def distilled_images(root: Path, name: str, **training: Any) -> Recipe:
-    """A network with BatchNorm learns digits from the live teacher in ROOT/teacher, of `write_image_teacher`."""
+def distilled_images(root: Path, name: str, network: str = "normed", **training: Any) -> Recipe:
+    """A network below learns digits from the live teacher in ROOT/teacher, of `write_image_teacher`."""
     recipe = image_recipe(root, name, **training).model_dump(mode="json")
     recipe["teacher"] |= {"fit": None, "path": str(root / "teacher")}
-    recipe["student"] = {"type": "image_classifier", "source": "import", "name": f"{__name__}:normed"}
+    recipe["student"] = {"type": "image_classifier", "source": "import", "name": f"{__name__}:{network}"}
     return Recipe.model_validate(recipe)
 
 
@@ -122,6 +122,13 @@ def normed(num_classes: int, in_channels: int) -> torch.nn.Module:
     """Maps [B, 4, 8, 8] at `1` and `2`, of BatchNorm and of what follows it in place."""
     layers = [torch.nn.Conv2d(in_channels, 4, 3, padding=1), torch.nn.BatchNorm2d(4), torch.nn.ReLU(inplace=True)]
     return torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(4 * 64, num_classes))
+
+
+def plain(num_classes: int, in_channels: int) -> torch.nn.Module:
+    """The same without BatchNorm, so that samples have nothing to do with each other."""
+    network = normed(num_classes, in_channels)
+    network.register_module("1", torch.nn.Identity())
+    return network
 
 
 def write_image_teacher(root: Path) -> None:

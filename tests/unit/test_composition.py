@@ -285,6 +285,9 @@ def test_a_module_that_is_not_there_is_told_with_network_loss_and_what_is_near()
     named = teacher_paths(terms(CROSS, {**wrong, "teacher_at": "l4"}), "teacher.fit.losses")
     with pytest.raises(ConfigError, match=r"the teacher has no module 'l4' of teacher\.fit\.losses\.1, .*`teacher_at`"):
         LiveTeacher(network(6), named)
+    side, chosen = LiveTeacher(network(6), ["3"]), terms(CROSS, {"type": "fitnet", "at": "1", "teacher_at": "3"})
+    with pytest.raises(ConfigError, match=r"teacher\.fit\.losses\.1, fitnet: this loss compares features place by"):
+        compose(network(), chosen, side, torch.zeros(1, 1, 6, 6), CLASSES, SAMPLES, "teacher.fit.losses")
     wanted = r"'4:1' of training\.losses\.0, rkd \(`at`\) in the student gives Tensor"
     with pytest.raises(ConfigError, match=wanted):
         composed({"type": "rkd", "at": "4:1", "teacher_at": "4"}, teacher=LiveTeacher(network(6), ["4"]))

@@ -28,7 +28,7 @@ from kdcore.training.engines.state_file import save_state
 from kdcore.training.engines.universal import momentum_from_adam, universal_checkpoint
 from kdcore.training.model import DistillModel
 from kdcore.training.ranks import Ranks
-from kdcore.training.statistics import share_statistics, widen_statistics
+from kdcore.training.statistics import saved_buffers, share_statistics, widen_statistics
 
 _TAG = "state"
 _FORMATS = {0: "whole", 1: "optimizer", 2: "optimizer", 3: "parameters"}  # what each rank writes its part of
@@ -139,11 +139,24 @@ class DeepSpeedEngine:
         try:
             self._engine._config.load_universal_checkpoint = universal
             path, _ = self._engine.load_checkpoint(str(source), tag=_TAG)
+            if universal:
+                self._load_buffers(directory / _TAG)
         except Exception as error:  # DeepSpeed raises plain exceptions and assertions here
             raise self._misfit(directory, str(error)) from error
         if path is None:
             raise self._misfit(directory, "DeepSpeed did not accept it")
         self._mend_optimizer()
+
+    @torch.no_grad()
+    def _load_buffers(self, files: Path) -> None:
+        """From the first rank's file as it was written: a universal form has parameters alone."""
+        places = saved_buffers(self._model)
+        if not places:
+            return
+        held = torch.load(min(files.glob("*model_states.pt")), map_location="cpu", weights_only=False, mmap=True)
+        names = {module: name for name, module in self._model.named_modules()}
+        for module, name in places:
+            module.get_buffer(name).copy_(held["module"][f"{names[module]}.{name}".lstrip(".")])
 
     def _mend_optimizer(self) -> None:
         """Settings and counters as they were: at stage 3 a universal load gives all groups those of the first."""

@@ -38,6 +38,10 @@ class Chunks:
     def __getitem__(self, index: int) -> Chunk:
         return Chunk(*(int(values[index]) for values in vars(self).values()))
 
+    def of(self, indices: np.ndarray) -> list[Chunk]:
+        """Several, by number."""
+        return [Chunk(*values) for values in zip(*(column[indices].tolist() for column in vars(self).values()))]
+
     @property
     def num_labels(self) -> int:
         """Labels over all chunks: each label of each occurrence of a row once."""

@@ -5,11 +5,11 @@ from torch import Tensor
 
 from kdcore.errors import LabelError
 
-__all__ = ["check_logits", "check_maxima", "check_outputs", "check_shape", "renormalise", "row_chunks"]
+__all__ = ["MAX_LOG_SUM", "check_logits", "check_maxima", "check_outputs", "check_shape", "log_sums", "renormalise", "row_chunks"]
 
 # The cells are rounded to float16: each log-probability l moves by at most |l| / 2048, so the sum of a row moves by at
 # most entropy / 2048 (below 0.006 at 150,000 classes). More than this is damage, not rounding.
-_MAX_LOG_SUM = 0.02
+MAX_LOG_SUM = 0.02
 _CHUNK_ELEMENTS = 1 << 22
 
 
@@ -50,10 +50,13 @@ def check_shape(outputs: Tensor, num_classes: int, codec: str) -> None:
         raise LabelError(f"logits must be floats [N, V], got {outputs.dtype} {list(outputs.shape)}")
 
 
-def renormalise(cells: Tensor, max_log_sum: float = _MAX_LOG_SUM) -> Tensor:
-    """Log-probabilities [N, C] float32, shifted so that each row sums to one; LabelError if a row is far from it."""
-    if cells.numel() == 0:
-        return cells
+def renormalise(cells: Tensor, max_log_sum: float = MAX_LOG_SUM) -> Tensor:
+    """Log-probabilities [N, C] float32, shifted in place so that each row sums to one; see `log_sums`."""
+    return cells.sub_(log_sums(cells, max_log_sum))
+
+
+def log_sums(cells: Tensor, max_log_sum: float) -> Tensor:
+    """The log of each row's sum of probabilities, [N, 1], of log-probabilities [N, C]; LabelError if far from zero."""
     log_sum = torch.logsumexp(cells, dim=1, keepdim=True)
     bad = ~(log_sum.abs() <= max_log_sum)
     if bool(bad.any()):
@@ -62,7 +65,7 @@ def renormalise(cells: Tensor, max_log_sum: float = _MAX_LOG_SUM) -> Tensor:
             f"the probabilities of a label must sum to one, but label {first} sums to "
             f"{float(log_sum[first].exp()):.4g}: the shard was altered; `kd store verify` says which one"
         )
-    return cells - log_sum
+    return log_sum
 
 
 def row_chunks(num_rows: int, num_classes: int, elements: int = _CHUNK_ELEMENTS) -> list[slice]:

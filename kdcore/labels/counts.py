@@ -110,8 +110,7 @@ class CountsCodec(ABC):
 
     def decode(self, rows: Sequence[RowView], starts: Sequence[int], stops: Sequence[int]) -> SparseLabels:
         """The draws of some labels of each row, as weights; LabelError when they do not decode."""
-        spans = [_Span.of(row, start, stop) for row, start, stop in zip(rows, starts, stops, strict=True)]
-        blocks, words, targets = _joined(spans)
+        blocks, words, targets = _blocks_of(rows, starts, stops)
         ids, weights, entries = decode(self.model, words, blocks, targets)
         offsets = np.concatenate([[0], np.cumsum(entries)])
         return SparseLabels(
@@ -129,47 +128,61 @@ def _hard_labels(targets: Sequence[np.ndarray | None], num_labels: np.ndarray) -
     return np.concatenate(parts)
 
 
-@dataclass(frozen=True)
-class _Span:
-    """The blocks of one row that hold the labels start .. stop - 1: arrays over blocks, words and their labels."""
+def _blocks_of(
+    rows: Sequence[RowView], starts: Sequence[int], stops: Sequence[int]
+) -> tuple[Block, np.ndarray, np.ndarray]:
+    """The blocks that hold labels starts[i] .. stops[i] - 1 of rows[i], over one array of words; and all hard labels.
 
-    words: np.ndarray
-    block_words: np.ndarray
-    labels: np.ndarray
-    skip: np.ndarray
-    take: np.ndarray
-    targets: np.ndarray
-
-    @classmethod
-    def of(cls, row: RowView, start: int, stop: int) -> "_Span":
-        first, last = start // BLOCK_LABELS, max(start // BLOCK_LABELS, -(-stop // BLOCK_LABELS))
-        sizes = row.columns["block_words"]
-        if row.targets is not None and len(row.targets) != row.num_labels:
-            raise LabelError(f"a row of {row.num_labels} labels came with {len(row.targets)} hard labels")
-        ends = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-        if len(sizes) < last or ends[-1] != len(row.columns["codes"]) or (sizes < 0).any():
-            raise LabelError(
-                f"a row of {row.num_labels} labels has {len(sizes)} blocks of {ends[-1]} words in all, but "
-                f"{len(row.columns['codes'])} words: the shard was altered; `kd store verify` says which"
-            )
-        firsts = np.arange(first, last) * BLOCK_LABELS
-        labels = np.minimum(BLOCK_LABELS, row.num_labels - firsts)
-        skip = np.clip(start - firsts, 0, labels)
-        begin, end = first * BLOCK_LABELS, min(last * BLOCK_LABELS, row.num_labels)
-        none = row.targets is None
-        targets = np.full(end - begin, -1) if none else np.asarray(row.targets[begin:end], np.int64)  # pyright: ignore
-        words = row.columns["codes"][ends[first] : ends[last]]
-        return cls(words, sizes[first:last], labels, skip, np.clip(stop - firsts, 0, labels) - skip, targets)
-
-
-def _joined(spans: Sequence[_Span]) -> tuple[Block, np.ndarray, np.ndarray]:
-    """One set of blocks over one array of words, and the hard labels."""
-
-    def column(name: str, dtype: type[np.generic]) -> np.ndarray:
-        return np.concatenate([np.empty(0, dtype), *(getattr(span, name) for span in spans)]).astype(dtype, copy=False)
-
-    num_words = column("block_words", np.int64)
-    blocks = Block(
-        np.cumsum(num_words) - num_words, num_words, *(column(name, np.int64) for name in ("labels", "skip", "take"))
+    Arrays over rows, then over blocks, not a row at a time: a batch of short texts has many.
+    """
+    num_labels, begins, ends = (
+        np.array(values, np.int64) for values in ([row.num_labels for row in rows], starts, stops)
     )
-    return blocks, column("words", np.uint16), column("targets", np.int64)
+    firsts = begins // BLOCK_LABELS
+    lasts = np.maximum(firsts, -(-ends // BLOCK_LABELS))
+    sizes, before, words_before = _sizes(rows, lasts)
+    counts = lasts - firsts
+    row = np.repeat(np.arange(len(rows)), counts)
+    number = np.arange(len(row)) + np.repeat(firsts - (np.cumsum(counts) - counts), counts)
+    labels = np.minimum(BLOCK_LABELS, num_labels[row] - number * BLOCK_LABELS)
+    skip = np.clip(begins[row] - number * BLOCK_LABELS, 0, labels)
+    take = np.clip(ends[row] - number * BLOCK_LABELS, 0, labels) - skip
+    num_words = sizes[before[row] + number]
+    at = words_before[np.stack([before + firsts, before + lasts])] - words_before[before]
+    codes = [view.columns["codes"][first:last] for view, first, last in zip(rows, *at.tolist(), strict=True)]
+    words = np.concatenate([np.empty(0, np.uint16), *codes], dtype=np.uint16)
+    spans = np.stack([firsts * BLOCK_LABELS, np.minimum(lasts * BLOCK_LABELS, num_labels)]).tolist()
+    hard = [_hard_span(view, first, last) for view, first, last in zip(rows, *spans, strict=True)]
+    targets = np.concatenate([np.empty(0, np.int64), *hard], dtype=np.int64)
+    return Block(np.cumsum(num_words) - num_words, num_words, labels, skip, take), words, targets
+
+
+def _sizes(rows: Sequence[RowView], needed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Words of every block of all rows, int64 [B]; blocks before each row [R], and words before each block [B + 1].
+
+    LabelError where a row has fewer blocks than `needed` [R], or other words than they say.
+    """
+    parts = [row.columns["block_words"] for row in rows]
+    sizes = np.concatenate([np.empty(0, np.int64), *parts], dtype=np.int64)
+    counts = np.array([len(part) for part in parts], np.int64)
+    held = np.array([len(row.columns["codes"]) for row in rows], np.int64)
+    before = np.cumsum(counts) - counts
+    words_before = np.append(0, np.cumsum(sizes))
+    said = words_before[before + counts] - words_before[before]
+    wrong = (counts < needed) | (said != held)
+    wrong[np.repeat(np.arange(len(rows)), counts)[sizes < 0]] = True
+    if wrong.any():
+        bad = int(wrong.argmax())
+        raise LabelError(
+            f"a row of {rows[bad].num_labels} labels has {counts[bad]} blocks of {said[bad]} words in all, but "
+            f"{held[bad]} words: the shard was altered; `kd store verify` says which"
+        )
+    return sizes, before, words_before
+
+
+def _hard_span(row: RowView, first: int, last: int) -> np.ndarray:
+    if row.targets is None:
+        return np.full(last - first, -1)
+    if len(row.targets) != row.num_labels:
+        raise LabelError(f"a row of {row.num_labels} labels came with {len(row.targets)} hard labels")
+    return row.targets[first:last]

@@ -68,4 +68,4 @@ class DenseCodec(FixedWidth):
         values = columns["log_probs"].reshape(num_labels, self.num_classes)
         if self.bits == 8:
             return DenseLabels(renormalise(from_bytes(torch.from_numpy(values)), MAX_LOG_SUM_8BIT))
-        return DenseLabels(renormalise(torch.from_numpy(values.astype(np.float32))))
+        return DenseLabels(renormalise(torch.from_numpy(values).float()))

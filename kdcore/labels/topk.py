@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from kdcore.errors import LabelError
-from kdcore.labels.checks import check_outputs, renormalise, row_chunks
+from kdcore.labels.checks import MAX_LOG_SUM, check_outputs, log_sums, row_chunks
 from kdcore.labels.codec import Encoded
 from kdcore.labels.eight_bits import MAX_LOG_SUM_8BIT, from_bytes, to_bytes
 from kdcore.labels.fixed import FixedWidth
@@ -130,14 +130,14 @@ class TopKCodec(FixedWidth):
         """Flat columns into labels whose k + 1 cells sum to one."""
         if self.bits == 8:
             return self._from_bytes(columns, num_labels)
-        ids = torch.from_numpy(columns["ids"].astype(np.int64)).view(num_labels, self.k)
-        if num_labels and not 0 <= int(ids.min()) <= int(ids.max()) < self.num_classes:
-            raise LabelError(
-                f"stored class ids must be below {self.num_classes}, found {int(ids.max())}: altered shard"
-            )
-        top = torch.from_numpy(columns["log_probs"].astype(np.float32)).view(num_labels, self.k)
-        tail = torch.from_numpy(columns["tail_log_prob"].astype(np.float32)).view(num_labels, 1)
-        return self._labels(ids, renormalise(torch.cat([top, tail], dim=1)))
+        stored = columns["ids"]
+        if stored.size and not 0 <= int(stored.min()) <= int(stored.max()) < self.num_classes:
+            raise LabelError(f"stored class ids must be below {self.num_classes}, found {stored.max()}: altered shard")
+        ids = torch.from_numpy(stored.astype(np.int64)).view(num_labels, self.k)
+        # Widened by torch: numpy takes float16 one at a time.
+        top = torch.from_numpy(columns["log_probs"]).float().view(num_labels, self.k)
+        tail = torch.from_numpy(columns["tail_log_prob"]).float().view(num_labels, 1)
+        return self._labels(ids, top, tail)
 
     def _from_bytes(self, columns: Mapping[str, np.ndarray], num_labels: int) -> TopKLabels:
         columns = {name: values.astype(np.uint8, copy=False) for name, values in columns.items()}
@@ -146,11 +146,11 @@ class TopKCodec(FixedWidth):
         values = torch.from_numpy(columns["log_probs"]).view(num_labels, self.k)
         values, order = values.sort(dim=1, stable=True)
         tail = torch.from_numpy(columns["tail_log_prob"]).view(num_labels, 1)
-        cells = renormalise(from_bytes(torch.cat([values, tail], dim=1)), MAX_LOG_SUM_8BIT)
-        return self._labels(ids.gather(1, order), cells)
+        return self._labels(ids.gather(1, order), from_bytes(values), from_bytes(tail), MAX_LOG_SUM_8BIT)
 
-    def _labels(self, ids: Tensor, cells: Tensor) -> TopKLabels:
-        return TopKLabels(ids, cells[:, :-1].contiguous(), cells[:, -1].contiguous(), self.num_classes)
+    def _labels(self, ids: Tensor, top: Tensor, tail: Tensor, max_log_sum: float = MAX_LOG_SUM) -> TopKLabels:
+        log_sum = log_sums(torch.cat([top, tail], dim=1), max_log_sum)
+        return TopKLabels(ids, top.sub_(log_sum), tail.sub_(log_sum).squeeze(1), self.num_classes)
 
 
 def _half(values: Tensor) -> np.ndarray:

@@ -177,6 +177,14 @@ class LabelStore:
         """Token ids of a text row, int64 [T]."""
         return self._values(row, "tokens").astype(np.int64)
 
+    def tokens_of(self, rows: Indices) -> list[np.ndarray]:
+        """Token ids of each text row, views of the mapped file, int [T]."""
+        found = []
+        for columns, inner in self._where(np.asarray(rows, np.int64)):
+            offsets, values = columns["tokens"]
+            found.append(values[offsets[inner] : offsets[inner + 1]])
+        return found
+
     @property
     def masked(self) -> bool:
         """Whether only some tokens of a text are labelled."""

@@ -1,6 +1,7 @@
 """Sequences of tokens, from a label store or straight from the source."""
 
 import hashlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -41,8 +42,8 @@ class Rows(Protocol):
         """How many labels each row has, and where; None where every next token is one."""
         ...
 
-    def tokens(self, row: int) -> np.ndarray:
-        """Token ids of a row, int [T]."""
+    def tokens_of(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Token ids of each row, int [T]."""
         ...
 
     def labels_of(self, rows: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> SoftLabels:
@@ -92,9 +93,9 @@ class SourceRows:
             return None
         return Masked(np.array([count_positions(row.spans) for row in self._rows], np.int64), self._positions)
 
-    def tokens(self, row: int) -> np.ndarray:
-        """Token ids of a row, int32 [T]."""
-        return self._rows[row].tokens
+    def tokens_of(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Token ids of each row, int32 [T]."""
+        return [self._rows[row].tokens for row in rows.tolist()]
 
     def labels_of(self, rows: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> SoftLabels:
         """There are none: LabelError."""
@@ -115,7 +116,7 @@ class StoreRows:
     def __init__(self, store: "LabelStore") -> None:
         self._store = store
         self.labels_of = store.labels_of
-        self.tokens = store.tokens
+        self.tokens_of = store.tokens_of
         self.occurrences = store.occurrences
         self.bring = store.bring
         self.elsewhere = store.place.remote
@@ -167,11 +168,14 @@ class TextSamples:
 
     def digests(self, indices: np.ndarray) -> np.ndarray:
         """Digests uint64 of the sequences' tokens."""
-        return np.array([self._digest(self._chunks[int(index)]) for index in indices], dtype=np.uint64)
+        found = [hashlib.blake2b(tokens.astype("<i8").tobytes(), digest_size=8) for _, tokens in self._read(indices)]
+        return np.array([int.from_bytes(each.digest(), "little") for each in found], dtype=np.uint64)
 
-    def _digest(self, chunk: Chunk) -> int:
-        tokens = np.asarray(self._rows.tokens(chunk.row)[chunk.start : chunk.stop + 1], dtype="<i8")
-        return int.from_bytes(hashlib.blake2b(tokens.tobytes(), digest_size=8).digest(), "little")
+    def _read(self, indices: np.ndarray) -> Iterator[tuple[Chunk, np.ndarray]]:
+        """Each sequence, and its tokens with the one after the last, int [T + 1]."""
+        rows = self._rows.tokens_of(self._chunks.rows[indices])
+        for chunk, tokens in zip(self._chunks.of(indices), rows, strict=True):
+            yield chunk, tokens[chunk.start : chunk.stop + 1]
 
     def batch(self, indices: np.ndarray, layout: Layout = "padded") -> TextBatch:
         """Sequences as a batch; without indices one padding token and no target.
@@ -186,9 +190,7 @@ class TextSamples:
         begins = places.rows * places.shape[1] + places.columns
         inputs = np.zeros(places.num_slots, dtype=np.int64)
         positions, targets = [], []
-        for index, begin in zip(indices.tolist(), begins.tolist(), strict=True):
-            chunk = self._chunks[index]
-            tokens = np.asarray(self._rows.tokens(chunk.row)[chunk.start : chunk.stop + 1], dtype=np.int64)
+        for (chunk, tokens), begin in zip(self._read(indices), begins.tolist(), strict=True):
             inputs[begin : begin + len(tokens) - 1] = tokens[:-1]
             labelled = self._labelled(chunk)
             positions.append(begin + labelled)
@@ -196,7 +198,7 @@ class TextSamples:
         return TextBatch(
             torch.from_numpy(inputs).view(places.shape),
             torch.from_numpy(np.concatenate(positions)),
-            torch.from_numpy(np.concatenate(targets)),
+            torch.from_numpy(np.concatenate(targets, dtype=np.int64)),
             self._labels_of(indices),
             None if layout == "padded" else torch.from_numpy(places.position_ids()),
             _borders(begins, places) if layout == "flat" else None,

@@ -45,8 +45,8 @@ class RowsInMemory:
         counts = np.array([len(places) for places in self._places])
         return Masked(counts, lambda row: self._places[row]) if self._masked else None
 
-    def tokens(self, row: int) -> np.ndarray:
-        return self._tokens[row]
+    def tokens_of(self, rows: np.ndarray) -> list[np.ndarray]:
+        return [self._tokens[row] for row in rows]
 
     def labels_of(self, rows: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> DenseLabels:
         parts = [self._labels[row][start:stop] for row, start, stop in zip(rows, starts, stops, strict=True)]

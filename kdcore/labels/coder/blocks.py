@@ -1,8 +1,11 @@
 """Labels to words and back, a block of 128 labels at a time."""
 
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from kdcore.errors import LabelError
 from kdcore.labels.coder.compiled import compiled
@@ -18,6 +21,9 @@ __all__ = ["Decoded", "decode", "encode"]
 _ROOM = 1 << 25
 # Symbols and runs of plain bits of a label's header with its hard label, or of one class.
 _MOST_PIECES = 7
+# Blocks for which another thread is worth starting (a millisecond of decoding), and how many threads at most.
+_BLOCKS_A_THREAD = 16
+_MOST_THREADS = 8
 
 Decoded = tuple[np.ndarray, np.ndarray, np.ndarray]
 """ids int64 [E], weights float32 [E], entries of each label int64 [N]."""
@@ -82,13 +88,26 @@ def decode(model: CoderModel, words: np.ndarray, blocks: Block, targets: np.ndar
 
     LabelError when the words of a block are damaged.
     """
-    step = max(1, _ROOM // (BLOCK_LABELS * min(model.draws, model.num_classes)))
+    fast, num_blocks = compiled(), len(blocks.take)
+    # numpy holds the interpreter's lock, and goes through all blocks side by side.
+    threads = 1 if fast is None else min(torch.get_num_threads(), _MOST_THREADS, num_blocks // _BLOCKS_A_THREAD)
+    step = max(1, min(_ROOM // (BLOCK_LABELS * min(model.draws, model.num_classes)), -(-num_blocks // max(1, threads))))
     ends = np.concatenate([[0], np.cumsum(blocks.num_labels)])
-    parts = []
-    for first in range(0, len(blocks.take), step):
-        some = slice(first, first + step)
-        stop = min(first + step, len(blocks.take))
-        parts.append(_decode(model, words, blocks.part(some), targets[ends[first] : ends[stop]]))
+    padded = words if fast is None else np.append(words, np.uint16(0))
+
+    def part(first: int) -> Decoded:
+        stop = min(first + step, num_blocks)
+        some, hard = blocks.part(slice(first, stop)), targets[ends[first] : ends[stop]]
+        if fast is None:
+            return decode_in_step(model, words, some, hard)
+        return _compiled(fast, model, padded, some, hard, first)
+
+    firsts = range(0, num_blocks, step)
+    if threads <= 1:
+        parts = [part(first) for first in firsts]
+    else:  # threads of this call alone: a process that is forked has none of them
+        with ThreadPoolExecutor(threads, thread_name_prefix="kdcore-decode") as pool:
+            parts = list(pool.map(part, firsts))
     if len(parts) == 1:
         return parts[0]
     empty = np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)
@@ -96,19 +115,17 @@ def decode(model: CoderModel, words: np.ndarray, blocks: Block, targets: np.ndar
     return ids, weights, entries
 
 
-def _decode(model: CoderModel, words: np.ndarray, blocks: Block, targets: np.ndarray) -> Decoded:
-    fast = compiled()
-    if fast is None:
-        return decode_in_step(model, words, blocks, targets)
+def _compiled(
+    fast: ModuleType, model: CoderModel, words: np.ndarray, blocks: Block, targets: np.ndarray, before: int
+) -> Decoded:
+    """By the compiled loops, without the interpreter's lock; `words` has one more than the blocks use."""
     num_labels = int(blocks.take.sum())
     room = int((blocks.skip + blocks.take).sum()) * min(model.draws, model.num_classes)
     ids, weights = np.empty(room, np.int64), np.empty(room, np.float32)
     entries = np.empty(num_labels, np.int64)
-    found = fast.decode_blocks(
-        np.append(words, np.uint16(0)), blocks, targets, model.draws, _tables(model), ids, weights, entries
-    )
+    found = fast.decode_blocks(words, blocks, targets, model.draws, _tables(model), ids, weights, entries)
     if found < 0:
-        raise damaged(int(-1 - found))
+        raise damaged(before + int(-1 - found))
     return ids[:found], weights[:found], entries
 
 

@@ -40,7 +40,8 @@ class Chunks:
 
     def of(self, indices: np.ndarray) -> list[Chunk]:
         """Several, by number."""
-        return [Chunk(*values) for values in zip(*(column[indices].tolist() for column in vars(self).values()))]
+        columns = (values[indices].tolist() for values in vars(self).values())
+        return [Chunk(*values) for values in zip(*columns, strict=True)]
 
     @property
     def num_labels(self) -> int:

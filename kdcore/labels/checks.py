@@ -5,7 +5,16 @@ from torch import Tensor
 
 from kdcore.errors import LabelError
 
-__all__ = ["MAX_LOG_SUM", "check_logits", "check_maxima", "check_outputs", "check_shape", "log_sums", "renormalise", "row_chunks"]
+__all__ = [
+    "MAX_LOG_SUM",
+    "check_logits",
+    "check_maxima",
+    "check_outputs",
+    "check_shape",
+    "log_sums",
+    "renormalise",
+    "row_chunks",
+]
 
 # The cells are rounded to float16: each log-probability l moves by at most |l| / 2048, so the sum of a row moves by at
 # most entropy / 2048 (below 0.006 at 150,000 classes). More than this is damage, not rounding.

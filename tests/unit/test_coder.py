@@ -1,6 +1,8 @@
 """The entropy coder: what is packed comes back, by either route, whole or in part."""
 
 import sys
+import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,6 +113,37 @@ def _same(first: SparseLabels, second: SparseLabels) -> None:
         assert torch.equal(getattr(first, name), getattr(second, name))
         assert getattr(first, name).dtype == getattr(second, name).dtype
     assert first.num_classes == second.num_classes
+
+
+def test_several_threads_give_the_labels_of_one_and_name_the_first_damaged_block(monkeypatch):
+    """Three parts, of which the last is smaller; a damaged block in each of the last two."""
+    rng = np.random.default_rng(0)
+    sizes = [*rng.integers(1, 140, 50).tolist(), 0, 3 * BLOCK_LABELS]
+    codec, labels = codec_of("threshold", 9, 60), random_labels(rng, sum(sizes), 9, 60)
+    rows = packed(codec, _split(labels, sizes), [None] * len(sizes), sizes)
+    starts = [size // 3 for size in sizes]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    whole = codec.decode(rows, starts, sizes)
+    names: list[str] = []
+    decode = blocks._compiled
+
+    def noted(*arguments: Any) -> Any:
+        names.append(threading.current_thread().name)
+        return decode(*arguments)
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(blocks, "_compiled", noted)
+    _same(codec.decode(rows, starts, sizes), whole)
+    assert len(names) == 3
+    assert all(name.startswith("kdcore-decode") for name in names)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("kdcore-decode")]
+    for row in (45, 30):
+        codes = rows[row].columns["codes"].copy()
+        codes[1] ^= 0x5555
+        rows[row] = RowView({**rows[row].columns, "codes": codes}, sizes[row])
+    before = sum(-(-size // BLOCK_LABELS) for size in sizes[:30])
+    with pytest.raises(LabelError, match=f"block {before} of this read"):
+        codec.decode(rows, [0] * len(sizes), sizes)
 
 
 @pytest.mark.parametrize("classes", [262_144, 1 << 20])

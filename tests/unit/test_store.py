@@ -44,6 +44,7 @@ def test_rows_read_back(store):
         assert store.name(number) == row.name
         np.testing.assert_array_equal(store.tokens(number), row.tokens)
         assert store.tokens(number).dtype == np.int64
+        np.testing.assert_array_equal(store.tokens_of([number, 0])[0], row.tokens)
         np.testing.assert_array_equal(store.token_log_probs(number), row.columns["token_log_probs"])
         _same(store.labels(number), labels_of(row))
         _same(store.labels_for_key(row.key), labels_of(row))

@@ -25,4 +25,6 @@ def to_bytes(log_probs: Tensor) -> Tensor:
 
 def from_bytes(values: Tensor) -> Tensor:
     """uint8 to log-probabilities float32."""
-    return torch.where(values == _ZERO, float("-inf"), -((values.float() / _STEPS_PER_ROOT) ** 2))
+    # In place: memory for dense labels is large, and new each time.
+    found = values.float().div_(_STEPS_PER_ROOT).square_().neg_()
+    return found.masked_fill_(values == _ZERO, float("-inf"))

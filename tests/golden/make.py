@@ -46,6 +46,7 @@ HERE = Path(__file__).resolve().parent
 FORMAT = 2
 FEW, MANY = [2, 0, 3], [3, 0, 130, 1]
 LAYERS = (("layers.1", 4), ("pooled", 2))
+SHAPED = (("maps", (2, 1, 2)), ("pooled", (2,)))
 VIEWS = ViewSpec(
     ViewPolicy.model_validate(
         {
@@ -214,6 +215,8 @@ def main() -> None:
     flat_files("dense8", DenseCodec(20, 8), logits)
     flat_files("feature16", FeatureCodec(LAYERS), features)
     flat_files("feature8", FeatureCodec.learn(LAYERS, features[:3]), features)
+    shaped = FeatureCodec.of_shapes(SHAPED)
+    flat_files("shaped8", FeatureCodec.learn(shaped.layers, features[:3], shaped.shapes), features)
     counts_files(ThresholdCodec, "threshold", 40, 3000)
     views_files()
     counts_files(SampledCodec, "sampled", 60_000, 2000)  # counts with more than 12 plain bits

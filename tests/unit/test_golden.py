@@ -10,6 +10,7 @@ import pytest
 from kdcore.labels import (
     Codec,
     DenseLabels,
+    FeatureCodec,
     FeatureLabels,
     RowView,
     SampledCodec,
@@ -25,7 +26,7 @@ from kdcore.store.columns import batch_views, check_batch, list_offsets, list_va
 from kdcore.store.schema import schema_metadata, views_of_schema
 from tests.support.labels import counts_of, per_label, without_numba
 
-NAMES = ["topk", "topk8", "dense16", "dense8", "feature16", "feature8", "threshold", "sampled"]
+NAMES = ["topk", "topk8", "dense16", "dense8", "feature16", "feature8", "shaped8", "threshold", "sampled"]
 FOLDER = Path(__file__).parent.parent / "golden"
 
 
@@ -63,7 +64,7 @@ def test_golden_shards_are_small(name):
     assert (FOLDER / f"{name}.arrow").stat().st_size < 10_000
 
 
-@pytest.mark.parametrize("name", ["dense16", "dense8", "feature16", "feature8", "topk", "topk8"])
+@pytest.mark.parametrize("name", ["dense16", "dense8", "feature16", "feature8", "shaped8", "topk", "topk8"])
 def test_flat_golden_shards_decode_as_ever(name):
     codec, rows = read(name)
     labels = everything(codec, rows)
@@ -76,7 +77,10 @@ def test_flat_golden_shards_decode_as_ever(name):
         np.testing.assert_allclose(labels.log_probs.numpy(), values, rtol=0, atol=2e-6)
     else:
         assert isinstance(labels, FeatureLabels)
-        assert labels.layers == (("layers.1", 4), ("pooled", 2))
+        assert isinstance(codec, FeatureCodec)
+        first, shape = ("maps", (2, 1, 2)) if name == "shaped8" else ("layers.1", (4,))
+        assert labels.layers == ((first, 4), ("pooled", 2))
+        assert codec.shape_of() == {first: shape, "pooled": (2,)}
         np.testing.assert_allclose(labels.features.numpy(), values, rtol=0, atol=2e-6)
 
 

@@ -40,6 +40,12 @@ SPECS = [
     {"type": "feature", "layers": "a", "scales": None},
     {"type": "feature", "layers": [["a", 1]], "scales": "0" * 32},
     {"type": "feature", "layers": [["a", 1]], "scales": 1},
+    *(
+        {"type": "feature", "layers": [["a", 4], ["b", 2]], "scales": None, "shapes": shapes}
+        for shapes in (None, {}, [], [[4]], [[2, 2], [2], [1]], [[2, 2], [3]], [[2, 2], 2], [[-2, -2], [2]])
+    ),
+    {"type": "feature", "layers": [["a", 4]], "scales": None, "shapes": [[4, True]]},
+    {"type": "feature", "layers": [["a", 4]], "scales": None, "shapes": [[4, 1.0]]},
 ]
 
 
@@ -48,6 +54,15 @@ SPECS = [
 def test_malformed_specs_are_refused(spec, state):
     with pytest.raises(StoreError):
         codec_from_spec(spec, state)
+
+
+def test_shapes_are_those_of_the_layers_widths():
+    spec = {"type": "feature", "layers": [["a", 4], ["b", 2], ["c", 1]], "scales": None}
+    codec = codec_from_spec({**spec, "shapes": [[2, 1, 2], [2], []]})
+    assert isinstance(codec, FeatureCodec)
+    assert codec.shape_of() == {"a": (2, 1, 2), "b": (2,), "c": ()}
+    assert codec.spec() == {**spec, "shapes": [[2, 1, 2], [2], []]}
+    assert codec != codec_from_spec(spec)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,9 @@ __all__ = [
 ]
 
 KEY_BYTES = 16
+"""Of the key of a sample."""
 PART_SAMPLES = 1 << 24
+"""Samples of one part of an input's digest."""
 _PIECE = 1 << 16
 
 

@@ -204,9 +204,11 @@ DataConfig = Annotated[
     TextData | PythonStdlibData | DigitsData | ImageParquetData | ImageFolderData | ClassifiedTextData | HfDatasetData,
     Field(discriminator="type"),
 ]
+"""Any kind of `data`, told by its `type`."""
 
 
 Kind = Literal["text", "image", "classified_text"]
+"""What a sample is."""
 
 
 def kind_of(config: DataConfig) -> Kind:

@@ -68,6 +68,7 @@ class FeatureConfig(Settings):
 CodecConfig = Annotated[
     ThresholdConfig | SampledConfig | TopKConfig | DenseConfig | FeatureConfig, Field(discriminator="type")
 ]
+"""Any `labels.codec`, told by its `type`."""
 
 
 class LabelsConfig(Settings):

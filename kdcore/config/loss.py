@@ -9,14 +9,18 @@ from kdcore.config.base import Settings
 
 FormName = Literal["kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "total_variation", "adaptive_kl"]
 Tail = Literal["label", "drop"]
+"""Where the mass goes that a label does not name: to the hard label's class, or out of the comparison."""
 Implementation = Literal["auto", "torch", "triton"]
+"""What computes the loss; auto: kernels where they can."""
 LabelKind = Literal["weights", "topk", "dense"]
+"""How a label says a distribution: weighted classes, the best ones with a tail cell, or all classes."""
 KIND_OF_CODEC: dict[str, LabelKind] = {
     "threshold": "weights",
     "sampled": "weights",
     "topk": "topk",
     "dense": "dense",
 }
+"""What the labels of a codec are, by its name; features are of no kind."""
 _DEFAULTS: dict[str, dict[str, float]] = {
     "jsd": {"beta": 0.5},
     "skew_kl": {"alpha": 0.1},

@@ -11,6 +11,7 @@ DType = Annotated[
     Literal["float32", "bfloat16", "float16"],
     Field(description="of weights and forward passes; part of the labels' identity"),
 ]
+"""The floating type of weights and passes."""
 
 
 class _OfTransformers(Settings):
@@ -87,6 +88,7 @@ class TextClassifierConfig(_OfTransformers):
 
 
 ModelConfig = Annotated[StudentLMConfig | ImageClassifierConfig | TextClassifierConfig, Field(discriminator="type")]
+"""Any `student`, told by its `type`."""
 
 
 class _Windowed(Settings):
@@ -167,3 +169,4 @@ TeacherConfig = Annotated[
     TeacherLMConfig | TeacherImageConfig | TeacherTextClassifierConfig | TeacherEndpointConfig,
     Field(discriminator="type"),
 ]
+"""Any `teacher`, told by its `type`."""

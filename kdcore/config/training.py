@@ -77,6 +77,7 @@ class TorchEngineConfig(Settings):
 
 
 Offload = Literal["none", "cpu", "nvme"]
+"""Where ZeRO keeps what it takes off the GPU."""
 
 
 class DeepSpeedEngineConfig(Settings):
@@ -115,9 +116,11 @@ class DeepSpeedEngineConfig(Settings):
 
 
 EngineConfig = Annotated[TorchEngineConfig | DeepSpeedEngineConfig, Field(discriminator="type")]
+"""Any `training.engine`, told by its `type`."""
 
 
 LongDocuments = Literal["refuse", "cut", "drop"]
+"""What becomes of documents that are longer than a sequence."""
 
 
 class CheckpointConfig(Settings):

@@ -9,8 +9,10 @@ import numpy as np
 from kdcore.errors import UnreadableDocument
 
 Split = Literal["train", "heldout"]
+"""The samples that are trained on, or those that are measured on."""
 
 WHOLE_FILE = -1
+"""In place of a row's number."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class ClassifiedText:
 
 
 Sample = TextDocument | ImageSample | ClassifiedText
+"""What a source reads."""
 
 
 @dataclass(frozen=True, order=True)
@@ -81,6 +84,7 @@ class SampleRef:
 
 
 Refs = list[SampleRef]
+"""Samples by where they are."""
 
 
 @dataclass(frozen=True)

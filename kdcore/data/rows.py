@@ -42,6 +42,7 @@ def columns_of(config: RowData) -> Columns:
 
 
 def text_of(row: Mapping[str, Any], key: str, setting: str) -> str:
+    """The text of a row under `key`, which `data.<setting>` names. UnreadableDocument where it has none."""
     value = row.get(key)
     if not isinstance(value, str):
         instead = f"but {type(value).__name__}" if key in row else f"only {sorted(map(str, row))}"

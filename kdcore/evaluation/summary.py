@@ -6,6 +6,7 @@ from typing import Any
 __all__ = ["ROLES", "role_of", "summarise"]
 
 ROLES = ("teacher", "student", "baseline")
+"""In the order of a report's columns."""
 
 
 def role_of(arm: str) -> str:

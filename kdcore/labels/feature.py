@@ -27,6 +27,7 @@ __all__ = ["FeatureCodec", "Layers", "Shape", "ShapedLayers"]
 Layers = tuple[tuple[str, int], ...]
 """Module path and width of each layer, in the order of their channels."""
 Shape = tuple[int, ...]
+"""Of one label's features, without the label."""
 ShapedLayers = tuple[tuple[str, Shape], ...]
 """The same with the shape of one label's features, whose product is the width."""
 _ROOM = 1.25

@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 Index = slice | Sequence[int] | Tensor
+"""Which labels: what `index` of each kind takes."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,7 @@ class FeatureLabels(OfTensors):
 
 
 SoftLabels = TopKLabels | DenseLabels | SparseLabels | FeatureLabels
+"""Labels of any kind."""
 
 
 def best_class(labels: SoftLabels) -> Tensor:

@@ -23,6 +23,7 @@ __all__ = ["FeatureMethod", "LossInputs", "MapMethod", "Method", "Shape", "Shape
 TermT = TypeVar("TermT", bound=LossTerm)
 FeatureTermT = TypeVar("FeatureTermT", bound=FeatureTerm)
 Shape = tuple[int, ...]
+"""Of features, without the batch."""
 
 
 @dataclass(frozen=True)

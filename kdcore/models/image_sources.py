@@ -90,3 +90,4 @@ BUILDERS: dict[str, Callable[[ImageClassifierConfig, int, int], nn.Module]] = {
     "transformers": _transformers,
     "import": _imported,
 }
+"""What builds an image classifier, by `source`: from its settings, classes and channels."""

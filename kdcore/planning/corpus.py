@@ -12,6 +12,7 @@ from kdcore.data.sources import Source, open_source
 from kdcore.identity import canonical_json, digest_bytes, new_hash
 
 BLOCK_BYTES = 256 << 20
+"""Of input, that one task surveys."""
 _FORMAT = 1  # of what a survey writes: rises when keys, their order or the files change
 
 

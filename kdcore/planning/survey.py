@@ -31,6 +31,7 @@ SORTED = pa.schema([pa.field("key", pa.binary(KEY_BYTES), False), pa.field("row"
 """The keys of a block, sorted; equal ones in the order of their rows."""
 
 Ranked = tuple[str, SampleRef]
+"""A sample, after what it is ranked by."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from kdcore.planning.plan import Plan, PlannedSample
 from kdcore.planning.units import read_unit
 
 Samples = tuple[PlannedSample, ...]
+"""Those of one work unit."""
 
 
 def plan_units(

@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 
+from kdcore.config.data import Kind
 from kdcore.errors import CorruptShard, IncompleteStore
 from kdcore.identity import digest_json
 from kdcore.labels import Codec, codec_from_spec
@@ -22,7 +23,7 @@ from kdcore.store.writer import Receipt
 
 __all__ = ["IndexFile", "Manifest", "is_finished", "load_manifest", "manifest_text"]
 
-_KINDS = ("text", "image", "classified_text")
+_KINDS = get_args(Kind)
 _FIELDS = frozenset(
     {
         *("format", "created", "rows", "labels", "bytes", "identity", "codec_state", "index", "columns", "shards"),

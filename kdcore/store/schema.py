@@ -3,11 +3,12 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from kdcore.config.data import Kind
 from kdcore.errors import CorruptShard, StoreError
 from kdcore.identity import KEY_BYTES, canonical_json
 from kdcore.labels import Codec
@@ -19,7 +20,6 @@ __all__ = [
     "METADATA_KEY",
     "TOKEN_LOG_PROBS",
     "VIEWS",
-    "Kind",
     "ShardRow",
     "batches_from_rows",
     "check_format",
@@ -33,10 +33,12 @@ __all__ = [
 ]
 
 FORMAT = 2
-Kind = Literal["text", "image", "classified_text"]
 TOKEN_LOG_PROBS = "token_log_probs"
+"""The column of the teacher's log-probability of each next token."""
 LABEL_SPANS = "label_spans"
+"""The column of which next tokens have a label, in a store with a mask."""
 VIEWS = "views"
+"""The column of the packed parameters of views."""
 METADATA_KEY = b"kdcore"
 _BATCH_BYTES = 32 << 20
 _TARGET = pa.field("target", pa.int32())

@@ -29,6 +29,7 @@ from kdcore.store.writer import Receipt
 __all__ = ["VerifyReport", "check_digest", "check_digests", "verify_store"]
 
 Progress = Callable[[int, int], None]
+"""Told how many shards are done, and of how many."""
 _PIECE_VALUES = 1 << 21
 
 

@@ -1,10 +1,11 @@
 """What every teacher answers, whatever it labels."""
 
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from kdcore.config.data import Kind
 from kdcore.config.models import DType
 from kdcore.identity import digest_json, digest_state
 
@@ -13,13 +14,14 @@ DTYPES: dict[DType, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+"""By their names in a recipe."""
 
 
 class Teacher(Protocol):
     """A model that labels."""
 
     @property
-    def kind(self) -> Literal["text", "image", "classified_text"]:
+    def kind(self) -> Kind:
         """The samples it labels."""
         ...
 

@@ -17,6 +17,7 @@ from kdcore.config.models import (
 from kdcore.errors import ConfigError, TeacherError
 
 Role = Literal["student", "baseline", "teacher"]
+"""What an arm is for."""
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,7 @@ class ClassifiedTextBatch(OfTensors):
 
 
 Batch = TextBatch | ImageBatch | ClassifiedTextBatch
+"""Of any kind of sample."""
 
 
 class Samples(Protocol):

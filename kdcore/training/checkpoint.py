@@ -26,6 +26,7 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _HERE = "; the run's directory must be one that all ranks' machines share: mount it on each, and start again"
 
 Note = Callable[[str], None]
+"""Told what a person should know."""
 
 
 def checkpoint_path(root: Path, step: int) -> Path:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["DrawnViews", "Partners", "StoredViews", "ViewedPixels", "check_views"]
 
 Keys = Sequence[bytes]
+"""Of samples, 16 bytes each."""
 
 
 class ViewSource(Protocol):

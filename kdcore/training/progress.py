@@ -34,6 +34,7 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+"""Told of the steps that are done."""
 
 
 def print_progress(progress: Progress) -> None:

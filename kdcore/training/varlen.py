@@ -13,6 +13,7 @@ from kdcore.errors import ConfigError
 __all__ = ["NAME", "register"]
 
 NAME = "kdcore_varlen"
+"""Of this attention, as transformers knows it."""
 
 
 def register() -> None:

@@ -21,3 +21,4 @@ AnyLossTerm = Annotated[
     ResponseTerm | FeatureLossTerm | RelationTerm | AttentionTerm | TransformerTerm | OwnTerm,
     Field(discriminator="type"),
 ]
+"""Any entry of `training.losses`, told by its `type`."""

@@ -108,3 +108,4 @@ class Shard:
 
 
 WHOLE = Shard()
+"""The whole vocabulary, on one rank."""

@@ -19,6 +19,7 @@ __all__ = ["ABSENT", "ExportSettings", "Row", "layout_of"]
 ABSENT = -1e9
 """The log-probability of an entry that is not there: exp gives zero, and zero times it is no NaN."""
 Format = Literal["plain", "distillkit"]
+"""What an export looks like."""
 _NESTED = {"target_token_ids": pa.int32(), "target_logprobs": pa.float32(), "target_mask": pa.int8()}
 
 
@@ -46,6 +47,7 @@ class Row(NamedTuple):
 
 
 Table = Callable[[LabelStore, Sequence[Row], ExportSettings], pa.Table]
+"""Makes a table of some rows."""
 
 
 def layout_of(store: LabelStore, settings: ExportSettings) -> tuple[pa.Schema, Table]:

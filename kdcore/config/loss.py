@@ -1,7 +1,7 @@
 """What a student minimises, and which labels allow it."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,8 +10,10 @@ from kdcore.config.base import Settings
 FormName = Literal["kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "total_variation", "adaptive_kl"]
 Tail = Literal["label", "drop"]
 """Where the mass goes that a label does not name: to the hard label's class, or out of the comparison."""
-Implementation = Literal["auto", "torch", "triton"]
+Implementation = Literal["auto", "torch", "fused", "triton"]
 """What computes the loss; auto: kernels where they can."""
+ChunkTokens = Literal["auto"] | Annotated[int, Field(ge=1)]
+"""Tokens whose logits exist at one time; auto: by the head's width, and what computes the loss."""
 LabelKind = Literal["weights", "topk", "dense"]
 """How a label says a distribution: weighted classes, the best ones with a tail cell, or all classes."""
 KIND_OF_CODEC: dict[str, LabelKind] = {
@@ -61,19 +63,24 @@ class LossConfig(Settings):
     num_classes: int | None = Field(
         default=None, ge=1, description="rows of the head that are tokens, the rest is masked out; default: all (text)"
     )
-    chunk_tokens: int = Field(default=1024, ge=1, description="tokens whose logits exist at one time")
+    chunk_tokens: ChunkTokens = Field(
+        default="auto",
+        description="tokens whose logits exist at one time; auto: 1,024, or more on CUDA (docs/losses.md)",
+    )
     recompute: bool | None = Field(
         default=None, description="make logits again in the backward pass: slower, less memory (text); default: no"
     )
     implementation: Implementation = Field(
         default="auto",
-        description="triton: kernels for CUDA (text, labels but dense); auto: where they can",
+        description="of text; torch: chunks of logits; fused: those in kernels for CUDA (labels but dense), auto where "
+        "they can; triton: tiles in kernels",
     )
     gradient_filter: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="of triton: leave out blocks of gradients below this share of a token's weight; 0: exact",
+        description="of triton, which auto then takes: leave out tiles of gradients below this share of a token's "
+        "weight; 0: exact",
     )
 
     @property
@@ -93,8 +100,10 @@ class LossConfig(Settings):
 
     @model_validator(mode="after")
     def _filter_of_kernels(self) -> "LossConfig":
-        if self.gradient_filter and self.implementation == "torch":
-            raise ValueError("`gradient_filter` is of implementation triton, torch is exact: remove one of the two")
+        if self.gradient_filter and self.implementation in ("torch", "fused"):
+            raise ValueError(
+                f"`gradient_filter` is of implementation triton, {self.implementation} is exact: remove one of the two"
+            )
         return self
 
     def misfit(self, codec: str) -> str | None:

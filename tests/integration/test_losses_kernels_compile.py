@@ -11,7 +11,9 @@ import pytest
 pytest.importorskip("triton")
 
 KERNELS = ("_partial_sums", "_dense_tile", "_add_hidden", "_write_head")
-"""Those that multiply matrices; the gathers need no tensor core."""
+"""Those that multiply matrices; the others need no tensor core."""
+PASSES = ("_find", "_spread")
+"""Over logits that are there."""
 SHARED_BYTES = 227 * 1024
 """What one block of threads may have on compute capability 9.0."""
 
@@ -28,8 +30,10 @@ def compile_kernels() -> None:
     from kdcore.losses.objective import Objective
     from kdcore.losses.sparse.call import Call
     from kdcore.losses.sparse.head import LogitRules
+    from kdcore.losses.sparse.kernels.chunk import fused_chunk_loss
     from kdcore.losses.sparse.kernels.loss import KernelLoss
     from kdcore.losses.sparse.shards import WHOLE
+    from kdcore.losses.sparse.support import Support, chunks
 
     class Device:
         get_current_device = staticmethod(lambda: 0)
@@ -47,6 +51,7 @@ def compile_kernels() -> None:
             "shared": kernel.metadata.shared,
             "tensor_core": sum("wgmma.mma_async" in line for line in lines),
             "prefetches": sum("cp.async.cg" in line for line in lines),
+            "vectors": sum("ld.global" in line and ".v4." in line for line in lines),
             "atomics": sum(".atom." in line or line.strip().startswith(("atom.", "red.")) for line in lines),
         }
         print(json.dumps(facts), flush=True)
@@ -58,12 +63,18 @@ def compile_kernels() -> None:
     bias = torch.zeros(classes, dtype=torch.bfloat16, requires_grad=True)
     ids = torch.arange(k).expand(tokens, k).contiguous()
     labels = TopKLabels(ids, torch.zeros(tokens, k), torch.zeros(tokens), classes)
+
+    def call(rules: LogitRules, gradient_filter: float) -> Call:
+        return Call(labels, ids[:, 0], None, Objective(), rules, classes, 1024, True, gradient_filter, WHOLE, True)
+
+    capped = LogitRules(1.0, 30.0)
     for gradient_filter in (0.0, 0.001):
-        call = Call(
-            labels, ids[:, 0], None, Objective(), LogitRules(1.0, 30.0), classes, 1024, True, gradient_filter, WHOLE
-        )
-        loss, _ = summed(KernelLoss(call), hidden, head, bias)
+        loss, _ = summed(KernelLoss(call(capped, gradient_filter)), hidden, head, bias)
         torch.autograd.grad(loss, [hidden, head, bias])
+    ((part, support),) = chunks(labels, ids[:, 0], None, classes, tokens)
+    assert isinstance(support, Support)
+    for rules, offset, dtype in ((LogitRules(), None, torch.bfloat16), (capped, bias.detach(), torch.float32)):
+        fused_chunk_loss(torch.zeros(tokens, classes), offset, support, call(rules, 0.0), part, None, dtype)
 
 
 def test_every_kernel_fits_prefetches_and_uses_tensor_cores_and_no_atomics(tmp_path):
@@ -75,13 +86,17 @@ def test_every_kernel_fits_prefetches_and_uses_tensor_cores_and_no_atomics(tmp_p
     child = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=240)
     assert child.returncode == 0, child.stderr
     found = [json.loads(line) for line in child.stdout.splitlines()]
-    assert {*KERNELS, "_logits_of", "_weighted_rows", "_rows_of_classes"} == {facts["name"] for facts in found}
+    assert {*KERNELS, *PASSES, "_logits_of", "_weighted_rows", "_rows_of_classes", "_write_entries"} == {
+        facts["name"] for facts in found
+    }
     for facts in found:
         assert facts["shared"] <= SHARED_BYTES
         assert facts["atomics"] == 0
         if facts["name"] in KERNELS:
             assert facts["tensor_core"] > 0, facts
             assert facts["prefetches"] > 0, facts
+        if facts["name"] in PASSES:
+            assert facts["vectors"] > 0, facts
 
 
 if __name__ == "__main__":

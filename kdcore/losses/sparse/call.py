@@ -27,6 +27,8 @@ class Call:
     recompute: bool
     gradient_filter: float
     shard: Shard
+    fused: bool
+    """Whether the passes over a chunk's logits are Triton's."""
 
 
 def compute_dtype(hidden: Tensor) -> torch.dtype:

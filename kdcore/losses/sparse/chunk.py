@@ -12,7 +12,9 @@ from kdcore.losses.sparse.dense import dense_loss
 from kdcore.losses.sparse.shards import WHOLE, Partial, Shard
 from kdcore.losses.sparse.support import Support
 
-_HOLE = -1e30
+__all__ = ["HOLE", "chunk_loss", "make_holes", "places"]
+
+HOLE = -1e30
 """Takes a class out of a pass over logits: its exponential is 0, and 0 times it is 0, which -inf would not give."""
 _CACHED = 1 << 20
 """Logits that a CPU goes over several times at once."""
@@ -35,13 +37,11 @@ def chunk_loss(
     if isinstance(compared, DenseLabels):
         return dense_loss(logits, compared, targets, weights, objective, grad)
     width = logits.shape[1]
-    named, missing = _places(shard.local(compared.ids), width)
+    named, missing = places(shard.local(compared.ids), width)
     stored = shard.owned(logits.gather(1, named).masked_fill(missing, float("-inf")), compared.ids)
-    aim, elsewhere = _places(shard.local(targets)[:, None], width)
+    aim, elsewhere = places(shard.local(targets)[:, None], width)
     target = shard.owned(logits.gather(1, aim).masked_fill(elsewhere, float("-inf")), targets[:, None])
-    # Where a label has no class, nothing: its place 0 may be a class of another entry.
-    holes = torch.full_like(stored, _HOLE).masked_fill(missing, float("inf"))
-    logits.scatter_reduce_(1, named, holes, "amin")
+    make_holes(logits, named, missing)
     parts = [slice(*span) for span in shard.spans(compared.num_classes, num_outputs or width, width)]
     found = [_exponentials(logits[:, part]) for part in parts]
     shares = logits  # overwritten, as a second tensor of this size would be most of the memory
@@ -60,10 +60,16 @@ def chunk_loss(
     return sums, shares.scatter_add_(1, aim, target_gradient[:, None].masked_fill(elsewhere, 0.0))
 
 
-def _places(ids: Tensor, width: int) -> tuple[Tensor, Tensor]:
+def places(ids: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Columns of `ids`, 0 for those that have none here, and which these are."""
     missing = (ids < 0) | (ids >= width)
     return ids.masked_fill(missing, 0), missing
+
+
+def make_holes(logits: Tensor, columns: Tensor, missing: Tensor) -> None:
+    """Takes `columns` [N, K] out of `logits` [N, V]; of those `missing` nothing, as 0 may be another entry's column."""
+    holes = torch.full_like(columns, HOLE, dtype=logits.dtype).masked_fill(missing, inf)
+    logits.scatter_reduce_(1, columns, holes, "amin")
 
 
 def _exponentials(logits: Tensor) -> Partial:
@@ -79,5 +85,5 @@ def _exponentials(logits: Tensor) -> Partial:
         shares = (logits[rows] - best[rows, None]).exp_()
         total[rows], moment[rows] = shares.sum(1), torch.linalg.vecdot(shares, logits[rows])
         logits[rows] = shares
-    empty = best <= _HOLE / 2
+    empty = best <= HOLE / 2
     return Partial(*(value.masked_fill(empty, fill) for value, fill in ((best, -inf), (total, 0.0), (moment, 0.0))))

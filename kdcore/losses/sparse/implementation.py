@@ -1,42 +1,65 @@
-"""Which implementation makes a sparse loss: chunks of logits in torch, or tiles of them in Triton kernels on CUDA."""
+"""Which implementation makes a sparse loss: chunks of logits in torch, or in fused passes, or tiles of them."""
 
 import logging
 from functools import cache
 from importlib.util import find_spec
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from kdcore.config.loss import Implementation
+from kdcore.config.loss import ChunkTokens, Implementation
 from kdcore.errors import ConfigError
-from kdcore.labels.soft_labels import DenseLabels
-from kdcore.losses.sparse.call import Call, compute_dtype
+from kdcore.labels.soft_labels import DenseLabels, SoftLabels
+from kdcore.losses.sparse.call import compute_dtype
 
-__all__ = ["use_kernels"]
+__all__ = ["chunk_size", "implementation_of"]
 
 _TYPES = (torch.bfloat16, torch.float16, torch.float32)
+_CHUNK = 1024
+_SAID = {
+    "torch": "from chunks of logits in torch",
+    "fused": "from chunks of logits with fused passes",
+    "triton": "from tiles of logits in Triton kernels",
+}
 
 
-def use_kernels(asked: Implementation, hidden: Tensor, call: Call) -> bool:
-    """Whether kernels are to make this loss; a log line says once which implementation is used, and why.
+def implementation_of(
+    asked: Implementation, hidden: Tensor, labels: SoftLabels | None, gradient_filter: float
+) -> Literal["torch", "fused", "triton"]:
+    """Which is to make this loss; a log line says once which it is, and why.
 
     Raises ConfigError when kernels are asked for and cannot.
     """
     if asked == "torch" or len(hidden) == 0:
-        return False
-    problem = _problem(asked, hidden, call)
-    if problem is not None and asked == "triton":
+        return "torch"
+    problem = _problem(asked, hidden, labels)
+    if problem is not None and asked != "auto":
         raise ConfigError(
-            f"training.loss.implementation is 'triton', but {problem}; set it to auto, which takes torch where kernels "
-            "cannot be used"
+            f"training.loss.implementation is '{asked}', but {problem}; set it to auto, which takes torch where "
+            "kernels cannot be used"
         )
-    _say(problem)
-    return problem is None
+    chosen = asked
+    if asked == "auto":
+        chosen = "torch" if problem is not None else "triton" if gradient_filter else "fused"
+    _say(chosen, problem)
+    return chosen
 
 
-def _problem(asked: Implementation, hidden: Tensor, call: Call) -> str | None:
+def chunk_size(asked: ChunkTokens, hidden: Tensor, fused: bool) -> int:
+    """How many tokens are a chunk of `hidden` [N, D].
+
+    Each chunk adds to the whole gradient of the head, V D numbers in float32; its own logits are that many where it has
+    D tokens. A GPU is kept waiting by the first, so that it has half as many.
+    """
+    if asked != "auto":
+        return asked
+    return max(_CHUNK, hidden.shape[1] // 2) if fused else _CHUNK
+
+
+def _problem(asked: Implementation, hidden: Tensor, labels: SoftLabels | None) -> str | None:
     """Why kernels cannot make this loss; None when they can."""
-    if isinstance(call.labels, DenseLabels):
+    if isinstance(labels, DenseLabels):
         return "the labels have every class's probability, and the kernels need labels that name few classes"
     if (dtype := compute_dtype(hidden)) not in _TYPES:
         return f"products run in {dtype}, and the kernels know bfloat16, float16 and float32"
@@ -44,7 +67,7 @@ def _problem(asked: Implementation, hidden: Tensor, call: Call) -> str | None:
         return "the package triton is not installed (it comes with torch for CUDA)"
     # Interpreted kernels are for tests: much slower than torch.
     if not hidden.is_cuda:
-        return None if asked == "triton" and _interpreted() else f"the student is on {hidden.device}, and not on CUDA"
+        return None if asked != "auto" and _interpreted() else f"the student is on {hidden.device}, and not on CUDA"
     capability = torch.cuda.get_device_capability(hidden.device)
     if capability < (8, 0):
         return f"the GPU has compute capability {capability[0]}.{capability[1]}, and the kernels need 8.0"
@@ -58,6 +81,6 @@ def _interpreted() -> bool:
 
 
 @cache
-def _say(problem: str | None) -> None:
-    chosen = "in Triton kernels" if problem is None else f"in torch: {problem}"
-    logging.getLogger(__name__).info("the loss from hidden states is made %s", chosen)
+def _say(chosen: str, problem: str | None) -> None:
+    why = "" if problem is None else f": {problem}"
+    logging.getLogger(__name__).info("the loss from hidden states is made %s%s", _SAID[chosen], why)

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdcore.config.loss import Implementation
+from kdcore.config.loss import ChunkTokens, Implementation
 from kdcore.labels.soft_labels import DenseLabels, SoftLabels
 from kdcore.losses.by_hand import LossByHand, summed
 from kdcore.losses.objective import METRICS, Objective, choose
 from kdcore.losses.sparse.call import Call, compute_dtype, grad_dtype
 from kdcore.losses.sparse.chunk import chunk_loss
 from kdcore.losses.sparse.head import LogitRules
-from kdcore.losses.sparse.implementation import use_kernels
+from kdcore.losses.sparse.implementation import chunk_size, implementation_of
 from kdcore.losses.sparse.shards import WHOLE, Shard
 from kdcore.losses.sparse.support import Support, check_fit, chunks
 
@@ -32,6 +32,7 @@ __all__ = ["distillation_loss_from_hidden"]
 _ROWS = 8_192
 """Of the head that are worked on at a time, where a tensor of a gradient's or a chunk's size in a second type would be
 most of the memory."""
+_HALVES = (torch.bfloat16, torch.float16)
 
 
 def distillation_loss_from_hidden(
@@ -46,7 +47,7 @@ def distillation_loss_from_hidden(
     rules: LogitRules | None = None,
     num_classes: int | None = None,
     weights: Tensor | None = None,
-    chunk_tokens: int = 1024,
+    chunk_tokens: ChunkTokens = "auto",
     recompute: bool = False,
     implementation: Implementation = "auto",
     gradient_filter: float = 0.0,
@@ -64,10 +65,11 @@ def distillation_loss_from_hidden(
     again. The head's gradient is summed over chunks in float32 and returned so: a head in a narrower type keeps it
     where its `grad_dtype` is torch.float32.
 
-    `implementation` "triton" makes the loss in kernels on CUDA, "auto" where it can: tiles of logits, made again in the
-    backward pass; `chunk_tokens` and `recompute` are of torch. Kernels leave out blocks of gradients that are below
-    `gradient_filter` times the token's weight. With a `shard`, `head_weight` has the vocabulary's rows that this rank
-    has, and `num_classes` says how many all have; each rank gets the whole loss and gradient of hidden states.
+    `implementation` "torch" goes over chunks of logits in torch, "fused" in Triton kernels on CUDA; "triton" makes
+    tiles of logits in kernels, again in the backward pass, and has no use for `chunk_tokens` and `recompute`. "auto"
+    takes "fused" where it can, or "triton" with a `gradient_filter`: tiles of gradients that are below so much of the
+    token's weight are left out, by "triton" alone. With a `shard`, `head_weight` has the vocabulary's rows that this
+    rank has, and `num_classes` says how many all have; each rank gets the whole loss and gradient of hidden states.
 
     Returns the scalar sum and detached sums by name: METRICS. Raises LabelError when labels and tokens, or labels and
     vocabulary, do not fit together; ConfigError when the divergence is not defined for such labels, or an
@@ -80,8 +82,11 @@ def distillation_loss_from_hidden(
         objective.check(labels)
         shard.check(labels)
     rules = rules or LogitRules()
-    call = Call(labels, targets, weights, objective, rules, outputs, chunk_tokens, recompute, gradient_filter, shard)
-    if use_kernels(implementation, hidden_states, call):
+    chosen = implementation_of(implementation, hidden_states, labels, gradient_filter)
+    fused = chosen == "fused"
+    size = chunk_size(chunk_tokens, hidden_states, fused)
+    call = Call(labels, targets, weights, objective, rules, outputs, size, recompute, gradient_filter, shard, fused)
+    if chosen == "triton":
         from kdcore.losses.sparse.kernels.loss import KernelLoss
 
         return summed(KernelLoss(call), hidden_states, head_weight, head_bias)
@@ -108,9 +113,12 @@ class _Gradients:
 
     def add(self, part: slice, d_outputs: Tensor, inputs: Tensor, matrix: Tensor) -> None:
         """The share of one chunk, whose head has `matrix`: d_outputs [n, rows of matrix] are of the head's outputs."""
-        rows, d_hidden = len(matrix), torch.zeros_like(inputs, dtype=d_outputs.dtype)
-        for first in range(0, rows, _ROWS):
-            block = slice(first, min(first + _ROWS, rows))
+        rows, wide = len(matrix), _wide(inputs.dtype)
+        d_hidden = torch.zeros_like(inputs, dtype=wide)
+        # At once, where no copy in the type of products is to be made.
+        step = rows if d_outputs.dtype == inputs.dtype else _ROWS
+        for first in range(0, rows, step):
+            block = slice(first, min(first + step, rows))
             narrow = d_outputs[:, block].to(inputs.dtype)
             if self.hidden is not None:
                 _add_product(d_hidden, narrow, matrix[block])
@@ -119,22 +127,29 @@ class _Gradients:
         if self.hidden is not None:
             self.hidden[part] = d_hidden
         if self.bias is not None:
-            self.bias[:rows] += d_outputs.sum(0)
+            self.bias[:rows] += d_outputs.sum(0, dtype=wide)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """Adds left @ right."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
+    elif _widens(left):
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
     else:
-        total += _wide_product(left, right, total.dtype) if left.is_cuda else left @ right
+        total += left @ right
+
+
+def _widens(factor: Tensor) -> bool:
+    """Whether the device gives a product in float32 without rounding to the inputs' type first."""
+    return factor.is_cuda and torch.version.hip is None and factor.dtype in _HALVES
 
 
 def _wide_product(left: Tensor, right: Tensor, wide: torch.dtype) -> Tensor:
-    """left @ right in the wide type, where the device can without rounding to the inputs' type first."""
+    """left @ right in the wide type."""
     if left.dtype == wide:
         return left @ right
-    if left.is_cuda and torch.version.hip is None and left.dtype in (torch.bfloat16, torch.float16):
+    if _widens(left):
         return torch.mm(left, right, out_dtype=wide)
     product = torch.empty(len(left), right.shape[1], dtype=wide, device=left.device)
     for columns, part in zip(product.split(_ROWS, 1), right.split(_ROWS, 1), strict=True):
@@ -167,8 +182,9 @@ def _run(
         ):
             weight = None if weights is None else weights[part].to(wide)
             outputs = _wide_product(inputs[part], matrix.T, wide)
-            outputs = outputs if offset is None else outputs.add_(offset)
-            chunk_sums, d_outputs = _of_outputs(outputs, compared, call, part, weight, grads is not None)
+            chunk_sums, d_outputs = _of_outputs(
+                outputs, offset, compared, call, part, weight, None if grads is None else dtype
+            )
             sums += chunk_sums
             if grads is not None and d_outputs is not None:
                 grads.add(part, d_outputs, inputs[part], matrix)
@@ -179,11 +195,21 @@ def _run(
 
 
 def _of_outputs(
-    outputs: Tensor, compared: Support | DenseLabels, call: Call, part: slice, weights: Tensor | None, grad: bool
+    outputs: Tensor,
+    bias: Tensor | None,
+    compared: Support | DenseLabels,
+    call: Call,
+    part: slice,
+    weights: Tensor | None,
+    narrow: torch.dtype | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Sums of one chunk, and d loss / d outputs of the head. Overwrites `outputs`."""
-    rules = call.rules
-    logits = rules.apply(outputs)
+    """Sums of one chunk, and d loss / d outputs of the head, wide or `narrow` (None: none). Overwrites `outputs`."""
+    if call.fused and isinstance(compared, Support):
+        from kdcore.losses.sparse.kernels.chunk import fused_chunk_loss
+
+        return fused_chunk_loss(outputs, bias, compared, call, part, weights, narrow)
+    rules, grad = call.rules, narrow is not None
+    logits = rules.apply(outputs if bias is None else outputs.add_(bias))
     slope = rules.slope(logits) if grad and rules != LogitRules() else None
     sums, d_logits = chunk_loss(
         logits, compared, call.targets[part], weights, call.objective, grad, call.shard, call.num_outputs
@@ -200,6 +226,8 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 def _scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
     """gradient x factor in `dtype`, without a wider tensor of its size on the way."""
     scaled = torch.empty_like(gradient, dtype=dtype)
+    if gradient.is_cuda:  # which rounds as it writes
+        return torch.mul(gradient, factor, out=scaled)
     for rows, part in zip(scaled.split(_ROWS), gradient.split(_ROWS), strict=True):
         rows.copy_(part * factor)
     return scaled

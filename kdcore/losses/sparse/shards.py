@@ -31,6 +31,13 @@ class Partial:
         """Of no class; `like` [N] says how many tokens, where, and the type."""
         return cls(torch.full_like(like, float("-inf")), torch.zeros_like(like), torch.zeros_like(like))
 
+    @classmethod
+    def joined(cls, best: Tensor, total: Tensor, moment: Tensor) -> "Partial":
+        """Of all classes, from those of parts of them [P, N]; a part that has no class has -inf, and so may all."""
+        largest = best.amax(0)
+        factors = cls(best, total, moment).factor(largest)
+        return cls(largest, (total * factors).sum(0), (moment * factors).sum(0))
+
     def factor(self, best: Tensor) -> Tensor:
         """What the exponentials are multiplied with to be relative to `best`, which is at least as large."""
         return (self.best - best).exp().masked_fill(self.best == float("-inf"), 0.0)

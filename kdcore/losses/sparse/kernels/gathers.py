@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kdcore.losses.sparse.kernels.tiles import INTERPRETED, Head
+from kdcore.losses.sparse.kernels.tiles import INTERPRETED, Head, ruled
 
 __all__ = ["Entries", "entries_by_class", "logits_of", "rows_of_classes", "weighted_rows"]
 
@@ -52,9 +52,7 @@ def _logits_of(
         u += tl.sum(b * a[None, :], 1)
     if bias is not None:
         u += tl.load(bias + classes, mask=inside, other=0.0).to(tl.float32)
-    z = u * scale
-    if SOFTCAP:
-        z = ceiling * (2.0 * tl.sigmoid(2.0 * z) - 1.0)
+    z = ruled(u, scale, ceiling, SOFTCAP)
     tl.store(out + row * entries + places, tl.where(inside, z, float("-inf")), mask=places < entries)
 
 

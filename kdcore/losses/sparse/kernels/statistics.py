@@ -38,11 +38,7 @@ def partial_sums(hidden: Tensor, head: Head, names: Tensor, first: int, end: int
         hidden, head.weight, head.bias, names, places, sums, tokens, width, names.shape[1], first, end, segments,
         span, **head.shape_of_logits, **tiles.of_logits(hidden.dtype),
     )  # fmt: skip
-    best, total, moment = sums
-    largest = best.amax(0)
-    # A segment all of whose classes are named has -inf, and so may all of them.
-    factors = Partial(best, total, moment).factor(largest)
-    return Partial(largest, (total * factors).sum(0), (moment * factors).sum(0))
+    return Partial.joined(*sums)
 
 
 @triton.jit

@@ -11,7 +11,7 @@ from triton import knobs
 
 from kdcore.losses.sparse.head import LogitRules
 
-__all__ = ["INTERPRETED", "Head", "Tiles", "grouped", "logits_tile", "slope", "tiles_of"]
+__all__ = ["INTERPRETED", "Head", "Tiles", "grouped", "logits_tile", "ruled", "rules_of_logits", "slope", "tiles_of"]
 
 INTERPRETED: bool = knobs.runtime.interpret
 """Whether TRITON_INTERPRET=1 was set when triton was first imported: kernels then run on the CPU, in numpy."""
@@ -61,13 +61,14 @@ class Head:
 
     @property
     def shape_of_logits(self) -> dict[str, Any]:
-        """Arguments of kernels: z = ceiling tanh(scale u) with a soft-cap, else z = scale u."""
-        cap = self.rules.softcap
-        return {
-            "scale": self.rules.scale / (cap or 1.0),
-            "ceiling": cap or 1.0,
-            "SOFTCAP": cap is not None,
-        }
+        """`rules_of_logits` of this head."""
+        return rules_of_logits(self.rules)
+
+
+def rules_of_logits(rules: LogitRules) -> dict[str, Any]:
+    """Arguments of kernels: z = ceiling tanh(scale u) with a soft-cap, else z = scale u."""
+    cap = rules.softcap
+    return {"scale": rules.scale / (cap or 1.0), "ceiling": cap or 1.0, "SOFTCAP": cap is not None}
 
 
 def tiles_of(dtype: torch.dtype) -> Tiles:
@@ -113,7 +114,13 @@ def logits_tile(
         z = tl.dot(a, tl.trans(b), z, input_precision=PRECISION)
     if bias is not None:
         z += tl.load(bias + columns).to(tl.float32)[None, :]
-    z *= scale
+    return ruled(z, scale, ceiling, SOFTCAP)
+
+
+@triton.jit
+def ruled(u, scale, ceiling, SOFTCAP: tl.constexpr):
+    """The logits z of the head's outputs u."""
+    z = u * scale
     if SOFTCAP:
         z = ceiling * (2.0 * tl.sigmoid(2.0 * z) - 1.0)
     return z

@@ -39,8 +39,9 @@ def implementation_of(
             f"training.loss.implementation is '{asked}', but {problem}; set it to auto, which takes torch where "
             "kernels cannot be used"
         )
-    chosen = asked
-    if asked == "auto":
+    if asked != "auto":
+        chosen = asked
+    else:
         chosen = "torch" if problem is not None else "triton" if gradient_filter else "fused"
     _say(chosen, problem)
     return chosen
@@ -49,8 +50,8 @@ def implementation_of(
 def chunk_size(asked: ChunkTokens, hidden: Tensor, fused: bool) -> int:
     """How many tokens are a chunk of `hidden` [N, D].
 
-    Each chunk adds to the whole gradient of the head, V D numbers in float32; its own logits are that many where it has
-    D tokens. A GPU is kept waiting by the first, so that it has half as many.
+    Every chunk adds to the head's whole gradient, V D numbers in float32, which a GPU waits for: fewer are faster.
+    With D / 2 tokens a chunk's logits take half as much memory as that gradient.
     """
     if asked != "auto":
         return asked

@@ -19,8 +19,10 @@ from kdcore.losses.sparse.shards import Partial
 
 __all__ = ["find", "spread", "write_entries"]
 
-_COLUMNS, _ENTRIES = (32, 16) if INTERPRETED else (4096, 256)
-"""Classes of one row that one program reads, 32 of each thread; entries that one program writes."""
+_COLUMNS = 32 if INTERPRETED else 4096
+"""Classes of one row that one program reads: 32 a thread."""
+_ENTRIES: dict[str, Any] = {"ENTRIES": 16 if INTERPRETED else 256, "num_warps": 4}
+"""That one program writes."""
 
 
 def find(outputs: Tensor, bias: Tensor | None, rules: LogitRules, first: int, end: int) -> Partial:
@@ -60,8 +62,8 @@ def write_entries(out: Tensor, columns: Tensor, values: Tensor) -> None:
     """out[n, columns[n, k]] = values[n, k] of `columns` int64 and `values` float32 [N, K]; nothing where it is -1."""
     columns, values = columns.contiguous(), values.contiguous()
     if columns.numel():
-        _write_entries[(triton.cdiv(columns.numel(), _ENTRIES),)](
-            columns, values, out, columns.numel(), columns.shape[1], out.shape[1], ENTRIES=_ENTRIES, num_warps=4
+        _write_entries[(triton.cdiv(columns.numel(), _ENTRIES["ENTRIES"]),)](
+            columns, values, out, columns.numel(), columns.shape[1], out.shape[1], **_ENTRIES
         )  # fmt: skip
 
 

@@ -43,7 +43,7 @@ class Case:
 
     def loss(self, labels: SoftLabels | None, dtype: torch.dtype, implementation: str, bias: bool = True, **options):
         """Loss, metrics and gradients of 0.7 x loss."""
-        device = "cpu" if implementation == "torch" else DEVICE
+        device = DEVICE if implementation in ("fused", "triton") else "cpu"
         options.setdefault("chunk_tokens", 4)
         leaves = [value.to(device, dtype).requires_grad_() for value in (self.hidden, self.head, self.bias)]
         loss, metrics = distillation_loss_from_hidden(
@@ -185,12 +185,12 @@ def test_the_filter_leaves_out_blocks_all_of_whose_gradients_are_small_but_no_en
 
 def test_a_chunk_in_kernels_is_as_one_made_again_in_the_backward_pass_and_as_one_of_all_tokens():
     case = Case(tokens=6, width=16, classes=40, beyond=3)
-    options = {"objective": objective("jsd", 0.3, beta=0.4), "rules": CAPPED}
+    options: dict[str, Any] = {"objective": objective("jsd", 0.3, beta=0.4), "rules": CAPPED}
     labels = topk_of(case.teacher, 3)
     wanted = case.loss(labels, torch.float32, "fused", **options)
     for others in ({"recompute": True}, {"chunk_tokens": "auto"}):
         found = case.loss(labels, torch.float32, "fused", **options, **others)
-        torch.testing.assert_close(found, wanted)
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_a_target_that_a_label_names_that_is_the_tails_and_that_no_label_knows(kernels):

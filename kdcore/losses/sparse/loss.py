@@ -176,7 +176,7 @@ def _run(
         # At least one row, so that a shard of padding alone is a matrix too.
         rows = max(1, call.shard.rows(0, call.num_outputs, len(head))[1])
         inputs, matrix = hidden.to(dtype), head[:rows].to(dtype)
-        offset = None if bias is None else bias[:rows]
+        offset = None if bias is None else bias[:rows].contiguous()
         for part, compared in chunks(
             call.labels, call.targets, call.objective.tail, call.num_outputs, call.chunk_tokens
         ):

@@ -97,11 +97,12 @@ def test_what_is_packed_comes_back(seed, classes, draws, sizes, kind, learnt, da
     begins = np.cumsum([0, *sizes[:-1]])
     wanted = np.concatenate([b + np.arange(i, j) for b, i, j in zip(begins, starts, stops, strict=True)])
     _same(some, whole.index(wanted.tolist()))
+    if len(labels["ids"]) > 1500:  # symbol by symbol, numpy is slow
+        return
     with pytest.MonkeyPatch.context() as patch:
         without_numba(patch)
-        if len(labels["ids"]) < 4000:  # symbol by symbol, numpy is slow
-            _same(codec.decode(rows, [0] * len(rows), sizes), whole)
-            _same(codec.decode(rows, starts, stops), some)
+        _same(codec.decode(rows, [0] * len(rows), sizes), whole)
+        _same(codec.decode(rows, starts, stops), some)
         for row, other in zip(rows, _pack_and_read(codec, labels, sizes, targets), strict=True):
             for column in ("codes", "block_words"):
                 assert row.columns[column].dtype == other.columns[column].dtype
@@ -151,7 +152,7 @@ def test_several_threads_give_the_labels_of_one_and_name_the_first_damaged_block
 def test_ids_of_large_vocabularies_come_back(classes, kind):
     rng = np.random.default_rng(3)
     pool = np.unique(np.concatenate([EDGE_IDS, [classes - 1, classes - 2], rng.integers(0, classes, 80)]))
-    labels = random_labels(rng, 300, 50, classes, pool)
+    labels = random_labels(rng, 60, 50, classes, pool)  # symbol by symbol, numpy is slow
     targets = _targets(rng, labels, classes, kind)
     # The prior is flat but for a few: most ranks are far out, and gaps need all of their plain bits.
     prior = np.zeros(classes)
@@ -159,13 +160,13 @@ def test_ids_of_large_vocabularies_come_back(classes, kind):
     none = [np.empty(0, np.int64)] * 3
     for tables in (model_of(labels, 50, classes, targets), CoderModel.learn(prior, 50, *none, None)):
         codec = CODECS["sampled"](tables)
-        rows = _pack_and_read(codec, labels, [300], targets)
-        whole = codec.decode(rows, [0], [300])
+        rows = _pack_and_read(codec, labels, [60], targets)
+        whole = codec.decode(rows, [0], [60])
         assert set(EDGE_IDS) <= set(whole.ids.tolist())
         _check(codec, whole, labels)
         with pytest.MonkeyPatch.context() as patch:
             without_numba(patch)
-            _same(codec.decode(rows, [0], [300]), whole)
+            _same(codec.decode(rows, [0], [60]), whole)
 
 
 @pytest.mark.parametrize("name", ["sampled", "threshold"])
@@ -346,7 +347,7 @@ def test_without_numba_numpy_takes_over(monkeypatch):
 # --- the parts ---
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 2**50), max_size=30))
 def test_buckets_and_their_bits_tell_the_number(values):
     numbers = np.array([0, 1, 2, 3, 4, 5, 7, 8, 2**31 - 1, 2**53 - 1, *values], np.int64)
@@ -361,7 +362,7 @@ def test_buckets_and_their_bits_tell_the_number(values):
     assert num_symbols(2**31 - 2) < 128
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 60), max_size=7), st.integers(0, 10**6))
 def test_both_encoders_write_the_same_words(per_block, seed):
     rng = np.random.default_rng(seed)
@@ -378,7 +379,7 @@ def test_both_encoders_write_the_same_words(per_block, seed):
     np.testing.assert_array_equal(lengths, wanted_lengths)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(0, 100))
 def test_tables_can_code_everything(draws, classes, seed):
     """Every symbol that can occur has a frequency, every row sums to 4096, on tables that saw next to nothing."""
@@ -428,14 +429,15 @@ def test_every_flipped_bit_is_refused_or_gives_labels_that_can_be(targets, fast,
     whole = _read(codec, row, row.columns["codes"])
     assert whole is not None
     refused = 0
-    for place in range(16 * len(row.columns["codes"])):
+    places = range(0, 16 * len(row.columns["codes"]), 1 if fast else 5)  # symbol by symbol, numpy is slow
+    for place in places:
         codes = row.columns["codes"].copy()
         codes[place // 16] ^= 1 << place % 16
         found = _read(codec, row, codes)
         refused += found is None
         assert found is None or not torch.equal(found.ids, whole.ids) or not torch.equal(found.weights, whole.weights)
         _read(codec, row, codes, stop=4)
-    assert refused >= 0.95 * 16 * len(row.columns["codes"])  # the last state is 32 bits of a check sum
+    assert refused >= 0.95 * len(places)  # the last state is 32 bits of a check sum
 
 
 @pytest.mark.parametrize("targets", [False, True])

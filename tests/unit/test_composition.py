@@ -6,11 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 import kdcore
-from kdcore.config.losses import AnyLossTerm
 from kdcore.config.training import TrainingConfig
 from kdcore.errors import ConfigError
 from kdcore.labels.dense import DenseCodec
@@ -23,6 +21,7 @@ from kdcore.training.composition import Composition, compose
 from kdcore.training.model import DistillModel
 from kdcore.training.ranks import Ranks
 from kdcore.training.teacher_side import LiveTeacher, NoTeacher, StoredTeacher, TeacherSide
+from tests.support.methods import TERMS
 
 OWN = "tests.support.own_losses"
 CLASSES, SAMPLES = 4, 10
@@ -40,7 +39,7 @@ def network(width: int = 4, norm: bool = False) -> nn.Sequential:
 
 
 def terms(*given: dict[str, Any]) -> list[Any]:
-    return [TypeAdapter(AnyLossTerm).validate_python(one) for one in given]
+    return [TERMS.validate_python(one) for one in given]
 
 
 def composed(

@@ -168,7 +168,7 @@ def test_every_shipped_recipe_reads_and_survives_a_round_trip(repo: Path, tmp_pa
         assert load_recipe(write(tmp_path, dump_recipe(recipe))) == recipe
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     steps=st.integers(1, 10**9),
     rate=st.floats(1e-12, 10, allow_nan=False),

@@ -1,6 +1,4 @@
 import io
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow as pa
@@ -103,8 +101,3 @@ def test_folder(tmp_path):
         source.read(source.list("heldout")[0])
     with pytest.raises(DataError, match="sub-folder"):
         open_source(ImageFolderData(path=str(tmp_path / "none"))).list("train")
-
-
-def test_sources_import_nothing_heavy():
-    code = "import sys, kdcore.planning; print(sorted({'transformers', 'sklearn', 'PIL', 'ray'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -28,7 +28,7 @@ from kdcore.planning import Corpus, sketch
 from tests.support.planning import Memory
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**31), count=st.integers(1, 300), bins=st.integers(2, 20))
 def test_calibration_agrees_with_torchmetrics(seed: int, count: int, bins: int) -> None:
     from torchmetrics.functional.classification import multiclass_calibration_error

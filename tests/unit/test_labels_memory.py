@@ -64,7 +64,7 @@ def test_index_and_concat_of_sparse_labels_undo_each_other():
     assert joined.num_classes == 9
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(-5, 4), max_size=8), st.integers(-7, 7), st.integers(-7, 7), st.integers(1, 3))
 def test_sparse_labels_are_chosen_like_a_list(places, start, stop, step):
     labels = sparse_of(ROWS)

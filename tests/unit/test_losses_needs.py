@@ -4,11 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from kdcore.config import Recipe
-from kdcore.config.losses import AnyLossTerm
 from kdcore.errors import ConfigError
 from kdcore.losses.method import LossInputs, Shapes
 from kdcore.losses.registry import make_method
@@ -16,6 +14,7 @@ from kdcore.training.batches import ImageBatch
 from kdcore.training.composition import compose
 from kdcore.training.needs import check_losses
 from kdcore.training.teacher_side import LiveTeacher
+from tests.support.methods import TERMS
 
 ONE_CLASS = ("conditional", "dkd", "nkd", "rld", "virtual_teacher", "wsld", "cs_kd", "gradient_attention")
 OF_ONE_LAYER = ({"type": "sskd", "at": "layer3"}, {"type": "tofd", "at": "layer3"})
@@ -127,7 +126,7 @@ def by_pixels(name: str, ours: torch.dtype, theirs: torch.dtype) -> tuple[float,
     """The loss of networks in these types, and its gradient by the student's first layer."""
     student, teacher = network(ours, 0), LiveTeacher(network(theirs, 1), ())
     pixels = torch.randn(4, 1, 5, 5, generator=torch.Generator().manual_seed(1))
-    term = TypeAdapter(AnyLossTerm).validate_python({"type": name})
+    term = TERMS.validate_python({"type": name})
     composition = compose(student, [term], teacher, pixels[:1].to(ours), 3, 10)
     loss, _ = composition.loss(ImageBatch(pixels, torch.tensor([0, 1, 2, 0]), None))
     loss.backward()
@@ -149,7 +148,7 @@ def test_gradients_by_pixels_of_networks_in_two_types(name, ours, theirs):
 @pytest.mark.parametrize("name", ["pkd", "hidden_states", "hidden_cosine", "mobilebert", "lrc_bert", "alp"])
 def test_all_tokens_beside_the_first_alone_are_refused(name):
     def made(tokens: str, ours: tuple[int, ...], theirs: tuple[int, ...]) -> Any:
-        term = TypeAdapter(AnyLossTerm).validate_python({"type": name, "at": "a", "tokens": tokens})
+        term = TERMS.validate_python({"type": name, "at": "a", "tokens": tokens})
         return make_method(term, Shapes({"a": ours}, {"a": theirs}, 3, 10))
 
     for ours, theirs in (((6, 8), (8,)), ((8,), (6, 8)), ((6, 8), (1, 8))):

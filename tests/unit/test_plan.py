@@ -18,7 +18,7 @@ def no_sync(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(texts=st.lists(st.text("ab", min_size=1, max_size=6), min_size=1, max_size=40), unit_bytes=st.integers(1, 20))
 def test_each_key_once_and_units_within_their_size(texts, unit_bytes):
     plan, parts = plan_units(Memory(texts), "train", unit_bytes)

@@ -134,7 +134,7 @@ def test_simulated_deaths_never_lose_or_double_a_unit(units: int, replicas: int,
 
 
 def test_ten_thousand_replicas() -> None:
-    simulate(30_000, 10_000, 0, 0.05)
+    simulate(15_000, 10_000, 0, 0.05)
 
 
 def simulate(num_units: int, replicas: int, seed: int, death: float) -> None:

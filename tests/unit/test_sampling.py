@@ -40,19 +40,19 @@ def _masked(classes: int) -> torch.Tensor:
 
 # Logits and draws. Few draws over many classes are found block by block, the others in one cumulative sum.
 CASES = {
-    "zipf": (_zipf(2048), 50),
-    "zipf, in blocks": (_zipf(2048), 12),
-    "zipf, V not a multiple of the block": (_zipf(5003, 1.3), 39),
+    "zipf": (_zipf(1024), 50),
+    "zipf, in blocks": (_zipf(1024), 7),
+    "zipf, V not a multiple of the block": (_zipf(1163, 1.3), 9),
     "sure of one": (torch.cat([torch.tensor([9.0]), _zipf(700)]), 50),
     "one-hot": (_one_hot(300, float("-inf")), 50),
-    "one-hot, in blocks": (_one_hot(3000, -300.0), 9),
+    "one-hot, in blocks": (_one_hot(1300, -300.0), 9),
     "uniform, one draw a class": (torch.zeros(50), 50),
     "uniform": (torch.zeros(333), 50),
-    "uniform, in blocks": (torch.zeros(2047), 13),
+    "uniform, in blocks": (torch.zeros(1151), 8),
     "two points": (torch.tensor([0.3, 0.7]).log(), 7),
     "one draw": (_zipf(257), 1),
     "masked classes": (_masked(400), 30),
-    "masked classes, in blocks": (_masked(3000), 20),
+    "masked classes, in blocks": (_masked(1300), 9),
     "V = 1": (torch.zeros(1), 5),
     "V = 2": (torch.tensor([0.0, 2.0]), 50),
 }
@@ -110,8 +110,8 @@ def test_the_mean_of_10000_labels_is_the_teachers_distribution(name, case):
 def _check_threshold_variance(counts: np.ndarray, probs: np.ndarray, draws: int) -> None:
     """Every count is p D rounded down or up. With the right mean that is a variance of f (1 - f) / D^2."""
     slack = 1e-6 * probs * draws
-    assert (counts >= np.floor(probs * draws - slack)).all()
-    assert (counts <= np.ceil(probs * draws + slack)).all()
+    assert (counts.min(0) >= np.floor(probs * draws - slack)).all()
+    assert (counts.max(0) <= np.ceil(probs * draws + slack)).all()
     fraction = probs * draws % 1
     _check_total(counts, probs, draws, float((fraction * (1 - fraction)).sum()))
 
@@ -130,7 +130,8 @@ def _check_sampled_variance(counts: np.ndarray, probs: np.ndarray, draws: int) -
 
 def _check_total(counts: np.ndarray, probs: np.ndarray, draws: int, wanted: float) -> None:
     """Squared distance of a label from the truth, in the mean of all labels."""
-    squares = ((counts - draws * probs) ** 2).sum(1)
+    expected = draws * probs  # |c - e|^2 = c c - 2 c e + e e makes no matrix of floats
+    squares = np.einsum("nv,nv->n", counts, counts) - 2 * (counts @ expected) + expected @ expected
     error = squares.std() / np.sqrt(LABELS)
     assert abs(squares.mean() - wanted) < 6 * error + 1e-3
 
@@ -185,7 +186,7 @@ def test_a_biased_sampler_fails_the_test_of_the_mean(kind, name):
 def test_renormalised_top_k_fails_the_test_of_the_mean():
     logits, draws = CASES["zipf"]
     kept = torch.full_like(logits, float("-inf"))
-    best = logits.topk(1500).indices
+    best = logits.topk(750).indices
     kept[best] = logits[best]
     counts = counts_by_class(codec_of("sampled", draws, len(logits)), kept)
     assert rarest("sampled", counts.sum(0), torch.softmax(logits.double(), 0).numpy(), draws) < LEVEL
@@ -201,7 +202,7 @@ def test_too_much_variance_fails_the_test_of_the_variance():
 # --- draws ---
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.integers(0, 5),
     st.sampled_from([1, 2, 3, 127, 128, 129, 700, 5000]),
@@ -253,7 +254,7 @@ def test_no_labels_give_no_draws():
 # --- seeds ---
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.sampled_from(["threshold", "sampled"]),
     st.integers(1, 40),
@@ -332,7 +333,9 @@ def test_seeds_of_a_million_labels_differ():
     # Keys that differ in one half only, and keys of counters, are the hard ones.
     keys += [bytes(8) + key[8:] for key in keys] + [key[:8] + bytes(8) for key in keys]
     seeds = np.concatenate([label_seeds(key, 40_000, seed) for key in keys for seed in (0, 1)])
-    assert len(np.unique(seeds)) == len(seeds)
+    seeds.sort()
+    assert len(seeds) > 1_000_000
+    assert (seeds[1:] != seeds[:-1]).all()
 
 
 @pytest.mark.parametrize("lag", [(1, 0), (0, 1), (1, 1), (2, 0)])

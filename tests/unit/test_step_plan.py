@@ -30,7 +30,7 @@ def plan_of(lengths, world=1, layout="padded", seed=3, **training) -> StepPlan:
     return StepPlan(config, world, seed, lengths, layout)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(lengths=LENGTHS, world=st.integers(1, 5), size=SIZES, micro=MICRO, layout=LAYOUTS)
 def test_every_world_and_micro_batch_deals_out_the_same_step(lengths, world, size, micro, layout):
     plan = plan_of(lengths, world, layout, **size, **micro)
@@ -47,7 +47,7 @@ def test_every_world_and_micro_batch_deals_out_the_same_step(lengths, world, siz
                 assert arrange(lengths[part], layout, 12).num_slots <= micro["micro_batch_tokens"]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(lengths=LENGTHS, size=SIZES)
 def test_an_epoch_has_every_sample_once_and_in_its_order(lengths, size):
     plan = plan_of(lengths, **size)
@@ -60,7 +60,7 @@ def test_an_epoch_has_every_sample_once_and_in_its_order(lengths, size):
     assert len(seen) - 2 * len(lengths) < size.get("batch_size", 61)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(lengths=LENGTHS, size=st.integers(12, 60))
 def test_a_step_of_tokens_has_that_many_up_to_a_sequence(lengths, size):
     stream = TokenStream(lengths, seed=1)
@@ -79,7 +79,7 @@ def test_steps_of_tokens_by_hand():
     assert stream.samples(1, first + 1).tolist() == order[1:2]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(lengths=LENGTHS, world=st.integers(1, 6))
 def test_ranks_get_as_many_samples_and_nearly_as_many_tokens(lengths, world):
     ranks = deal(lengths, world)

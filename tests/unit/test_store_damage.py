@@ -31,9 +31,14 @@ from kdcore.store.writer import Receipt
 from tests.support.stores import CLASSES, codec_of, identity_of, make_store, rows_of, write_unit
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("whole") / "s")
+
+
 @pytest.fixture
-def path(tmp_path):
-    return make_store(tmp_path / "s")
+def path(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "s")
 
 
 def _shards(path: Path) -> list[Path]:
@@ -72,7 +77,7 @@ def test_truncation_at_every_byte_is_refused(tmp_path):
 
 def test_truncation_is_refused_even_when_the_size_is_said_to_be_right(tmp_path):
     store, receipt, content = _small(tmp_path)
-    for size in reversed(range(len(content))):
+    for size in reversed(range(0, len(content), 3)):
         os.truncate(store / receipt.shard, size)
         with pytest.raises(CorruptShard):
             _open_shard(store, Receipt(**{**vars(receipt), "bytes": size}))
@@ -81,7 +86,7 @@ def test_truncation_is_refused_even_when_the_size_is_said_to_be_right(tmp_path):
 def test_a_flipped_bit_anywhere_changes_the_digest_and_never_crashes_a_reader(tmp_path):
     store, receipt, content = _small(tmp_path)
     unseen = 0
-    for position in range(0, len(content), 3):
+    for position in range(0, len(content), 7):
         damaged = bytearray(content)
         damaged[position] ^= 1 << (position % 8)
         # A published file is replaced by rename; an open map of the old one must not change.
@@ -191,7 +196,7 @@ def test_no_bit_of_identity_json_changes_unseen(tmp_path):
     assert verify_store(tmp_path).ok
     file = tmp_path / "identity.json"
     content = file.read_bytes()
-    for bit in [*range(0, 8 * len(content), 5), 8 * content.index(b"e-06") + 5]:  # the last one says E-06
+    for bit in [*range(0, 8 * len(content), 31), 8 * content.index(b"e-06") + 5]:  # the last one says E-06
         damaged = bytearray(content)
         damaged[bit // 8] ^= 1 << (bit % 8)
         file.write_bytes(damaged)
@@ -270,11 +275,11 @@ def _index(path: Path) -> Path:
 
 def test_truncated_and_flipped_indexes_are_refused(path):
     content = _index(path).read_bytes()
-    for size in range(len(content)):
+    for size in (*range(0, len(content), 11), len(content) - 1):
         _index(path).write_bytes(content[:size])
         with pytest.raises(CorruptShard, match="must have"):
             open_store(path)
-    for position in range(0, len(content), 7):
+    for position in range(0, len(content), 19):
         damaged = bytearray(content)
         damaged[position] ^= 1 << (position % 8)
         _index(path).write_bytes(damaged)

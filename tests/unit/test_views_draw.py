@@ -19,7 +19,7 @@ from tests.support.views import CIFAR, FULL, keys_of, policies
 LEVEL = 1e-6
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(policies(), st.randoms(use_true_random=False))
 def test_a_view_does_not_depend_on_its_batch(policy, random):
     keys = keys_of(4)

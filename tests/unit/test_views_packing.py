@@ -12,7 +12,7 @@ from kdcore.labels.views import layout_of
 from tests.support.views import CIFAR, FULL, PLAIN, keys_of, policies
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(policies(), st.integers(0, 5), st.integers(0, 99))
 def test_rows_are_packed_and_read_again(policy, rows, seed):
     keys = keys_of(rows, seed)
@@ -25,7 +25,7 @@ def test_rows_are_packed_and_read_again(policy, rows, seed):
     assert one_each.equal(views[np.arange(rows) * policy.per_image + chosen])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(policies(), st.data())
 def test_any_parameters_in_range_survive(policy, data):
     """Also those that no draw gives: each field at its least and its largest."""

@@ -11,7 +11,7 @@ LAYOUTS: tuple[Layout, ...] = ("padded", "rows", "flat")
 LENGTHS = st.lists(st.integers(1, 24), min_size=1, max_size=40)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(lengths=LENGTHS, layout=st.sampled_from(LAYOUTS), more=st.integers(0, 9))
 def test_every_token_has_a_place_of_its_own_and_its_position(lengths, layout, more):
     lengths = np.array(lengths)
@@ -35,7 +35,7 @@ def test_every_token_has_a_place_of_its_own_and_its_position(lengths, layout, mo
     assert (np.diff(begins) > 0).all()  # in the order in which they lie
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(lengths=LENGTHS, layout=st.sampled_from(LAYOUTS))
 def test_positions_restart_at_a_sequence_and_nowhere_else(lengths, layout):
     """Also not where padding begins: a row of one sequence needs no mask of blocks."""
@@ -45,7 +45,7 @@ def test_positions_restart_at_a_sequence_and_nowhere_else(lengths, layout):
     assert restarts.tolist() == (places.rows * places.shape[1] + places.columns).tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(lengths=LENGTHS, more=st.integers(0, 20), kept=st.data())
 def test_some_of_the_rows_packed_again_are_the_same_rows(lengths, more, kept):
     """So that rows may be cut into micro-batches before these are made."""

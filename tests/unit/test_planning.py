@@ -77,7 +77,7 @@ def naive(source, wanted, part_samples):
     return units, digests[0] if parts == 1 else hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     texts=TEXTS,
     sizes=st.tuples(st.integers(1, 5), st.integers(1, 30), st.integers(1, 12)),

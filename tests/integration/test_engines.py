@@ -69,8 +69,8 @@ def trained(tmp_path_factory) -> Path:
     write_corpus(root / "corpus")
     write_labels(text_recipe(root, "labels", teacher=True))
     write_base(root)
-    start(root, 1, {name: injected(settings) for name, settings in WHOLE.items()})
-    start(root, 2, {name: injected(settings) for name, settings in TWO_RANKS.items()})
+    phases = ((1, WHOLE), (2, TWO_RANKS))
+    start(root, *((ranks, {name: injected(run) for name, run in runs.items()}) for ranks, runs in phases))
     return root
 
 

@@ -51,9 +51,7 @@ def trained(tmp_path_factory) -> Path:
     broken = {f"broken-{name}": {**BASE, **engine} for name, engine in ENGINES.items()}
     stopped = {name: {**settings, "stop_at": 3} for name, settings in (broken | MOVED).items()}
     stopped |= {name: {**settings, "stop_at": 2} for name, settings in KEPT.items()}
-    start(root, 2, whole | stopped)
-    start(root, 2, broken)
-    start(root, 1, MOVED | KEPT)
+    start(root, (2, whole | stopped), (2, broken), (1, MOVED | KEPT))
     return root
 
 

@@ -39,9 +39,8 @@ def resumed(tmp_path_factory) -> Path:
     write_labels(text_recipe(root, "labels", teacher=True))
     for name, settings in WHOLE.items():
         run_arms(text_recipe(root, name, teacher=True, **settings), [ARM])
-    start(root, 2, {name: {**settings, "stop_at": 2} for name, settings in RUNS.items()})
-    start(root, 1, {name: {**settings, "stop_at": 4, "micro_batch_size": 2} for name, settings in RUNS.items()})
-    start(root, 2, {name: {**settings, "micro_batch_size": 1} for name, settings in RUNS.items()})
+    phases = ((2, {"stop_at": 2}), (1, {"stop_at": 4, "micro_batch_size": 2}), (2, {"micro_batch_size": 1}))
+    start(root, *((ranks, {name: run | more for name, run in RUNS.items()}) for ranks, more in phases))
     return root
 
 
@@ -70,13 +69,13 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_the_run_goes_on_from_it(re
     """Every rank says OutOfSpace where the last one met it (engine_worker sees to that), while the engine writes."""
     runs = {f"full-{name}": {**DECAY, **ENGINES[name]} for name in ("torch", "zero2", "zero3")}
     alone, shared = {"full-torch": runs.pop("full-torch")}, runs  # the torch engine writes on the first rank alone
-    start(resumed, 1, {name: {**settings, "full_at": 3} for name, settings in alone.items()})
-    start(resumed, 2, {name: {**settings, "full_at": 3} for name, settings in shared.items()})
+    full = {"full_at": 3}
+    start(resumed, *((n, {name: run | full for name, run in runs.items()}) for n, runs in ((1, alone), (2, shared))))
     for name in (*alone, *shared):
         checkpoints = directory(resumed, name) / "checkpoints"
         assert sorted(path.name for path in checkpoints.iterdir()) == ["latest", "step-00000002"]
         assert latest_checkpoint(checkpoints, pytest.fail) == 2
-    start(resumed, 2, alone | shared)
+    start(resumed, (2, alone | shared))
     for name in (*alone, *shared):
         losses = [line["loss"] for line in lines(resumed, name)]
         assert losses == pytest.approx([line["loss"] for line in lines(resumed, "whole")], rel=2e-4)

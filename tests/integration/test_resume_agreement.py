@@ -15,8 +15,8 @@ def test_an_error_of_one_rank_that_loads_is_one_of_all(tmp_path: Path):
     engines = {"torch": {}, "zero2": {"engine": {"type": "deepspeed", "zero_stage": 2}}}
     write_corpus(tmp_path / "corpus")
     write_labels(text_recipe(tmp_path, "labels", teacher=True))
-    start(tmp_path, 2, {name: {**settings, "stop_at": 2} for name, settings in engines.items()})
-    start(tmp_path, 2, {name: {**settings, "unreadable": True} for name, settings in engines.items()})
+    phases = ({"stop_at": 2}, {"unreadable": True})
+    start(tmp_path, *((2, {name: settings | more for name, settings in engines.items()}) for more in phases))
     for name in engines:
         assert latest_checkpoint(tmp_path / "runs" / name / "arms" / ARM.name / "checkpoints", print) == 2
-    start(tmp_path, 2, engines)
+    start(tmp_path, (2, engines))

@@ -1,6 +1,7 @@
 """A teacher over two processes: the answers and the identity of one, and no waiting for a rank that was killed."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from tests.support.tiny_teacher import write_teacher
 pytest.importorskip("transformers")
 
 TIMEOUT = 15.0
+STOPS = (0, signal.SIGKILL, signal.SIGSTOP)
 WINDOWS = [np.arange(length) % 50 for length in (24, 9, 17)]
 
 
@@ -30,10 +32,13 @@ def settings(folder: Path, ranks: int) -> TeacherLMConfig:
 
 def work(folder: Path, rank: int, stop: int) -> None:
     """One rank; rank 1 sends itself the signal `stop`, if any, after the first answer, and rank 0 goes on asking."""
+    told = os.open(folder / f"said-{stop}-{rank}", os.O_CREAT | os.O_WRONLY)
+    os.dup2(told, 1)
+    os.dup2(told, 2)
     from cluster.labelling.replica.group import join_group, leave_group, open_meeting
 
     torch.set_num_threads(1)
-    where = folder / "meeting.json"
+    where = folder / f"meeting-{stop}.json"
     if rank == 0:
         meeting = open_meeting("127.0.0.1", 2, TIMEOUT)
         (folder / "meeting.new").write_text(json.dumps(["127.0.0.1", meeting.port]))
@@ -58,29 +63,38 @@ def work(folder: Path, rank: int, stop: int) -> None:
     leave_group()
 
 
-def start(folder: Path, stop: int = 0) -> list[subprocess.Popen[str]]:
-    (folder / "meeting.json").unlink(missing_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    return [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder), str(rank), str(stop)],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
+def work_twice(folder: Path, stop: int) -> list[int | None]:
+    """The exit codes of two ranks when rank 0 has ended; None is a rank that has not."""
+    ranks = [multiprocessing.get_context("fork").Process(target=work, args=(folder, rank, stop)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    ranks[0].join(TIMEOUT + 60)
+    if stop != signal.SIGSTOP:
+        ranks[1].join(10)
+    codes = [rank.exitcode for rank in ranks]
+    for rank in ranks:
+        rank.kill()
+    return codes
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All is done by one program, whose ranks are forks: the import of torch and transformers is most of a rank."""
     folder = tmp_path_factory.mktemp("split")
     write_teacher(folder / "teacher")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, __file__, str(folder)], env=environment, check=True, timeout=280)
     return folder
 
 
+def ended(folder: Path, stop: int) -> tuple[list[int | None], str]:
+    """The exit codes of both ranks, and what rank 0 said."""
+    return json.loads((folder / f"codes-{int(stop)}.json").read_text()), (folder / f"said-{int(stop)}-0").read_text()
+
+
 def test_two_ranks_answer_like_one(folder: Path) -> None:
-    ranks = start(folder)
-    said = [rank.communicate(timeout=120)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
+    codes, said = ended(folder, 0)
+    assert codes == [0, 0], said
     one = CausalLMTeacher(settings(folder, 1), device="cpu")
     whole = [logits.log_softmax(1) for logits in one.window_logits(WINDOWS)]
     for rank in range(2):
@@ -94,17 +108,13 @@ def test_two_ranks_answer_like_one(folder: Path) -> None:
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_rank_that_is_gone_ends_the_other(folder: Path, stop: signal.Signals) -> None:
-    ranks = start(folder, stop)
-    try:
-        said, _ = ranks[0].communicate(timeout=TIMEOUT + 60)
-        assert ranks[0].returncode == 1, said
-        assert "window_logits" in said  # in the second answer, not before
-        assert ranks[1].poll() == (-stop if stop == signal.SIGKILL else None)
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.communicate()
+    codes, said = ended(folder, stop)
+    assert codes == [1, -stop if stop == signal.SIGKILL else None], said
+    assert "window_logits" in said  # in the second answer, not before
 
 
 if __name__ == "__main__":
-    work(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    where = Path(sys.argv[1])
+    CausalLMTeacher(settings(where, 1), device="cpu")  # so that all is imported
+    for stop in STOPS:
+        (where / f"codes-{int(stop)}.json").write_text(json.dumps(work_twice(where, int(stop))))

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib
 import json
 import os
 import resource
@@ -30,8 +31,9 @@ ARM = Arm("student-seed0", 0, uses_labels=True)
 LITTLE = 20_000  # bytes: less than any file of a checkpoint's weights
 
 
-def start(root: Path, world: int, runs: dict[str, dict[str, Any]]) -> None:
-    """Train runs {name: settings} on `world` new processes. Settings that are not the recipe's:
+def start(root: Path, *phases: tuple[int, dict[str, dict[str, Any]]]) -> None:
+    """One phase after another, train runs {name: settings} on so many new processes, forked from one that has imported
+    what they need. Settings that are not the recipe's:
 
     `images`: of `distilled_images`;
     `lora`: adapters on the model of `write_base`; `stop_at`: SIGTERM to rank 0, so that this step is the last;
@@ -40,7 +42,7 @@ def start(root: Path, world: int, runs: dict[str, dict[str, Any]]) -> None:
     `unreadable`: the last rank cannot read its checkpoint, and every rank must say so.
     """
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "tests.support.engine_worker", str(root), str(world), json.dumps(runs)]
+    command = [sys.executable, "-m", "tests.support.engine_worker", str(root), json.dumps(phases)]
     subprocess.run(command, env=environment, check=True, timeout=880)
 
 
@@ -77,9 +79,9 @@ def start_weights(root: Path, lora: bool = False) -> Weights:
     return make_task(text_recipe(root, "unused", teacher=True), ARM).build().state_dict()
 
 
-def train(rank: int, world: int, root: str, runs: dict[str, dict[str, Any]]) -> None:
+def train(rank: int, world: int, root: str, group: str, runs: dict[str, dict[str, Any]]) -> None:
     """One rank; all runs, one after the other."""
-    dist.init_process_group("gloo", init_method=f"file://{root}/group-{os.getppid()}", rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=f"file://{root}/{group}", rank=rank, world_size=world)
     for name, settings in runs.items():
         stop, bad, full, broken = (settings.pop(key, None) for key in ("stop_at", "bad_at", "full_at", "unreadable"))
         last = rank == world - 1
@@ -174,6 +176,17 @@ def _unreadable(broken: bool | None) -> Iterator[None]:
         torch.load = inner
 
 
+def import_for(settings: list[dict[str, Any]]) -> None:
+    """What ranks would each import: for seconds, while their training takes a fraction of one."""
+    if any("engine" in one for one in settings):
+        importlib.import_module("deepspeed")
+    if not all(one.get("images") for one in settings):
+        importlib.import_module("transformers.models.llama.modeling_llama")
+
+
 if __name__ == "__main__":
-    root, world, runs = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
-    mp.start_processes(train, (world, root, runs), nprocs=world, start_method="spawn")
+    root, phases = sys.argv[1], json.loads(sys.argv[2])
+    import_for([settings for _, runs in phases for settings in runs.values()])
+    for number, (world, runs) in enumerate(phases):
+        group = f"group-{os.getpid()}-{number}"
+        mp.start_processes(train, (world, root, group, runs), nprocs=world, start_method="fork")

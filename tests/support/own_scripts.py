@@ -38,6 +38,16 @@ def write_student(folder: Path) -> Path:
     return folder
 
 
+def as_torchrun_would(rank: int, world: int) -> None:
+    """$SCRIPT as one of the ranks that torchrun starts, with the environment that it gives them."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+    runpy.run_path(os.environ["SCRIPT"], run_name="__main__")
+
+
 if __name__ == "__main__":  # runs $SCRIPT as it is, but for what DeepSpeed would compile for CPUs: a minute
     importlib.import_module("deepspeed.ops").__compatible_ops__["deepspeed_shm_comm"] = False
-    runpy.run_path(os.environ["SCRIPT"], run_name="__main__")
+    if "RANK" in os.environ:
+        runpy.run_path(os.environ["SCRIPT"], run_name="__main__")
+    else:  # ranks that are forked need not each import all
+        importlib.import_module("transformers.models.llama.modeling_llama")
+        torch.multiprocessing.start_processes(as_torchrun_would, (2,), nprocs=2, start_method="fork")

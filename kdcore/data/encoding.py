@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from kdcore.config.data import DataConfig, RowData
+from kdcore.data.byte_ends import TokenBytes, byte_ends, bytes_before, exact_backend
 from kdcore.data.chat import ChatTemplate, Spans
 from kdcore.data.document import TextDocument
 from kdcore.data.tokenizer import encode_document
 from kdcore.data.windows import Window, windows
-from kdcore.errors import TokenizerMismatch, UnreadableDocument
+from kdcore.errors import UnreadableDocument
 from kdcore.labels.spans import positions_of, spans_of
 
 if TYPE_CHECKING:
@@ -37,10 +37,12 @@ class EncodedText:
     """`tokens` int64 [T], and the runs of labelled positions int32 [S, 2] (see kdcore.labels.spans); None: all T - 1.
 
     Position j is labelled when tokens[j + 1] is to be learnt: label j is the distribution after tokens[: j + 1].
+    `byte_ends` int64 [T], where they were asked for, are the bytes of the text after which its tokens end.
     """
 
     tokens: np.ndarray
     spans: np.ndarray | None = None
+    byte_ends: np.ndarray | None = None
 
     @cached_property
     def positions(self) -> np.ndarray:
@@ -74,23 +76,26 @@ class EncodedText:
         """The document up to its first `num_labels` labels."""
         positions = self.positions[:num_labels]
         tokens = self.tokens[: positions[-1] + 2] if len(positions) else self.tokens[:1]
-        return EncodedText(tokens, None if self.spans is None else spans_of(positions))
+        ends = None if self.byte_ends is None else self.byte_ends[: len(tokens)]
+        return EncodedText(tokens, None if self.spans is None else spans_of(positions), ends)
 
 
 class TextEncoder:
-    """Encodes the documents of a `data` section with one tokenizer.
+    """Encodes the documents of a `data` section with one tokenizer; `with_bytes` it says where tokens end, too.
 
     Raises ConfigError for conversations without a chat template, TokenizerMismatch for a tokenizer that cannot say
     which characters its tokens come from, where that must be known.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: DataConfig, with_bytes: bool = False) -> None:
         rows = config if isinstance(config, RowData) else None
         self._tokenizer = tokenizer
         self._skips = config.on_unreadable == "skip"
         self._mask = "all" if rows is None else rows.labelled
         self._chat = ChatTemplate(tokenizer, rows) if rows is not None and rows.messages_field is not None else None
-        self._backend = _exact_backend(tokenizer) if self.masked or self._chat is not None else None
+        self._bytes = TokenBytes(tokenizer) if with_bytes else None
+        looks = self.masked or self._chat is not None or with_bytes
+        self._backend = exact_backend(tokenizer) if looks else None
 
     @property
     def masked(self) -> bool:
@@ -111,14 +116,18 @@ class TextEncoder:
         """
         if document.conversation is not None:
             return self._conversation(document)
-        if not self.masked:
+        if not (self.masked or self._bytes):
             return EncodedText(encode_document(self._tokenizer, document.text))
         prompt, end = document.prompt or 0, len(document.text)
-        ids, begins = self._begins(document.text, specials_are_text=True)
+        ids, offsets = self._offsets(document.text, specials_are_text=True)
         bos, eos = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
-        first, last = [] if bos is None else [(bos, -1)], [] if eos is None else [(eos, end)]
-        tokens, places = np.array([*first, *zip(ids, begins, strict=True), *last], np.int64).reshape(-1, 2).T
-        return EncodedText(tokens, self._labelled(places, [(prompt, end + 1)] if prompt < end else []))
+        first, last = [] if bos is None else [bos], [] if eos is None else [eos]
+        tokens = np.concatenate([first, ids, last]).astype(np.int64)
+        # They have no character; the EOS belongs after the last one.
+        nothing = np.zeros((1, 2), np.int64)
+        places = np.concatenate([nothing[: len(first)] - 1, offsets, nothing[: len(last)] + end])
+        labelled = self._labelled(places[:, 0], [(prompt, end + 1)] if prompt < end else [])
+        return EncodedText(tokens, labelled, self._ends(document.text, tokens, np.maximum(places, 0)))
 
     def _conversation(self, document: TextDocument) -> EncodedText:
         assert self._chat is not None
@@ -128,8 +137,13 @@ class TextEncoder:
             if not self._skips:
                 raise
             text, spans = "", []
-        ids, begins = self._begins(text, specials_are_text=False)
-        return EncodedText(ids, self._labelled(begins, spans))
+        ids, offsets = self._offsets(text, specials_are_text=False)
+        return EncodedText(ids, self._labelled(offsets[:, 0], spans), self._ends(text, ids, offsets))
+
+    def _ends(self, text: str, tokens: np.ndarray, offsets: np.ndarray) -> np.ndarray | None:
+        if self._bytes is None:
+            return None
+        return byte_ends(bytes_before(text), offsets, self._bytes.sizes[tokens])
 
     def _labelled(self, begins: np.ndarray, spans: Spans) -> np.ndarray | None:
         """Runs of the positions whose next token begins, at begins [T], in one of the spans."""
@@ -140,29 +154,9 @@ class TextEncoder:
         inside = (place >= 0) & (begins < np.append(stops, -1)[place])
         return spans_of(np.flatnonzero(inside[1:]))
 
-    def _begins(self, text: str, specials_are_text: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids and the character at which each begins, int64 [T] each."""
+    def _offsets(self, text: str, specials_are_text: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids int64 [T], and the characters begin .. end - 1 of each, int64 [T, 2]."""
         assert self._backend is not None
         self._backend.encode_special_tokens = specials_are_text
         found = self._backend.encode(text, add_special_tokens=False)
-        begins = np.array(found.offsets, np.int64).reshape(-1, 2)[:, 0]
-        return np.array(found.ids, np.int64), begins
-
-
-def _exact_backend(tokenizer: PreTrainedTokenizerBase) -> Any:
-    """A copy of the tokenizer's backend whose offsets leave no white space out, so that tokens join without a gap."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise TokenizerMismatch(
-            f"prompts and conversations need a tokenizer that knows which characters a token comes from; "
-            f"'{tokenizer.name_or_path}' has no tokenizer.json. Set `tokenizer` to a fast one, or train on plain text"
-        )
-    content = json.loads(backend.to_str())
-    content.update(padding=None, truncation=None)
-    return type(backend).from_str(json.dumps(_untrimmed(content)))
-
-
-def _untrimmed(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: False if key == "trim_offsets" else _untrimmed(item) for key, item in value.items()}
-    return [_untrimmed(item) for item in value] if isinstance(value, list) else value
+        return np.array(found.ids, np.int64), np.array(found.offsets, np.int64).reshape(-1, 2)

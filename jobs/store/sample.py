@@ -87,7 +87,8 @@ def _table(labels: list[dict[str, Any]], with_text: bool) -> "Table":
 
     text = bool(labels) and "token" in labels[0]
     columns = ["at", "token", "next", "log p"] if text else ["view"] if labels and "view" in labels[0] else []
-    kind = "features" if labels and "features" in labels[0] else "classes by weight"
+    kinds = {"features": "features", "boundary": "bytes, and whether white space could be next"}
+    kind = next((title for name, title in kinds.items() if labels and name in labels[0]), "classes by weight")
     table = Table(*columns, kind, show_lines=False)
     for label in labels:
         cells = [str(label["position"]), *_tokens(label, with_text)] if text else _view(label)
@@ -112,6 +113,8 @@ def _contents(label: Mapping[str, Any], with_text: bool) -> Iterator[str]:
     """Each class with its weight, or each layer with its norm."""
     for name, feature in label.get("features", {}).items():
         yield f"{name}: norm {feature['norm']:.4g}, [{', '.join(f'{value:.3g}' for value in feature['first'])}, ...]"
+    if "boundary" in label:
+        yield f"{label['bytes'][0]} to {label['bytes'][1]}, {label['boundary']:.3f}"
     for entry in label.get("entries", ()):
         yield f"{repr(entry['text']) if with_text else entry['id']} {entry['weight']:.3f}"
     if label.get("other", 0) >= 0.0005:

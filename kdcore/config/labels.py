@@ -65,8 +65,14 @@ class FeatureConfig(Settings):
     )
 
 
+class SpanConfig(Settings):
+    """The teacher's log-probabilities of its own tokens and the bytes these are of: for students of any tokenizer."""
+
+    type: Literal["span"] = "span"
+
+
 CodecConfig = Annotated[
-    ThresholdConfig | SampledConfig | TopKConfig | DenseConfig | FeatureConfig, Field(discriminator="type")
+    ThresholdConfig | SampledConfig | TopKConfig | DenseConfig | FeatureConfig | SpanConfig, Field(discriminator="type")
 ]
 """Any `labels.codec`, told by its `type`."""
 

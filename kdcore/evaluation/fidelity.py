@@ -7,7 +7,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcore.labels import Codec, DenseLabels, FeatureCodec, FeatureLabels, RowView, SoftLabels, SparseLabels, TopKLabels
+from kdcore.labels import (
+    Codec,
+    DenseLabels,
+    FeatureCodec,
+    FeatureLabels,
+    RowView,
+    SoftLabels,
+    SpanCodec,
+    SpanLabels,
+    SparseLabels,
+    TopKLabels,
+)
 from kdcore.labels.learn import ProbeBatch
 from kdcore.losses.response.soft_targets import soft_target_loss
 
@@ -28,8 +39,10 @@ def fidelity(codec: Codec, probe: ProbeBatch) -> dict[str, Any]:
     from the mean distribution) beside `bias_by_chance` (what its variance alone would give), `variance` (sum over
     classes, over repeated encodings), `squared_error`, `kl` (of label from teacher, nats), and for the gradient of a
     student's logits `angle_degrees` (mean) and `norm_ratio` (of summed lengths), and both of the sum over the probe.
-    Features: `relative_error` instead, and for int8 the `saturated` share. `bytes_per_label` by column, as one row.
+    Spans: `log_prob_error` and `boundary_error` (mean absolute) instead. Features: `relative_error` instead, and for int8 the `saturated` share. `bytes_per_label` by column, as one row.
     """
+    if isinstance(codec, SpanCodec):
+        return _of_spans(codec, probe)
     found: dict[str, Any] = {"bytes_per_label": column_bytes(codec, probe)}
     probe = probe.every(-(-len(probe.seeds) // _MEASURED_LABELS))
     count = len(probe.seeds)
@@ -145,6 +158,30 @@ def _gradient(student: Tensor, labels: SoftLabels) -> Tensor:
     targets = torch.zeros(len(student), dtype=torch.int64)
     student = student.clone().requires_grad_()
     return torch.autograd.grad(soft_target_loss(student, labels, targets)[0], student)[0]
+
+
+def _of_spans(codec: SpanCodec, probe: ProbeBatch) -> dict[str, Any]:
+    """A window of a text is a row here, since bytes are counted from its beginning."""
+    begins, ends = probe.outputs[:, 2:].long().unbind(1)
+    breaks = (torch.nonzero(begins[1:] < ends[:-1]).flatten() + 1).tolist()
+    sizes: dict[str, float] = {}
+    errors = torch.zeros(2, dtype=torch.float64)
+    for part in probe.outputs.double().tensor_split(breaks):
+        row = codec.pack([codec.encode(part, np.zeros(len(part), np.uint64))], [None])[0]
+        labels = codec.decode([RowView(row, len(part))], [0], [len(part)])
+        assert isinstance(labels, SpanLabels)
+        errors[0] += (labels.log_probs - part[:, 0]).abs().sum()
+        errors[1] += (labels.boundary_log_probs.exp() - part[:, 1].exp()).abs().sum()
+        for name, values in row.items():
+            sizes[name] = sizes.get(name, 0.0) + values.nbytes
+    count = len(probe.outputs)
+    per_label = {name: size / count for name, size in sizes.items()}
+    return {
+        "bytes_per_label": {**per_label, "total": sum(per_label.values())},
+        "labels": count,
+        "log_prob_error": float(errors[0] / count),
+        "boundary_error": float(errors[1] / count),
+    }
 
 
 def _of_features(codec: Codec, probe: ProbeBatch) -> dict[str, float]:

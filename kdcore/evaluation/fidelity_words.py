@@ -18,6 +18,8 @@ MEANINGS = {
     "batch_angle_degrees": "the angle over the whole probe: what a batch sees",
     "batch_norm_ratio": "the length over the whole probe",
     "relative_error": "of the features, root mean square over theirs",
+    "log_prob_error": "of the teacher's log-probabilities of its tokens, mean absolute, nats",
+    "boundary_error": "of the probability that white space comes next, mean absolute",
     "saturated": "share of the features beyond the range of int8",
     "labels": "labels of the probe that were measured",
 }

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kdcore.errors import LabelError
-from kdcore.labels import Codec, DenseLabels, FeatureLabels, SoftLabels, SparseLabels, TopKLabels
+from kdcore.labels import Codec, DenseLabels, FeatureLabels, SoftLabels, SpanLabels, SparseLabels, TopKLabels
 
 __all__ = ["distance", "room"]
 
@@ -23,7 +23,8 @@ def distance(stored: SoftLabels, fresh: SoftLabels) -> Tensor:
 
     Distributions: the probability that lies on other classes, half of the sum of absolute differences. Of the classes
     that only one top-k label names, the other says no more than that they have less than its own least one. Sampled
-    labels: the share of draws that fell on other classes. Features: the norm of the difference over that of `fresh`.
+    labels: the share of draws that fell on other classes. Spans: the larger difference of their two probabilities, and
+    one of tokens of other bytes. Features: the norm of the difference over that of `fresh`.
     """
     if isinstance(stored, FeatureLabels) and isinstance(fresh, FeatureLabels):
         return (stored.features - fresh.features).norm(dim=1) / fresh.features.norm(dim=1).clamp(min=1e-30)
@@ -33,6 +34,8 @@ def distance(stored: SoftLabels, fresh: SoftLabels) -> Tensor:
         return (_scattered(stored) - _scattered(fresh)).abs().sum(1) / 2
     if isinstance(stored, TopKLabels) and isinstance(fresh, TopKLabels):
         return _of_top(stored, fresh)
+    if isinstance(stored, SpanLabels) and isinstance(fresh, SpanLabels):
+        return _of_spans(stored, fresh)
     raise LabelError(f"labels of one kind are compared, got {type(stored).__name__} and {type(fresh).__name__}")
 
 
@@ -43,6 +46,10 @@ def room(codec: Codec, fresh: SoftLabels, dtype: str) -> Tensor:
         return _step_of_features(codec, fresh) + numerics
     if isinstance(fresh, SparseLabels):
         return torch.full((fresh.num_labels,), 2 / spec["draws"] + _MOVED + numerics)
+    if isinstance(fresh, SpanLabels):
+        own, boundary = (log.clamp(min=_FLOOR) for log in (fresh.log_probs, fresh.boundary_log_probs))
+        steps = own.exp() * _steps(own, {}), boundary.exp() * _steps(boundary, {"bits": 8})
+        return torch.maximum(*steps) + numerics
     cells = fresh.log_probs
     if isinstance(fresh, TopKLabels):
         cells = torch.cat([cells, fresh.tail_log_prob[:, None]], 1)
@@ -73,6 +80,13 @@ def _of_top(stored: TopKLabels, fresh: TopKLabels) -> Tensor:
     ours, theirs = _filled(stored, fresh), _filled(fresh, stored)
     tails = [label.tail_log_prob.exp() - filled for label, (_, filled) in ((stored, ours), (fresh, theirs))]
     return ((ours[0] - theirs[0]).abs().sum(1) + (tails[0] - tails[1]).abs()) / 2
+
+
+def _of_spans(stored: SpanLabels, fresh: SpanLabels) -> Tensor:
+    own = (stored.log_probs.exp() - fresh.log_probs.exp()).abs()
+    boundary = (stored.boundary_log_probs.exp() - fresh.boundary_log_probs.exp()).abs()
+    moved = (stored.begins != fresh.begins) | (stored.ends != fresh.ends)
+    return torch.maximum(own, boundary).masked_fill(moved, 1.0)
 
 
 def _filled(labels: TopKLabels, other: TopKLabels) -> tuple[Tensor, Tensor]:

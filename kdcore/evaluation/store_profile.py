@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from kdcore.labels import FeatureLabels, SparseLabels
+from kdcore.errors import LabelError
+from kdcore.labels import FeatureLabels, SpanCodec, SparseLabels
 from kdcore.store import LabelStore, ranked
 
 __all__ = ["StoreProfile", "profile_store"]
@@ -31,7 +32,9 @@ class StoreProfile:
 
 
 def profile_store(store: LabelStore) -> StoreProfile:
-    """Decode up to 20,000 labels of rows that are spread over the store."""
+    """Decode up to 20,000 labels of rows that are spread over the store; LabelError for spans, which have no classes."""
+    if isinstance(store.codec, SpanCodec):
+        raise LabelError(f"{store.path} holds spans, which have no classes to draw: see `kd store sample` and `stats`")
     rows, starts, stops = _slices(store)
     labels = store.labels_of(rows, starts, stops)
     if isinstance(labels, FeatureLabels):

@@ -8,7 +8,7 @@ import torch
 
 from kdcore.errors import StoreError, TokenizerMismatch
 from kdcore.identity import digest_tokenizer
-from kdcore.labels import FeatureLabels, SoftLabels
+from kdcore.labels import FeatureLabels, SoftLabels, SpanLabels
 from kdcore.store import LabelStore, ranked
 
 if TYPE_CHECKING:
@@ -42,14 +42,17 @@ def sample_row(
     A label of a text has `position`, `token` (the last one it has seen), `next` (the one it is of) and
     `teacher_log_prob` of that one; `entries` and `other`, the weight of all classes that are not shown. With a
     tokenizer every id has a `text`. A label of a view has `view`, those of its parameters that are not zero. Features
-    have the norm and first channels of each layer instead of entries.
+    have the norm and first channels of each layer instead of entries; spans `bytes` and `boundary`, a probability.
     """
     if not 0 <= row < store.num_rows:
         raise StoreError(f"{store.path} has rows 0 to {store.num_rows - 1}, not {row}")
     total = int(store.num_labels_per_row()[row])
     span = min(start, total), min(start + count, total)
     labels = store.labels(row, *span)
-    shown = _features(labels) if isinstance(labels, FeatureLabels) else _entries(labels, top)
+    if isinstance(labels, SpanLabels):
+        shown = _spans(labels)
+    else:
+        shown = _features(labels) if isinstance(labels, FeatureLabels) else _entries(labels, top)
     if store.kind == "text":
         _add_tokens(store, row, span, shown)
     if store.view_spec is not None:
@@ -95,6 +98,11 @@ def _features(labels: FeatureLabels) -> list[dict[str, Any]]:
         }
         for number in range(labels.num_labels)
     ]
+
+
+def _spans(labels: SpanLabels) -> list[dict[str, Any]]:
+    values = labels.begins.tolist(), labels.ends.tolist(), labels.boundary_log_probs.exp().tolist()
+    return [{"bytes": [begin, end], "boundary": mass} for begin, end, mass in zip(*values, strict=True)]
 
 
 def _add_tokens(store: LabelStore, row: int, span: tuple[int, int], shown: list[dict[str, Any]]) -> None:

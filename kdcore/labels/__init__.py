@@ -16,6 +16,8 @@ from kdcore.labels.soft_labels import (
     best_class,
     concat,
 )
+from kdcore.labels.span import SpanCodec
+from kdcore.labels.span_labels import SpanLabels
 from kdcore.labels.threshold import ThresholdCodec
 from kdcore.labels.topk import TopKCodec
 
@@ -29,6 +31,8 @@ __all__ = [
     "RowView",
     "SampledCodec",
     "SoftLabels",
+    "SpanCodec",
+    "SpanLabels",
     "SparseLabels",
     "ThresholdCodec",
     "TopKCodec",

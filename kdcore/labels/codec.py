@@ -55,7 +55,7 @@ class Codec(Protocol):
         ...
 
     def encode(self, outputs: Tensor, seeds: np.ndarray) -> Encoded:
-        """The lossy step: outputs [N, V] float (logits) into N labels.
+        """The lossy step: outputs [N, V] float (logits; of some codecs other numbers) into N labels.
 
         `seeds` uint64 [N] decide every random choice (see `label_seeds`), so that a label does not depend on its
         batch. LabelError when the outputs are not finite.

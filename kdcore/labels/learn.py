@@ -8,7 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcore.config.labels import CodecConfig, DenseConfig, FeatureConfig, SampledConfig, ThresholdConfig, TopKConfig
+from kdcore.config.labels import (
+    CodecConfig,
+    DenseConfig,
+    FeatureConfig,
+    SampledConfig,
+    SpanConfig,
+    ThresholdConfig,
+    TopKConfig,
+)
 from kdcore.errors import LabelError
 from kdcore.labels.checks import check_logits, row_chunks
 from kdcore.labels.codec import Codec, Encoded, join
@@ -17,6 +25,7 @@ from kdcore.labels.dense import DenseCodec
 from kdcore.labels.feature import FeatureCodec, ShapedLayers
 from kdcore.labels.sampled import SampledCodec
 from kdcore.labels.sampling import draw_counts
+from kdcore.labels.span import SpanCodec
 from kdcore.labels.threshold import ThresholdCodec
 from kdcore.labels.topk import TopKCodec
 
@@ -59,6 +68,8 @@ def fixed_codec(config: CodecConfig, num_classes: int) -> Codec | None:
         return TopKCodec(min(config.k, num_classes), num_classes, config.bits)
     if isinstance(config, DenseConfig):
         return DenseCodec(num_classes, config.bits)
+    if isinstance(config, SpanConfig):
+        return SpanCodec()
     return None
 
 

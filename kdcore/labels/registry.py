@@ -10,6 +10,7 @@ from kdcore.labels.coder import CoderModel
 from kdcore.labels.dense import DenseCodec
 from kdcore.labels.feature import FeatureCodec
 from kdcore.labels.sampled import SampledCodec
+from kdcore.labels.span import SpanCodec
 from kdcore.labels.threshold import ThresholdCodec
 from kdcore.labels.topk import TopKCodec
 
@@ -21,6 +22,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "threshold": ("coder", "draws", "num_classes", "seed"),
     "sampled": ("coder", "draws", "num_classes", "seed"),
     "feature": ("layers", "scales"),
+    "span": ("boundary",),
 }
 _OPTIONAL = {"topk": ("bits",), "feature": ("shapes",)}
 _LEARNT = {"threshold": "coder", "sampled": "coder", "feature": "scales"}
@@ -98,6 +100,13 @@ def _shapes(spec: Mapping[str, Any], layers: tuple[tuple[str, int], ...]) -> tup
     return tuple(tuple(shape) for shape in shapes)
 
 
+def _span(spec: Mapping[str, Any], _: bytes | None) -> SpanCodec:
+    codec = SpanCodec()
+    if dict(spec) != codec.spec():
+        raise StoreError(f"codec 'span' is {codec.spec()}, the store says {dict(spec)}")
+    return codec
+
+
 def _counts(spec: Mapping[str, Any], state: bytes | None) -> Codec:
     if state is None:
         raise StoreError(f"codec '{spec['type']}' needs its learnt tables, which the store does not hold")
@@ -116,4 +125,5 @@ _BUILDERS: dict[str, Callable[[Mapping[str, Any], bytes | None], Codec]] = {
     "feature": _feature,
     "threshold": _counts,
     "sampled": _counts,
+    "span": _span,
 }

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kdcore.errors import LabelError
+from kdcore.labels.span_labels import SpanLabels
 from kdcore.labels.tensors import OfTensors
 
 __all__ = [
@@ -160,18 +161,18 @@ class FeatureLabels(OfTensors):
         return FeatureLabels(self.features[_as_index(index)], self.layers)
 
 
-SoftLabels = TopKLabels | DenseLabels | SparseLabels | FeatureLabels
+SoftLabels = TopKLabels | DenseLabels | SparseLabels | FeatureLabels | SpanLabels
 """Labels of any kind."""
 
 
 def best_class(labels: SoftLabels) -> Tensor:
-    """The class with the most mass in each label, int64 [N]; LabelError for features."""
+    """The class with the most mass in each label, int64 [N]; LabelError for features and spans."""
     if isinstance(labels, TopKLabels):
         return labels.ids.gather(1, labels.log_probs.argmax(1, keepdim=True)).squeeze(1)
     if isinstance(labels, DenseLabels):
         return labels.log_probs.argmax(1)
-    if isinstance(labels, FeatureLabels):
-        raise LabelError("features have no best class: they are not distributions")
+    if isinstance(labels, FeatureLabels | SpanLabels):
+        raise LabelError("features and spans have no best class: they are not distributions")
     # Sorted by label, then by falling weight: the first entry of each label is its best.
     order = torch.argsort(labels.weights, descending=True, stable=True)
     order = order[torch.argsort(labels.label_of_entry()[order], stable=True)]
@@ -194,6 +195,9 @@ def concat(parts: Sequence[SoftLabels]) -> SoftLabels:
         return FeatureLabels(torch.cat([part.features for part in features]), features[0].layers)
     if isinstance(parts[0], SparseLabels):
         return _concat_sparse([part for part in parts if isinstance(part, SparseLabels)])
+    if isinstance(parts[0], SpanLabels):
+        values = zip(*(vars(part).values() for part in parts), strict=True)
+        return SpanLabels(*(torch.cat(column) for column in values))
     return _concat_topk([part for part in parts if isinstance(part, TopKLabels)])
 
 

@@ -76,8 +76,10 @@ def text_schema(codec: Codec, vocabulary: int, masked: bool = False) -> pa.Schem
     """Columns of a text shard; `vocabulary` bounds the token ids, `masked` if not every token has a label."""
     tokens = pa.field("tokens", pa.list_(pa.from_numpy_dtype(token_dtype(vocabulary))))
     spans = [pa.field(LABEL_SPANS, pa.list_(pa.int32()))] if masked else []
-    log_probs = pa.field(TOKEN_LOG_PROBS, pa.list_(pa.float16()))
-    return _schema("text", codec, [tokens, *spans, *codec.fields(), log_probs])
+    fields = codec.fields()
+    if TOKEN_LOG_PROBS not in [entry.name for entry in fields]:  # a codec may have them as its own
+        fields.append(pa.field(TOKEN_LOG_PROBS, pa.list_(pa.float16())))
+    return _schema("text", codec, [tokens, *spans, *fields])
 
 
 def image_schema(codec: Codec, views: Mapping[str, Any] | None = None) -> pa.Schema:

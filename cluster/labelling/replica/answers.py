@@ -21,6 +21,7 @@ from kdcore.labels.checks import row_chunks
 from kdcore.labels.counts import CountsCodec
 from kdcore.labels.feature import ShapedLayers
 from kdcore.labels.learn import ProbeBatch
+from kdcore.labels.span import span_outputs
 from kdcore.planning.plan import PlannedSample
 from kdcore.store.schema import LABEL_SPANS, TOKEN_LOG_PROBS, ShardRow
 from kdcore.teachers.causal_lm import CausalLMTeacher
@@ -135,9 +136,13 @@ def naming(unit: str, document: "Document", labels: slice) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class TextAnswers(TextRows[CausalLMTeacher, TeacherLMConfig]):
-    """Of a teacher at hand; with `feature_paths`, features of those modules instead of distributions."""
+    """Of a teacher at hand; with `feature_paths`, features of those modules instead of distributions.
+
+    With `boundaries` bool [V], the classes that end what was written, labels are of the text's bytes (codec `span`).
+    """
 
     feature_paths: Sequence[str]
+    boundaries: np.ndarray | None = None
 
     def layers(self, source: Source, refs: Sequence[SampleRef]) -> ShapedLayers:
         """The widths of the features."""
@@ -158,6 +163,8 @@ class TextAnswers(TextRows[CausalLMTeacher, TeacherLMConfig]):
                 yield ProbeBatch(outputs[rows].float().cpu(), hard[rows], seeds[rows])
 
     def _width(self, codec: Codec) -> int:
+        if self.boundaries is not None:
+            return 4
         return codec.num_classes or sum(width for _, (width,) in self.teacher.feature_layers(self.feature_paths))
 
     def _answers(
@@ -174,7 +181,18 @@ class TextAnswers(TextRows[CausalLMTeacher, TeacherLMConfig]):
             else:
                 found = [(logits, logits) for logits in self.teacher.window_logits(inputs)]
             for (document, part), (logits, outputs) in zip(pieces, found, strict=True):
-                yield document, part.labels, logits[part.rows], outputs[part.rows]
+                if self.boundaries is not None:
+                    yield document, part.labels, logits[part.rows], self._of_bytes(document, part, logits[part.rows])
+                else:
+                    yield document, part.labels, logits[part.rows], outputs[part.rows]
+
+    def _of_bytes(self, document: "Document", part: LabelledWindow, logits: Tensor) -> Tensor:
+        text, labels = document.text, part.labels
+        assert self.boundaries is not None
+        assert text.byte_ends is not None
+        positions = text.positions[labels]
+        begins, ends = text.byte_ends[positions], text.byte_ends[positions + 1]
+        return span_outputs(logits, text.targets[labels], begins, ends, torch.from_numpy(self.boundaries))
 
 
 @dataclass

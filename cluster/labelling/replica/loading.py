@@ -7,8 +7,9 @@ from cluster.labelling.replica.classified_answers import ClassifiedTextAnswers
 from cluster.labelling.replica.endpoint_answers import EndpointAnswers
 from cluster.labelling.replica.image_answers import ImageAnswers
 from kdcore.config import Recipe
-from kdcore.config.labels import FeatureConfig, TopKConfig
+from kdcore.config.labels import FeatureConfig, SpanConfig, TopKConfig
 from kdcore.config.models import TeacherEndpointConfig, TeacherLMConfig, TeacherTextClassifierConfig
+from kdcore.data.byte_ends import TokenBytes
 from kdcore.data.encoding import TextEncoder
 from kdcore.data.sources import Source
 from kdcore.data.viewed import view_spec
@@ -34,7 +35,9 @@ def load_answers(recipe: Recipe, source: Source) -> Answers:
     if isinstance(config, TeacherLMConfig):
         split = config.tensor_parallel > 1
         teacher = LeadingTeacher(config, recipe.cluster.rank_timeout_seconds) if split else CausalLMTeacher(config)
-        return TextAnswers(teacher, config, seed, TextEncoder(teacher.tokenizer, recipe.data), layers)
+        of_bytes = isinstance(recipe.codec, SpanConfig)
+        marks = TokenBytes(teacher.tokenizer).boundaries(teacher.num_classes) if of_bytes else None
+        return TextAnswers(teacher, config, seed, TextEncoder(teacher.tokenizer, recipe.data, of_bytes), layers, marks)
     if isinstance(config, TeacherEndpointConfig):
         assert isinstance(recipe.codec, TopKConfig)  # recipes with another are refused
         teacher = EndpointTeacher(config)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kdcore.errors import LabelError
-from kdcore.labels import DenseLabels, FeatureLabels, SoftLabels, TopKLabels
+from kdcore.labels import DenseLabels, FeatureLabels, SoftLabels, SpanLabels, TopKLabels
 
 __all__ = ["Ranked", "join_ranked", "ranked"]
 
@@ -36,10 +36,10 @@ def join_ranked(parts: Sequence[Ranked]) -> Ranked:
 def ranked(labels: SoftLabels, top: int) -> Ranked:
     """The `top` classes of each label with the most weight; classes of weight zero are not entries.
 
-    Equal weights rank by falling log-probability as stored, then by id. LabelError for features.
+    Equal weights rank by falling log-probability as stored, then by id. LabelError for features and spans.
     """
-    if isinstance(labels, FeatureLabels):
-        raise LabelError("features have no most probable classes: they are not distributions")
+    if isinstance(labels, FeatureLabels | SpanLabels):
+        raise LabelError("features and spans have no most probable classes: they are not distributions")
     if top < 1:
         raise LabelError(f"at least one class a label is needed, got {top}")
     if isinstance(labels, TopKLabels):

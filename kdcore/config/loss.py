@@ -1,26 +1,29 @@
 """What a student minimises, and which labels allow it."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from kdcore.config.base import Settings
 
 FormName = Literal["kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "total_variation", "adaptive_kl"]
+ChunkForm = Literal["kl", "reverse_kl", "total_variation"]
+"""What compares the likelihoods of chunks of text."""
 Tail = Literal["label", "drop"]
 """Where the mass goes that a label does not name: to the hard label's class, or out of the comparison."""
 Implementation = Literal["auto", "torch", "fused", "triton"]
 """What computes the loss; auto: kernels where they can."""
 ChunkTokens = Literal["auto"] | Annotated[int, Field(ge=1)]
 """Tokens whose logits exist at one time; auto: by the head's width, and what computes the loss."""
-LabelKind = Literal["weights", "topk", "dense"]
-"""How a label says a distribution: weighted classes, the best ones with a tail cell, or all classes."""
+LabelKind = Literal["weights", "topk", "dense", "spans"]
+"""How a label says a distribution: weighted classes, the best ones with a tail cell, or all classes; or chunks of text."""
 KIND_OF_CODEC: dict[str, LabelKind] = {
     "threshold": "weights",
     "sampled": "weights",
     "topk": "topk",
     "dense": "dense",
+    "span": "spans",
 }
 """What the labels of a codec are, by its name; features are of no kind."""
 _DEFAULTS: dict[str, dict[str, float]] = {
@@ -46,6 +49,15 @@ class LossConfig(Settings):
     )
     head_mass: float | None = Field(
         default=None, gt=0, le=1, description="of adaptive_kl: the teacher's mass that makes the head; default 0.5"
+    )
+    chunk_temperature: float = Field(
+        default=100.0, gt=0, description="of labels of codec span: likelihoods of chunks to the power of one over it"
+    )
+    merge_below: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="of codec span: chunks are joined where the teacher gives white space no more than this after one",
     )
     hard_weight: float = Field(
         default=0.0, ge=0, le=1, description="share of the cross-entropy to the hard label; the rest is the teacher's"
@@ -122,6 +134,12 @@ def loss_misfit(kind: LabelKind, form: str, infinite: bool, temperature: float, 
 
     `infinite` is what `needs_teacher_mass` says.
     """
+    if kind == "spans" and (form not in get_args(ChunkForm) or temperature != 1):
+        return (
+            f"labels.codec.type span has likelihoods of chunks of text, which training.loss.type '{form}' at "
+            f"temperature {temperature:g} does not compare: set type to one of {', '.join(get_args(ChunkForm))}, "
+            "temperature to 1, and chunk_temperature instead"
+        )
     if kind == "weights" and form != "kl":
         return (
             f"training.loss.type '{form}' is not linear in the teacher, so that labels which are right in the mean "

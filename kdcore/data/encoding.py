@@ -37,7 +37,8 @@ class EncodedText:
     """`tokens` int64 [T], and the runs of labelled positions int32 [S, 2] (see kdcore.labels.spans); None: all T - 1.
 
     Position j is labelled when tokens[j + 1] is to be learnt: label j is the distribution after tokens[: j + 1].
-    `byte_ends` int64 [T], where they were asked for, are the bytes of the text after which its tokens end.
+    `byte_ends` int64 [T], where they were asked for, are the bytes of the text after which its tokens end; the EOS that
+    closes a plain text is a byte of its own there, after the last one.
     """
 
     tokens: np.ndarray
@@ -71,6 +72,17 @@ class EncodedText:
             found += window.stop - max(window.start, end)
             end = window.stop
         return found
+
+    @property
+    def num_bytes(self) -> int:
+        """The bytes of the labelled next tokens, together; `byte_ends` must be there."""
+        assert self.byte_ends is not None
+        return int((self.byte_ends[self.positions + 1] - self.byte_ends[self.positions]).sum())
+
+    def until(self, byte: int) -> EncodedText:
+        """The document up to its last label that ends after so many bytes of it."""
+        assert self.byte_ends is not None
+        return self.beginning(int(np.searchsorted(self.byte_ends[self.positions + 1], byte, "right")))
 
     def beginning(self, num_labels: int) -> EncodedText:
         """The document up to its first `num_labels` labels."""
@@ -127,7 +139,10 @@ class TextEncoder:
         nothing = np.zeros((1, 2), np.int64)
         places = np.concatenate([nothing[: len(first)] - 1, offsets, nothing[: len(last)] + end])
         labelled = self._labelled(places[:, 0], [(prompt, end + 1)] if prompt < end else [])
-        return EncodedText(tokens, labelled, self._ends(document.text, tokens, np.maximum(places, 0)))
+        ends = self._ends(document.text, tokens, np.maximum(places, 0))
+        if ends is not None and last:
+            ends[-1] += 1
+        return EncodedText(tokens, labelled, ends)
 
     def _conversation(self, document: TextDocument) -> EncodedText:
         assert self._chat is not None

@@ -39,7 +39,8 @@ def fidelity(codec: Codec, probe: ProbeBatch) -> dict[str, Any]:
     from the mean distribution) beside `bias_by_chance` (what its variance alone would give), `variance` (sum over
     classes, over repeated encodings), `squared_error`, `kl` (of label from teacher, nats), and for the gradient of a
     student's logits `angle_degrees` (mean) and `norm_ratio` (of summed lengths), and both of the sum over the probe.
-    Spans: `log_prob_error` and `boundary_error` (mean absolute) instead. Features: `relative_error` instead, and for int8 the `saturated` share. `bytes_per_label` by column, as one row.
+    Spans: `log_prob_error` and `boundary_error` (mean absolute) instead; features: `relative_error`, and for int8 the
+    `saturated` share. `bytes_per_label` by column, as one row.
     """
     if isinstance(codec, SpanCodec):
         return _of_spans(codec, probe)

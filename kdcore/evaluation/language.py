@@ -19,7 +19,7 @@ from kdcore.evaluation.calibration import Calibration
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["evaluate_lm", "evaluate_lms", "heldout_texts"]
+__all__ = ["evaluate_lm", "evaluate_lms", "heldout_texts", "in_other_tokens"]
 
 _LOGITS_AT_ONCE = 2**26  # float32 logits of one forward pass: 256 MB
 _SHARE_OF_ONE_DOCUMENT = 8
@@ -27,19 +27,21 @@ _SHARE_OF_ONE_DOCUMENT = 8
 Piece = tuple[EncodedText, LabelledWindow]
 
 
-def heldout_texts(encoder: TextEncoder, docs: Iterable[TextDocument], max_tokens: int) -> list[EncodedText]:
-    """The documents in order, about `max_tokens` labels in all.
+def heldout_texts(
+    encoder: TextEncoder, docs: Iterable[TextDocument], max_tokens: int
+) -> list[tuple[TextDocument, EncodedText]]:
+    """The documents and their tokens, in order, about `max_tokens` labels in all.
 
     A document gives its beginning only, at most an eighth of the total, so that no single one is the measure.
     Raises DataError when nothing is left to predict.
     """
     most = max(2, math.ceil(max_tokens / _SHARE_OF_ONE_DOCUMENT))
-    kept: list[EncodedText] = []
+    kept: list[tuple[TextDocument, EncodedText]] = []
     left = max_tokens
     for doc in docs:
         text = encoder.encode(doc).beginning(min(most, left))
         if len(text.positions):
-            kept.append(text)
+            kept.append((doc, text))
             left -= len(text.positions)
         if left <= 0:
             break
@@ -49,6 +51,15 @@ def heldout_texts(encoder: TextEncoder, docs: Iterable[TextDocument], max_tokens
             "data.heldout_fraction"
         )
     return kept
+
+
+def in_other_tokens(encoder: TextEncoder, texts: Sequence[tuple[TextDocument, EncodedText]]) -> list[EncodedText]:
+    """The same bytes of the same documents as another tokenizer cuts them; both must know of bytes."""
+    found: list[EncodedText] = []
+    for doc, text in texts:
+        assert text.byte_ends is not None
+        found.append(encoder.encode(doc).until(int(text.byte_ends[text.positions[-1] + 1])))
+    return [text for text in found if len(text.positions)]
 
 
 class _Tally:
@@ -95,7 +106,8 @@ def evaluate_lms(
     """Loss (nats), perplexity, accuracy, ece and tokens of each model over the labelled tokens of `docs`.
 
     `teacher` names the model that the others are also compared with: `agreement` (share of equal top-1) and `kl`
-    (teacher to student, nats). Longer documents are read in windows of `context` tokens that overlap by a quarter.
+    (teacher to student, nats). Documents with bytes give `bits_per_byte`, too. Longer documents are read in windows of
+    `context` tokens that overlap by a quarter.
     """
     vocab = valid_vocabulary(tokenizer)
     tallies = {name: _Tally(bins) for name in models}
@@ -109,7 +121,13 @@ def evaluate_lms(
                     tallies[name].add(expected, targets, None)
                 else:
                     tallies[name].add(_log_probs(model, pieces, vocab), targets, expected)
-    return {name: tally.means() for name, tally in tallies.items()}
+    size = sum(doc.num_bytes for doc in docs) if all(doc.byte_ends is not None for doc in docs) else 0
+    return {name: {**tally.means(), **_per_byte(tally, size)} for name, tally in tallies.items()}
+
+
+def _per_byte(tally: _Tally, size: int) -> dict[str, float]:
+    """Of all bytes of the documents, which tokenizers have in common."""
+    return {"bits_per_byte": tally.sums["loss"] / math.log(2) / size} if size else {}
 
 
 def evaluate_lm(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import nn
 
 from kdcore.config import Recipe
 from kdcore.config.data import RowData
+from kdcore.config.labels import SpanConfig
 from kdcore.config.models import (
     CausalLMConfig,
     TeacherEndpointConfig,
@@ -21,15 +22,17 @@ from kdcore.config.models import (
     TeacherLMConfig,
 )
 from kdcore.data.document import ClassifiedText, ImageSample, Sample, SampleRef, TextDocument
-from kdcore.data.encoding import TextEncoder
+from kdcore.data.encoding import EncodedText, TextEncoder
 from kdcore.data.sources import Source, open_source, readable
 from kdcore.data.tokenizer import load_tokenizer
 from kdcore.data.viewed import without_views
 from kdcore.errors import ConfigError
 from kdcore.evaluation.classified_text import text_batches, text_classifiers
 from kdcore.evaluation.classifier import evaluate_classifier, image_batches
-from kdcore.evaluation.language import evaluate_lms, heldout_texts
+from kdcore.evaluation.language import evaluate_lms, heldout_texts, in_other_tokens
 from kdcore.evaluation.latency import latency
+from kdcore.identity import digest_tokenizer
+from kdcore.students.build import tokenizer_path
 from kdcore.students.export import load_student
 
 __all__ = ["evaluate_run", "exported_students"]
@@ -76,32 +79,63 @@ def _heldout_refs(source: Source) -> Iterator[SampleRef]:
 def _measure_text(recipe: Recipe, source: Source, students: dict[str, Path]) -> dict[str, Any]:
     from kdcore.teachers.causal_lm import load_causal_lm
 
-    teacher, training, settings = recipe.teacher, recipe.training, recipe.evaluation
+    teacher, training = recipe.teacher, recipe.training
     models: dict[str, Any] = {}
     # A split teacher may be too large for this one process.
     if isinstance(teacher, TeacherLMConfig) and teacher.path is not None and teacher.tensor_parallel == 1:
         models["teacher"] = load_causal_lm(teacher.path, teacher.dtype, teacher.revision, teacher.trust_remote_code)
     models.update({arm: _on_device(load_student(directory)) for arm, directory in students.items()})
-    tokenizer = load_tokenizer(*_tokenizer_of(recipe))
-    documents = (sample for sample in _heldout(recipe, source) if isinstance(sample, TextDocument))
-    docs = heldout_texts(TextEncoder(tokenizer, recipe.data), documents, settings.max_tokens)
+    texts = _texts_by_model(recipe, source, models)
     context = training.sequence_length if training else 256
-    quality = evaluate_lms(
-        models,
-        tokenizer,
-        docs,
-        "teacher" if "teacher" in models else None,
-        batch=settings.batch_size,
-        bins=settings.calibration_bins,
-        context=context,
-    )
-    ids = torch.from_numpy(np.resize(docs[0].tokens, (1, context)))
-    measured = {}
-    for arm, model in models.items():
-        probe = ids.to(model.device)
-        times = latency(lambda model=model, probe=probe: model(input_ids=probe, use_cache=False))
-        measured[arm] = {"quality": quality[arm], **_size(model), "latency": times}
+    measured: dict[str, Any] = {}
+    for tokenizer, docs, names in texts:
+        group = {name: models[name] for name in names}
+        quality = evaluate_lms(
+            group,
+            tokenizer,
+            docs,
+            "teacher" if "teacher" in group else None,
+            batch=recipe.evaluation.batch_size,
+            bins=recipe.evaluation.calibration_bins,
+            context=context,
+        )
+        ids = torch.from_numpy(np.resize(docs[0].tokens, (1, context)))
+        for arm, model in group.items():
+            probe = ids.to(model.device)
+            times = latency(lambda model=model, probe=probe: model(input_ids=probe, use_cache=False))
+            measured[arm] = {"quality": quality[arm], **_size(model), "latency": times}
     return measured
+
+
+def _texts_by_model(
+    recipe: Recipe, source: Source, models: Iterable[str]
+) -> list[tuple[Any, list[EncodedText], list[str]]]:
+    """A tokenizer, held-out texts in its tokens, and the models that read them, one by one.
+
+    The teacher's, and the students' own if that is another, with the same bytes of the same documents.
+    """
+    names, tokenizer = list(models), load_tokenizer(*_tokenizer_of(recipe))
+    documents = (sample for sample in _heldout(recipe, source) if isinstance(sample, TextDocument))
+    found = heldout_texts(_encoder(tokenizer, recipe), documents, recipe.evaluation.max_tokens)
+    docs = [text for _, text in found]
+    other = _students_tokenizer(recipe)
+    if other is None or digest_tokenizer(other) == digest_tokenizer(tokenizer):
+        return [(tokenizer, docs, names)]
+    students = [name for name in names if name != "teacher"]
+    groups = [(other, in_other_tokens(_encoder(other, recipe), found), students)]
+    return [(tokenizer, docs, ["teacher"]), *groups] if "teacher" in names else groups
+
+
+def _encoder(tokenizer: Any, recipe: Recipe) -> TextEncoder:
+    return TextEncoder(tokenizer, recipe.data, with_bytes=getattr(tokenizer, "backend_tokenizer", None) is not None)
+
+
+def _students_tokenizer(recipe: Recipe) -> Any:
+    """The students' own tokenizer, where their labels are for any; None else."""
+    if not isinstance(recipe.codec, SpanConfig) or not isinstance(recipe.student, CausalLMConfig):
+        return None
+    teacher = recipe.teacher if isinstance(recipe.teacher, CausalLMConfig) else None
+    return None if teacher is None else load_tokenizer(*tokenizer_path(recipe.student, teacher))
 
 
 def _tokenizer_of(recipe: Recipe) -> tuple[str, str | None]:

@@ -32,7 +32,7 @@ class StoreProfile:
 
 
 def profile_store(store: LabelStore) -> StoreProfile:
-    """Decode up to 20,000 labels of rows that are spread over the store; LabelError for spans, which have no classes."""
+    """Decode up to 20,000 labels of rows that are spread over the store; LabelError for spans: no classes."""
     if isinstance(store.codec, SpanCodec):
         raise LabelError(f"{store.path} holds spans, which have no classes to draw: see `kd store sample` and `stats`")
     rows, starts, stops = _slices(store)

@@ -1,6 +1,7 @@
 """A soft label in memory, and the codecs that turn it into columns."""
 
 from kdcore.labels.checks import check_logits
+from kdcore.labels.chunk_labels import ChunkLabels
 from kdcore.labels.codec import Codec, Encoded, RowView, join
 from kdcore.labels.dense import DenseCodec
 from kdcore.labels.feature import FeatureCodec
@@ -22,6 +23,7 @@ from kdcore.labels.threshold import ThresholdCodec
 from kdcore.labels.topk import TopKCodec
 
 __all__ = [
+    "ChunkLabels",
     "Codec",
     "DenseCodec",
     "DenseLabels",

@@ -25,7 +25,7 @@ def pack_places(begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Tokens of the bytes begins .. ends - 1, int [N] each, as uint8; LabelError unless they rise."""
     sizes, gaps = ends - begins, begins - np.append(0, ends)[: len(begins)]
     if (sizes < 0).any() or (gaps < 0).any():
-        raise LabelError("tokens must lie one after the other in the bytes of their text: it is another text than theirs")
+        raise LabelError("tokens must lie one after the other in their text: it is another text than theirs")
     codes = np.where(gaps > 0, _GAP, np.where(sizes < _GAP, sizes, _LONG)).astype(np.uint8)
     numbers = np.stack([gaps, sizes - (codes == _LONG) * _GAP], 1)
     said = np.stack([codes == _GAP, codes >= _GAP], 1)
@@ -34,7 +34,7 @@ def pack_places(begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
 
 def unpack_places(packed: np.ndarray, num_tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """Begins and ends int64 [N] of the tokens of a row; LabelError where the bytes are not of so many tokens."""
-    split = int(least_bytes(np.int64(num_tokens)))
+    split = (num_tokens + 1) // 2
     pairs = packed[:split]
     codes = np.stack([pairs & 15, pairs >> 4], 1).ravel()
     if len(pairs) < split or codes[num_tokens:].any():

@@ -51,7 +51,7 @@ class LabelledText(Dataset["LabelledSequence"]):
         `packing_for` is a causal LM of transformers: batches have several sequences a row, in rows of at most
         `sequence_length`, if it keeps them apart, which is tried out here on a few tokens.
 
-        Raises ConfigError for a store of images and a model that mixes packed sequences, TokenizerMismatch for another
+        Raises ConfigError for a store of images and a model that mixes packed sequences, IdentityMismatch for another
         tokenizer, DataError for documents that are too long or no token to learn; and what `open_store` raises.
         """
         opened = store if isinstance(store, LabelStore) else open_store(store)

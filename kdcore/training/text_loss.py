@@ -1,12 +1,16 @@
 """From a causal LM and a batch of texts to the loss, without a [tokens, vocabulary] tensor."""
 
-from typing import Any
+from typing import Any, get_args
 
+import torch
 from torch import Tensor, nn
 
-from kdcore.config.loss import LossConfig
-from kdcore.losses.objective import Objective
-from kdcore.losses.sparse.head import logit_rules
+from kdcore.config.loss import ChunkForm, LossConfig
+from kdcore.labels.chunk_labels import ChunkLabels
+from kdcore.losses.cross_tokenizer.likelihood import likelihood_loss
+from kdcore.losses.cross_tokenizer.path import path_log_probs
+from kdcore.losses.objective import METRICS, Objective
+from kdcore.losses.sparse.head import LogitRules, logit_rules
 from kdcore.losses.sparse.loss import distillation_loss_from_hidden
 from kdcore.losses.sparse.support import check_fit
 from kdcore.training.batches import TextBatch
@@ -19,17 +23,25 @@ def text_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Sum over the batch's tokens of `objective`, and detached sums of METRICS.
 
+    Of labels of chunks it is (1 - hard_weight) x the divergence of their likelihoods + hard_weight x cross-entropy, of
+    `settings`; `kl` is that divergence then, `support_mass` the share of tokens in a chunk, `agreement` nothing.
+
     `student` is a causal LM of transformers: its decoder runs, then the loss takes the head's weight. Raises LabelError
     before that where the student has fewer classes than the labels, and what distillation_loss_from_hidden raises.
     """
     model: Any = student
     head = model.get_output_embeddings()
-    check_fit(batch.labels, batch.targets, len(batch.positions), _num_outputs(head))
-    hidden = model.get_decoder()(**batch.inputs(), use_cache=False).last_hidden_state
+    labels = batch.labels
+    check_fit(
+        None if isinstance(labels, ChunkLabels) else labels, batch.targets, len(batch.positions), _num_outputs(head)
+    )
+    hidden = model.get_decoder()(**batch.inputs(), use_cache=False).last_hidden_state.flatten(0, 1)[batch.positions]
+    if isinstance(labels, ChunkLabels):
+        return _chunk_loss(hidden, head, batch.targets, labels, logit_rules(model.config), settings)
     return distillation_loss_from_hidden(
-        hidden.flatten(0, 1)[batch.positions],
+        hidden,
         head.weight,
-        batch.labels,
+        labels,
         batch.targets,
         objective=objective,
         head_bias=head.bias,
@@ -40,6 +52,36 @@ def text_loss(
         implementation=settings.implementation,
         gradient_filter=settings.gradient_filter,
     )
+
+
+def _chunk_loss(
+    hidden: Tensor, head: Any, targets: Tensor, labels: ChunkLabels, rules: LogitRules, settings: LossConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    assert settings.type in get_args(ChunkForm)  # recipes with another are refused
+    form: Any = settings.type
+    path = path_log_probs(
+        hidden,
+        head.weight,
+        targets,
+        labels.boundary_ids,
+        head_bias=head.bias,
+        rules=rules,
+        num_classes=settings.num_classes,
+        chunk_tokens=settings.chunk_tokens,
+    )
+    soft = likelihood_loss(path.log_probs, path.boundary_log_probs, labels, form, settings.chunk_temperature)
+    cross_entropy = -path.log_probs.sum()
+    inside = (labels.chunk >= 0).sum().to(soft.dtype)
+    found = {
+        "kl": soft,
+        "cross_entropy": cross_entropy,
+        "agreement": torch.zeros_like(soft),
+        "entropy": path.entropy.sum(),
+        "support_mass": inside,
+        "tokens": torch.full_like(soft, len(targets)),
+    }
+    loss = (1 - settings.hard_weight) * soft + settings.hard_weight * cross_entropy
+    return loss, {name: found[name].detach() for name in METRICS}
 
 
 def _num_outputs(head: Any) -> int:

@@ -13,7 +13,7 @@ from kdcore.data.chunks import Chunk, Masked, make_chunks, settle_long
 from kdcore.data.document import TextDocument
 from kdcore.data.encoding import EncodedText, TextEncoder
 from kdcore.data.sources import open_source
-from kdcore.errors import DataError, LabelError, TokenizerMismatch
+from kdcore.errors import DataError, IdentityMismatch, LabelError
 from kdcore.identity import digest_tokenizer
 from kdcore.labels.soft_labels import SoftLabels
 from kdcore.labels.spans import count_positions, positions_of
@@ -65,18 +65,21 @@ class SourceRows:
 
     elsewhere = False
 
-    def __init__(self, recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> None:
-        source, encoder = open_source(recipe.data), TextEncoder(tokenizer, recipe.data)
+    def __init__(self, recipe: Recipe, encoder: TextEncoder) -> None:
+        source = open_source(recipe.data)
         _, parts = plan_units(source, "train", recipe.labels.unit_bytes, recipe.data.on_unreadable)
         self._rows: list[EncodedText] = []
         self._times: list[int] = []
         self._is_masked = encoder.masked
-        for ref, _, times in (sample for part in parts for sample in part):
+        self.keys: list[bytes] = []
+        for ref, key, times in (sample for part in parts for sample in part):
             document = source.read(ref)
             assert isinstance(document, TextDocument)
             found = encoder.encode(document)
             # int32: a corpus stays in memory for the whole run.
-            self._rows.append(EncodedText(found.tokens.astype(np.int32), found.spans))
+            ends = None if found.byte_ends is None else found.byte_ends.astype(np.int32)
+            self._rows.append(EncodedText(found.tokens.astype(np.int32), found.spans, ends))
+            self.keys.append(key)
             self._times.append(times)
 
     def num_tokens(self) -> np.ndarray:
@@ -240,24 +243,33 @@ def text_samples(
 ) -> TextSamples:
     """Sequences from the recipe's store where it has a teacher (with or without its labels), else from the source.
 
-    Raises TokenizerMismatch when the store was made with another tokenizer than the student's, and DataError for a
-    document longer than `sequence_length`, unless `long_documents` says what to do with it.
+    Those of a store of codec `span` come from the source too, as the student's tokenizer cuts them. Raises
+    IdentityMismatch when another store was made with another tokenizer than the student's, and DataError for a document
+    longer than `sequence_length`, unless `long_documents` says what to do with it.
     """
     if recipe.teacher is None:
-        return TextSamples(SourceRows(recipe, tokenizer), sequence_length, False, long_documents)
+        rows = SourceRows(recipe, TextEncoder(tokenizer, recipe.data))
+        return TextSamples(rows, sequence_length, False, long_documents)
     from kdcore.store.reader import open_store
+    from kdcore.training.span_rows import SpanRows, holds_spans
 
     store = open_store(recipe.store_path)
+    if holds_spans(store):
+        return TextSamples(SpanRows(recipe, tokenizer, store), sequence_length, uses_labels, long_documents)
     check_same_tokenizer(store, tokenizer)
     return TextSamples(StoreRows(store), sequence_length, uses_labels, long_documents)
 
 
 def check_same_tokenizer(store: "LabelStore", tokenizer: "PreTrainedTokenizerBase") -> None:
-    """TokenizerMismatch unless the labels were made with this tokenizer; a store that knows of none is not checked."""
+    """IdentityMismatch unless the labels were made with this tokenizer; a store that knows of none is not checked.
+
+    Of codec `span` the tokens of the store are the teacher's own, so that they are of this tokenizer or refused too.
+    """
     stored, ours = store.identity.get("tokenizer"), digest_tokenizer(tokenizer)
     if stored is not None and stored != ours:
-        raise TokenizerMismatch(
+        raise IdentityMismatch(
             f"student and teacher must share a tokenizer: the labels in {store.path} were made with one of digest "
             f"{stored}, the student's '{tokenizer.name_or_path}' has {ours}. Use the teacher's (student.tokenizer in a "
-            "recipe), special tokens and chat template included"
+            "recipe), special tokens and chat template included; or label with labels.codec: {type: span}, from which "
+            "students of any tokenizer learn"
         )

@@ -32,6 +32,8 @@ from kdcore.labels import (
     RowView,
     SampledCodec,
     SoftLabels,
+    SpanCodec,
+    SpanLabels,
     SparseLabels,
     ThresholdCodec,
     TopKCodec,
@@ -154,6 +156,18 @@ def write(name: str, codec: Codec, rows: list[dict[str, np.ndarray]], tokens: li
     (HERE / f"{name}.json").write_text(text + "\n")
 
 
+def span_files() -> None:
+    """Tokens of every kind of place: short, long, after a gap, without a byte."""
+    numbers, outputs = Numbers(), []
+    for size in FEW:
+        end = 0
+        for _ in range(size):
+            begin = end + (numbers.below(3) == 0) * numbers.below(700)
+            end = begin + numbers.below(20)
+            outputs.append([-numbers.below(160) / 16, -numbers.below(160) / 16, begin, end])
+    flat_files("span", SpanCodec(), torch.tensor(outputs, dtype=torch.float64))
+
+
 def views_files() -> None:
     """A shard of images with views that have every kind of parameter."""
     path, numbers, codec = HERE / "views.arrow", Numbers(), DenseCodec(5, 8)
@@ -198,6 +212,8 @@ def plain(labels: SoftLabels, codec: Codec) -> list:
         return [dict(sorted(pairs[a:b])) for a, b in pairwise(ends)]
     if isinstance(labels, TopKLabels):
         values = torch.cat([labels.ids.float(), labels.log_probs, labels.tail_log_prob[:, None]], 1)
+    elif isinstance(labels, SpanLabels):
+        values = torch.stack([each.double() for each in vars(labels).values()], 1)
     else:
         values = next(iter(vars(labels).values()))
     return [[round(value, 6) if value > float("-inf") else None for value in row] for row in values.tolist()]
@@ -218,6 +234,7 @@ def main() -> None:
     shaped = FeatureCodec.of_shapes(SHAPED)
     flat_files("shaped8", FeatureCodec.learn(shaped.layers, features[:3], shaped.shapes), features)
     counts_files(ThresholdCodec, "threshold", 40, 3000)
+    span_files()
     views_files()
     counts_files(SampledCodec, "sampled", 60_000, 2000)  # counts with more than 12 plain bits
 

@@ -127,7 +127,7 @@ def test_heldout_tokens_keep_to_their_share(repo: Path) -> None:
     tokenizer = load_tokenizer(str(repo / "models" / "stdlib-lm-4m"))
     docs = [TextDocument(str(index), f"def f{index}(x): return x\n" * 50) for index in range(30)]
     encoder = TextEncoder(tokenizer, PythonStdlibData())
-    kept = heldout_texts(encoder, docs, 400)
+    kept = [text for _, text in heldout_texts(encoder, docs, 400)]
     assert sum(len(doc.tokens) - 1 for doc in kept) == 400
     assert max(len(doc.tokens) - 1 for doc in kept) <= 50
     with pytest.raises(DataError, match="heldout_fraction"):

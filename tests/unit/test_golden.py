@@ -14,6 +14,7 @@ from kdcore.labels import (
     FeatureLabels,
     RowView,
     SampledCodec,
+    SpanLabels,
     SparseLabels,
     ThresholdCodec,
     TopKLabels,
@@ -26,7 +27,7 @@ from kdcore.store.columns import batch_views, check_batch, list_offsets, list_va
 from kdcore.store.schema import schema_metadata, views_of_schema
 from tests.support.labels import counts_of, per_label, without_numba
 
-NAMES = ["topk", "topk8", "dense16", "dense8", "feature16", "feature8", "shaped8", "threshold", "sampled"]
+NAMES = ["topk", "topk8", "dense16", "dense8", "feature16", "feature8", "shaped8", "span", "threshold", "sampled"]
 FOLDER = Path(__file__).parent.parent / "golden"
 
 
@@ -64,7 +65,7 @@ def test_golden_shards_are_small(name):
     assert (FOLDER / f"{name}.arrow").stat().st_size < 10_000
 
 
-@pytest.mark.parametrize("name", ["dense16", "dense8", "feature16", "feature8", "shaped8", "topk", "topk8"])
+@pytest.mark.parametrize("name", ["dense16", "dense8", "feature16", "feature8", "shaped8", "span", "topk", "topk8"])
 def test_flat_golden_shards_decode_as_ever(name):
     codec, rows = read(name)
     labels = everything(codec, rows)
@@ -75,6 +76,12 @@ def test_flat_golden_shards_decode_as_ever(name):
         np.testing.assert_allclose(labels.tail_log_prob.numpy(), values[:, 8], rtol=0, atol=2e-6)
     elif isinstance(labels, DenseLabels):
         np.testing.assert_allclose(labels.log_probs.numpy(), values, rtol=0, atol=2e-6)
+    elif isinstance(labels, SpanLabels):
+        found = np.stack([each.double().numpy() for each in vars(labels).values()], 1)
+        np.testing.assert_allclose(found, values, rtol=0, atol=2e-6)
+        again = codec.pack([{**row.columns, **_places(values, rows, place)} for place, row in enumerate(rows)], [])
+        for new, row in zip(again, rows, strict=True):
+            np.testing.assert_array_equal(new["byte_sizes"], row.columns["byte_sizes"])
     else:
         assert isinstance(labels, FeatureLabels)
         assert isinstance(codec, FeatureCodec)
@@ -82,6 +89,12 @@ def test_flat_golden_shards_decode_as_ever(name):
         assert labels.layers == ((first, 4), ("pooled", 2))
         assert codec.shape_of() == {first: shape, "pooled": (2,)}
         np.testing.assert_allclose(labels.features.numpy(), values, rtol=0, atol=2e-6)
+
+
+def _places(values: np.ndarray, rows: list[RowView], place: int) -> dict[str, np.ndarray]:
+    first = sum(row.num_labels for row in rows[:place])
+    begins, ends = values[first : first + rows[place].num_labels, 2:].astype(int).reshape(-1, 2).T
+    return {"begins": begins, "ends": ends}
 
 
 @pytest.mark.parametrize("fast", [True, False])

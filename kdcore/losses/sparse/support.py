@@ -8,7 +8,9 @@ from torch import Tensor
 
 from kdcore.config.loss import Tail
 from kdcore.errors import LabelError
+from kdcore.labels.chunk_labels import ChunkLabels
 from kdcore.labels.soft_labels import DenseLabels, FeatureLabels, SoftLabels, SparseLabels, TopKLabels
+from kdcore.labels.span_labels import SpanLabels
 
 __all__ = ["Support", "check_fit", "chunks"]
 
@@ -47,6 +49,11 @@ def check_fit(labels: SoftLabels | None, targets: Tensor, num_tokens: int, num_o
 def _check_labels(labels: SoftLabels, num_tokens: int, num_outputs: int) -> None:
     if labels.num_labels != num_tokens:
         raise LabelError(f"one soft label per token is needed: {num_tokens} tokens, {labels.num_labels} labels")
+    if isinstance(labels, SpanLabels | ChunkLabels):
+        raise LabelError(
+            "this loss compares distributions, but the store holds likelihoods of text (codec span): train with a "
+            "recipe, or with kdcore.losses.cross_tokenizer"
+        )
     if isinstance(labels, FeatureLabels):
         raise LabelError(
             "this loss compares distributions, but the store holds features: set labels.codec to one of a distribution"

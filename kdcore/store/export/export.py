@@ -71,7 +71,10 @@ def export_store(
 
 def _check_codec(store: LabelStore, settings: ExportSettings) -> None:
     if store.num_classes == 0:
-        raise StoreError(f"{store.path} holds {store.codec.name} labels, which have no most probable classes: nothing to export")
+        raise StoreError(
+            f"{store.path} holds labels of codec '{store.codec.name}', which have no most probable classes: nothing to "
+            "export"
+        )
     if settings.format == "plain":
         return
     if store.masked:

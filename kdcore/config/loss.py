@@ -17,7 +17,7 @@ Implementation = Literal["auto", "torch", "fused", "triton"]
 ChunkTokens = Literal["auto"] | Annotated[int, Field(ge=1)]
 """Tokens whose logits exist at one time; auto: by the head's width, and what computes the loss."""
 LabelKind = Literal["weights", "topk", "dense", "spans"]
-"""How a label says a distribution: weighted classes, the best ones with a tail cell, or all classes; or chunks of text."""
+"""How a label says a distribution: weighted classes, the best ones with a tail cell, all classes; or chunks of text."""
 KIND_OF_CODEC: dict[str, LabelKind] = {
     "threshold": "weights",
     "sampled": "weights",

@@ -15,6 +15,7 @@ from kdcore.labels.soft_labels import DenseLabels, SparseLabels, TopKLabels
 from kdcore.losses.forms import form_of
 from kdcore.losses.objective import METRICS, Objective
 from kdcore.losses.response.soft_targets import soft_target_loss
+from kdcore.losses.sparse.call import grad_dtype
 from kdcore.losses.sparse.head import LogitRules
 from kdcore.losses.sparse.loss import distillation_loss_from_hidden
 from tests.support.losses import PARAMETERS, Wanted, definition_of, reference, sparse_of, topk_of
@@ -434,3 +435,13 @@ def test_the_rest_of_the_mass_goes_to_the_label_that_is_named_already_or_not():
     loss, _ = soft_target_loss(logits, labels, torch.tensor([1, 3]), objective=objective)
     (gradient,) = torch.autograd.grad(loss, logits)
     torch.testing.assert_close(gradient, 0.25 - torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.5, 0.2, 0.0, 0.3]]))
+
+
+def test_only_a_leaf_is_asked_for_the_type_of_its_gradient():
+    class Inner(torch.Tensor):
+        @property
+        def grad_dtype(self):  # as torch 2.11 has it
+            raise RuntimeError("grad_dtype can only be accessed on leaf tensors.")
+
+    inner = (torch.ones(2, dtype=torch.bfloat16, requires_grad=True) * 2).as_subclass(Inner)
+    assert grad_dtype(inner) is torch.bfloat16

@@ -40,4 +40,5 @@ def compute_dtype(hidden: Tensor) -> torch.dtype:
 
 def grad_dtype(parameter: Tensor) -> torch.dtype:
     """The type that a parameter's gradient is kept in: its own, or a wider one that was chosen by its `grad_dtype`."""
-    return parameter.grad_dtype or parameter.dtype
+    # torch 2.11 refuses the question of what is no leaf.
+    return (parameter.grad_dtype if parameter.is_leaf else None) or parameter.dtype

@@ -1,7 +1,7 @@
 """What a student is given at one time, and what it is taken from."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -98,6 +98,9 @@ class ClassifiedTextBatch(OfTensors):
     are the numbers of the texts in the training set.
     """
 
+    partner_targets: ClassVar[None] = None
+    shares: ClassVar[None] = None
+    """As of images: texts are never mixed."""
     tokens: Tensor
     targets: Tensor
     labels: SoftLabels | None

@@ -63,16 +63,16 @@ class Composition:
             student_model=self._student,
             teacher_model=self.teacher.model,
             labels=answer.labels,
-            partner_targets=batch.partner_targets if isinstance(batch, ImageBatch) else None,
-            shares=batch.shares if isinstance(batch, ImageBatch) else None,
+            partner_targets=batch.partner_targets,
+            shares=batch.shares,
         )
         if batch.indices is not None:
             self.memories.keep(batch.indices)
         total, values = self.losses(inputs)
         with torch.no_grad():
             _, metrics = soft_target_loss(logits.detach(), answer.labels, batch.targets)
-            if inputs.partner_targets is not None and inputs.shares is not None:
-                excess = partner_excess(logits.detach(), batch.targets, inputs.partner_targets, inputs.shares)
+            if batch.partner_targets is not None and batch.shares is not None:
+                excess = partner_excess(logits.detach(), batch.targets, batch.partner_targets, batch.shares)
                 metrics["cross_entropy"] = metrics["cross_entropy"] + excess
         return total, {**metrics, **values}
 

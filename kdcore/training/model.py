@@ -13,7 +13,7 @@ from kdcore.config import TrainingConfig
 from kdcore.losses.objective import METRICS, objective_of
 from kdcore.losses.response.mixed_targets import partner_excess
 from kdcore.losses.response.soft_targets import soft_target_loss
-from kdcore.training.batches import Batch, ClassifiedTextBatch, TextBatch
+from kdcore.training.batches import Batch, TextBatch
 from kdcore.training.composition import Composition, inputs_of
 from kdcore.training.ranks import Ranks
 from kdcore.training.statistics import Kept, at_rest, saved_buffers, unmoved
@@ -58,7 +58,7 @@ class DistillModel(nn.Module):
         labels = batch.labels if count or batch.labels is None else batch.labels.index(slice(0))
         logits = self.student(inputs_of(batch, self.student))[:count]
         loss, metrics = soft_target_loss(logits, labels, batch.targets, objective=self.objective)
-        if isinstance(batch, ClassifiedTextBatch) or batch.partner_targets is None or batch.shares is None:
+        if batch.partner_targets is None or batch.shares is None:
             return loss, metrics
         excess = partner_excess(logits, batch.targets, batch.partner_targets, batch.shares)
         metrics["cross_entropy"] = metrics["cross_entropy"] + excess.detach()

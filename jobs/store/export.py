@@ -43,6 +43,9 @@ def export(
     label, or one of each view: views list<string> has their parameters in the same order, JSON of those that are not
     zero (FORMAT.md says what each means).
 
+    Of codec span the columns of a label are token_log_probs, boundary_log_probs, byte_begins and byte_ends instead,
+    lists of [T - 1] each.
+
     A label with fewer entries is filled up with id 0, log-probability -1e9 and mask 0: exp(-1e9) is zero, and no
     trainer makes a NaN of it, as it does of zero times -inf. What the entries leave of the probability is not in the
     file; for threshold and sampled the log-probabilities are those of the unbiased weights. A sample is one row however
@@ -58,7 +61,5 @@ def export(
     if report.skipped:
         say(f"{report.skipped} files were there already")
     if report.files:
-        say(
-            f"{out}: {report.rows:,} rows, {report.labels:,} labels in {len(report.files)} files; the entries hold "
-            f"{report.mass:.1%} of the probability"
-        )
+        held = f"; the entries hold {report.mass:.1%} of the probability" if report.mass else ""
+        say(f"{out}: {report.rows:,} rows, {report.labels:,} labels in {len(report.files)} files{held}")

@@ -10,7 +10,7 @@ import torch
 from cluster.labelling.against_teacher import verify_against_teacher
 from kdcore.config import Recipe
 from kdcore.data.tokenizer import load_tokenizer
-from kdcore.errors import IdentityMismatch, LabelError
+from kdcore.errors import IdentityMismatch, LabelError, StoreError
 from kdcore.labels import ChunkLabels, SpanLabels
 from kdcore.store import open_store, verify_store
 from kdcore.training.arms import plan_arms
@@ -75,6 +75,25 @@ def test_the_store_is_right(root: Path) -> None:
         ]
         assert np.allclose(labels.log_probs.numpy(), store.token_log_probs(row))
     assert store.manifest.extra["fidelity"]["log_prob_error"] < 1e-2
+
+
+def test_they_are_exported_as_plain_columns(root: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    from kdcore.store import ExportSettings, export_store
+
+    store = open_store(trained(root).store_path)
+    report = export_store(store, str(tmp_path / "all.parquet"), ExportSettings(4))
+    assert report.labels == store.num_labels
+    table = pq.read_table(tmp_path / "all.parquet").to_pylist()
+    for row, written in enumerate(table):
+        labels = store.labels(row)
+        assert isinstance(labels, SpanLabels)
+        assert written["input_ids"] == store.tokens(row).tolist()
+        assert written["byte_ends"] == labels.ends.tolist()
+        assert written["token_log_probs"] == labels.log_probs.tolist()
+    with pytest.raises(StoreError, match="no most probable classes"):
+        export_store(store, str(tmp_path / "kit"), ExportSettings(4, "distillkit"))
 
 
 def test_another_tokenizer_finds_its_chunks(root: Path) -> None:

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from kdcore.errors import StoreError
+from kdcore.labels import SpanCodec
 from kdcore.store.distillkit.columns import exact_config
 from kdcore.store.export.ranked import Ranked, join_ranked, ranked
 from kdcore.store.export.tables import ExportSettings, Row, layout_of
@@ -70,7 +72,7 @@ def export_store(
 
 
 def _check_codec(store: LabelStore, settings: ExportSettings) -> None:
-    if store.num_classes == 0:
+    if store.num_classes == 0 and not (isinstance(store.codec, SpanCodec) and settings.format == "plain"):
         raise StoreError(
             f"{store.path} holds labels of codec '{store.codec.name}', which have no most probable classes: nothing to "
             "export"
@@ -170,6 +172,9 @@ def _groups(store: LabelStore, rows: range, top: int) -> Iterator[list[Row]]:
 
 def _entries(store: LabelStore, row: int, total: int, top: int) -> Ranked:
     """The entries of a row, decoded a piece at a time."""
+    if store.num_classes == 0:  # spans, which name none
+        nothing = torch.zeros(total, 0)
+        return Ranked(nothing.long(), nothing, nothing.bool())
     step = max(1, _PIECE_ELEMENTS // store.num_classes)
     starts = range(0, max(1, total), step)
     return join_ranked([ranked(store.labels(row, start, min(start + step, total)), top) for start in starts])

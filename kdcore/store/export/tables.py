@@ -10,6 +10,7 @@ import torch
 
 from kdcore.errors import StoreError
 from kdcore.identity import canonical_json
+from kdcore.labels import SpanCodec, SpanLabels
 from kdcore.store.distillkit import columns as distillkit
 from kdcore.store.export.ranked import Ranked, join_ranked
 from kdcore.store.reader import LabelStore
@@ -21,6 +22,8 @@ ABSENT = -1e9
 Format = Literal["plain", "distillkit"]
 """What an export looks like."""
 _NESTED = {"target_token_ids": pa.int32(), "target_logprobs": pa.float32(), "target_mask": pa.int8()}
+_SPANS = {"token_log_probs": pa.float32(), "boundary_log_probs": pa.float32()}
+_SPANS |= {"byte_begins": pa.int64(), "byte_ends": pa.int64()}
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,41 @@ def layout_of(store: LabelStore, settings: ExportSettings) -> tuple[pa.Schema, T
     plain = [pa.field("key", pa.string()), pa.field("name", pa.string()), pa.field("occurrences", pa.int32())]
     where = [pa.field("label_positions", pa.list_(pa.int32()))] if store.masked else []
     where += [] if store.view_spec is None else [pa.field("views", pa.list_(pa.string()))]
+    if isinstance(store.codec, SpanCodec):
+        flat = [pa.field(name, pa.list_(kind)) for name, kind in _SPANS.items()]
+        return pa.schema([*plain, own, *where, *flat]), _span_table
     nested = [pa.field(name, pa.list_(pa.list_(kind))) for name, kind in _NESTED.items()]
     return pa.schema([*plain, own, *where, *nested]), _plain_table
+
+
+def _span_table(store: LabelStore, rows: Sequence[Row], settings: ExportSettings) -> pa.Table:
+    schema, _ = layout_of(store, settings)
+    numbers = [row.number for row in rows]
+    values: dict[str, Any] = {name: [] for name in _SPANS}
+    for number in numbers:
+        labels = store.labels(number)
+        assert isinstance(labels, SpanLabels)
+        found = labels.log_probs, labels.boundary_log_probs, labels.begins, labels.ends
+        for name, column in zip(_SPANS, found, strict=True):
+            values[name].append(column.numpy())
+    values |= _of_texts(store, numbers)
+    return pa.table([pa.array(values[entry.name], entry.type) for entry in schema], schema=schema)
+
+
+def _of_texts(store: LabelStore, numbers: list[int]) -> dict[str, Any]:
+    return {
+        **_of_rows(store, numbers),
+        "input_ids": [store.tokens(number).astype(np.int32) for number in numbers],
+        "label_positions": [store.label_positions(number).astype(np.int32) for number in numbers],
+    }
+
+
+def _of_rows(store: LabelStore, numbers: list[int]) -> dict[str, Any]:
+    return {
+        "key": [store.key(number).hex() for number in numbers],
+        "name": [store.name(number) for number in numbers],
+        "occurrences": store.occurrences()[numbers],
+    }
 
 
 def _plain_table(store: LabelStore, rows: Sequence[Row], settings: ExportSettings) -> pa.Table:
@@ -68,16 +104,13 @@ def _plain_table(store: LabelStore, rows: Sequence[Row], settings: ExportSetting
     entries = join_ranked([row.entries for row in rows])
     counts = np.array([len(row.entries.ids) for row in rows])
     values: dict[str, Any] = {
-        "key": [store.key(number).hex() for number in numbers],
-        "name": [store.name(number) for number in numbers],
-        "occurrences": store.occurrences()[numbers],
+        **_of_rows(store, numbers),
         "target_token_ids": _nested(counts, entries.ids.numpy().astype(np.int32)),
         "target_logprobs": _nested(counts, _log_probs(entries, settings)),
         "target_mask": _nested(counts, entries.known.numpy().astype(np.int8)),
     }
     if store.kind == "text":
-        values["input_ids"] = [store.tokens(number).astype(np.int32) for number in numbers]
-        values["label_positions"] = [store.label_positions(number).astype(np.int32) for number in numbers]
+        values |= _of_texts(store, numbers)
     else:
         targets = store.targets()[numbers]
         values["target"] = pa.array(targets, pa.int32(), mask=targets < 0)

@@ -58,6 +58,11 @@ class Recipe(Settings):
             self._within_an_endpoint(self.teacher)
         if not text:
             self._of_images()
+        if kind != "causal_lm" and self.codec.type == "span":
+            raise ValueError(
+                f"labels.codec.type 'span' is of the tokens of a text, and data.type '{self.data.type}' needs labels "
+                "of classes: set it to dense, topk, threshold or sampled"
+            )
         if kind == "causal_lm" and self.training is not None and self.training.losses:
             raise ValueError("training.losses are losses of classifiers, and data are text: set training.loss instead")
         if self.ranks > 1:

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kdcore.config import Recipe
 from kdcore.errors import LabelError, StoreError
 from kdcore.evaluation.fidelity import fidelity
 from kdcore.evaluation.label_distance import distance, room
@@ -164,3 +165,10 @@ def test_distances() -> None:
     assert (distance(stored, exact) <= room(CODEC, exact, "float32")).all()
     moved = SpanLabels(exact.log_probs, exact.boundary_log_probs, exact.begins, exact.ends + 1)
     assert (distance(stored, moved) == 1).all()
+
+
+def test_images_have_no_bytes_of_text() -> None:
+    data = {"type": "digits"}
+    teacher = {"type": "image_classifier", "source": "convnet", "fit": {"epochs": 1}}
+    with pytest.raises(ValueError, match="tokens of a text"):
+        Recipe.model_validate({"name": "x", "data": data, "teacher": teacher, "labels": {"codec": {"type": "span"}}})

@@ -1,0 +1,78 @@
+"""Several label stores as one: which, by what rule, and in what proportion."""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from kdcore.config.base import IsPath, Settings
+
+__all__ = ["WEIGHTED", "MixConfig", "MixedStore", "Rule"]
+
+Rule = Literal["arithmetic", "geometric", "entropy", "agreement", "min_ce", "max_confidence", "random", "routed"]
+WEIGHTED: tuple[Rule, ...] = ("arithmetic", "geometric", "entropy", "agreement", "random")
+"""Rules in which each teacher has a weight."""
+
+
+class MixedStore(Settings):
+    """A finished label store of a mix."""
+
+    path: Annotated[str, IsPath(url=True)] = Field(description="the store")
+    weight: float | None = Field(
+        default=None, gt=0, le=1, description="its share; all stores have one, or none: equal shares"
+    )
+    names: tuple[str, ...] = Field(
+        default=(),
+        description="of rule routed: patterns of names of samples that are this teacher's, as 'python/*'; none: the rest",
+    )
+
+
+class MixConfig(Settings):
+    """Several label stores as one, mixed while they are read (docs/many-teachers.md)."""
+
+    stores: tuple[MixedStore, ...] = Field(min_length=2, description="finished stores of one tokenizer, or classes")
+    rule: Rule = Field(
+        default="arithmetic",
+        description="arithmetic: weighted mean, unbiased labels stay so; geometric: of probabilities; entropy, "
+        "agreement: mean by shares that hang on the position; min_ce, max_confidence: one teacher a position; random: "
+        "one a sample and epoch; routed: one a sample, by its name",
+    )
+    missing: Literal["refuse", "rest"] = Field(
+        default="refuse",
+        description="a sample that a store has no label for; refuse: an error; rest: the stores that have one share it",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**63, description="of rule random")
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The share of each store."""
+        return tuple(1 / len(self.stores) if store.weight is None else store.weight for store in self.stores)
+
+    @model_validator(mode="after")
+    def _weights_of_the_rule(self) -> "MixConfig":
+        given = [store.weight for store in self.stores if store.weight is not None]
+        if not given:
+            return self
+        if self.rule not in WEIGHTED:
+            raise ValueError(f"rule '{self.rule}' takes one teacher's label as it is: leave `weight` out")
+        if len(given) < len(self.stores):
+            raise ValueError(f"give every store a `weight`, or none: {len(given)} of {len(self.stores)} have one")
+        if not math.isclose(sum(given), 1, abs_tol=1e-6):
+            raise ValueError(f"the weights of a mix must sum to one, {given} sum to {sum(given):.6g}")
+        return self
+
+    @model_validator(mode="after")
+    def _names_of_routes(self) -> "MixConfig":
+        if self.rule != "routed" and any(store.names for store in self.stores):
+            raise ValueError(f"`names` are of rule routed, not of '{self.rule}': leave them out, or set the rule")
+        if self.rule == "routed" and not any(store.names for store in self.stores):
+            raise ValueError("rule 'routed' needs `names` of at least one store: patterns of the names of its samples")
+        return self
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "MixConfig":
+        paths = [store.path for store in self.stores]
+        twice = next((path for path in paths if paths.count(path) > 1), None)
+        if twice is not None:
+            raise ValueError(f"'{twice}' is given twice: give each store once, with its whole weight")
+        return self

@@ -1,0 +1,81 @@
+"""The weighted mean of several teachers: sum of w_m p_m (Hinton et al. 2015).
+
+What comes out, whatever the codecs:
+
+- dense labels alone: dense, exact;
+- drawn labels (`threshold`, `sampled`), maybe with dense ones: weights, each teacher's entries times its share. Exact
+  and, since the mean is linear, unbiased: the expected weight of a class is the mixture's probability;
+- with top-k labels: the classes that any of them (or a drawn label) names, and one cell for the rest. What a dense
+  teacher gives to either is exact. A top-k teacher m does not say how its tail t_m is divided, so that its mass of a
+  class that only others name stays in the tail. That is too little for the class and too much for the tail by at most
+  w_m min(t_m, n_m q_m), where n_m counts such classes and q_m is the least probability that m names: the sum over
+  teachers bounds the distance in total variation to the mixture over the same cells.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kdcore.labels.mixing.cells import align, check_alike, shares_of
+from kdcore.labels.mixing.forms import as_weights
+from kdcore.labels.soft_labels import DenseLabels, SoftLabels, SparseLabels, TopKLabels
+
+__all__ = ["arithmetic"]
+
+
+def arithmetic(labels: Sequence[SoftLabels], weights: Tensor) -> SoftLabels:
+    """The mean of M labels of the same N positions; `weights` [M], or [M, N] for each position, sum to one.
+
+    LabelError for features, and labels over different classes.
+    """
+    check_alike(labels, "arithmetic")
+    shares = shares_of(weights, labels[0].num_labels)
+    if len(labels) == 1:
+        return labels[0]
+    if any(isinstance(label, TopKLabels) for label in labels):
+        return _cells(labels, shares)
+    dense = [label for label in labels if isinstance(label, DenseLabels)]
+    if len(dense) == len(labels):
+        return _dense(dense, shares)
+    drawn = [as_weights(label) for label in labels if isinstance(label, DenseLabels | SparseLabels)]
+    return _weights(drawn, shares)
+
+
+def _dense(labels: Sequence[DenseLabels], shares: Tensor) -> DenseLabels:
+    logs = shares.log().float()
+    mixed = labels[0].log_probs + logs[0][:, None]
+    for label, log in zip(labels[1:], logs[1:], strict=True):
+        mixed = torch.logaddexp(mixed, label.log_probs + log[:, None])
+    return DenseLabels(mixed - mixed.logsumexp(1, keepdim=True))
+
+
+def _weights(labels: Sequence[SparseLabels], shares: Tensor) -> SparseLabels:
+    """Entries of all teachers times their shares, those of one class added up."""
+    num_classes, num_labels = labels[0].num_classes, labels[0].num_labels
+    owner = [label.label_of_entry() for label in labels]
+    scaled = [
+        label.weights * share.to(label.weights.dtype)[of]
+        for label, share, of in zip(labels, shares, owner, strict=True)
+    ]
+    places = [of * num_classes + label.ids for label, of in zip(labels, owner, strict=True)]
+    ordered, order = torch.cat(places).sort(stable=True)
+    first = torch.ones_like(ordered, dtype=torch.bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    segment = first.cumsum(0) - 1
+    kept = ordered[first]
+    weights = torch.cat(scaled)
+    weights = weights.new_zeros(len(kept)).index_add_(0, segment, weights[order])
+    label = torch.div(kept, num_classes, rounding_mode="floor")
+    counts = label.bincount(minlength=num_labels)
+    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return SparseLabels(kept - label * num_classes, weights, offsets, num_classes)
+
+
+def _cells(labels: Sequence[SoftLabels], shares: Tensor) -> TopKLabels:
+    cells = align(labels)
+    probs = torch.einsum("mn,mnu->nu", shares, cells.probs)
+    tail = (shares * cells.tails).sum(0)
+    total = probs.sum(1) + tail
+    log_probs, log_tail = (probs / total[:, None]).log().float(), (tail / total).log().float()
+    return TopKLabels(cells.ids, log_probs.masked_fill(cells.ids < 0, float("-inf")), log_tail, cells.num_classes)

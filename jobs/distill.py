@@ -29,11 +29,15 @@ def distill(
     from kdcore.runs import begin_run, is_finished
 
     checked = load_recipe(recipe, overrides or ())
-    require(checked, "teacher", "student", "training")
+    mixes = checked.labels.mix is not None
+    require(checked, *(() if mixes else ("teacher",)), "student", "training")
     if dry_run:
-        from jobs.dryrun import show
+        from jobs.dryrun import show, show_mix
 
-        show(checked, live_teacher(checked))
+        if mixes:
+            show_mix(checked)
+        else:
+            show(checked, live_teacher(checked))
         return
     live = live_teacher(checked)
     run_dir = begin_run(checked)
@@ -49,7 +53,9 @@ def _run(recipe: "Recipe", live: str | None) -> None:
 
     with stages.cluster(recipe):
         stages.fit_teacher(recipe)
-        if live is None:
+        if recipe.labels.mix is not None:
+            stages.check_labels(recipe)
+        elif live is None:
             stages.label(recipe)
         else:
             say(f"no labels are made, the teacher runs while students are trained: {live}")
@@ -71,7 +77,8 @@ def _next_commands(recipe: "Recipe", live: str | None, run_dir: Path, arguments:
     from kdcore.config.urls import is_url
     from kdcore.training.arms import plan_arms
 
-    store = recipe.store_path if is_url(recipe.store_path) else os.path.relpath(recipe.store_path)
+    first = recipe.store_paths[0]
+    store = first if is_url(first) else os.path.relpath(first)
     student = os.path.relpath(plan_arms(recipe)[0].export_directory(recipe))
     load = "from kdcore import load_student as load"
     if recipe.student is not None and recipe.student.type == "causal_lm":
@@ -80,7 +87,7 @@ def _next_commands(recipe: "Recipe", live: str | None, run_dir: Path, arguments:
     again = [item for item in arguments if not item.startswith(ours)]
     composed = recipe.training is not None and bool(recipe.training.losses)
     change = "training.baseline=false" if composed else "training.loss.hard_weight=0.5"
-    stored = [f"labels.path={store}"] if live is None else []
+    stored = [f"labels.path={store}"] if live is None and recipe.labels.mix is None else []
     override = [f"name={recipe.name}-2", *stored, change]
     python = _program("python")
     labels = f'from datasets import load_dataset; print(load_dataset("{store}"))'

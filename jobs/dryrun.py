@@ -33,6 +33,19 @@ def show(recipe: Recipe, live: str | None = None) -> None:
     say("measured with a short probe on this machine; nothing was written")
 
 
+def show_mix(recipe: Recipe) -> None:
+    """Print the resolved recipe and what its mix is made of, once it opens; nothing is labelled for it."""
+    from kdcore.training.stored_labels import open_labels
+
+    say(dump_recipe(recipe))
+    mix = open_labels(recipe)
+    say(f"samples        {mix.num_rows:,}, {int(mix.num_labels_per_row().sum()):,} labels")
+    say(f"labels         {mix.path}")
+    for note in mix.notes:
+        say(f"note           {note}")
+    say("nothing was written")
+
+
 def _losses(recipe: Recipe, live: str | None) -> list[str]:
     """The terms of `training.losses`, and where they hear of the teacher."""
     terms = recipe.training.losses if recipe.training is not None else ()

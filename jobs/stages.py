@@ -68,6 +68,9 @@ def check_labels(recipe: Recipe) -> None:
 
     A store that this run labelled, or checked before, is not checked again while its manifest stays the same.
     """
+    if recipe.labels.mix is not None:
+        _check_mix(recipe)
+        return
     noted = recipe.run_dir / _CHECKED
     if noted.exists() and json.loads(noted.read_text()) == _manifest_digest(recipe):
         return
@@ -78,10 +81,35 @@ def check_labels(recipe: Recipe) -> None:
     _note_checked(recipe)
 
 
+def _check_mix(recipe: Recipe) -> None:
+    """RunMismatch when a store of the mix is not what it was when the run began; what opening it raises."""
+    from kdcore.errors import RunMismatch
+    from kdcore.training.stored_labels import open_labels
+
+    noted, found = recipe.run_dir / _CHECKED, _mix_digests(recipe)
+    before = json.loads(noted.read_text()) if noted.exists() else found
+    changed = [path for path in found if before.get(path) != found[path]]
+    if changed:
+        raise RunMismatch(
+            f"this run began to learn from a mix with another store at '{changed[0]}': its manifest was "
+            f"{before.get(changed[0])}, now it is {found[changed[0]]}. Put that store back, or begin another run "
+            f"(name={recipe.name}-2)"
+        )
+    say(f"labels: {open_labels(recipe).path}")
+    _note_checked(recipe)
+
+
 def _note_checked(recipe: Recipe) -> None:
     from kdcore.runs import write_json
 
-    write_json(recipe.run_dir / _CHECKED, _manifest_digest(recipe))
+    mixed = recipe.labels.mix is not None
+    write_json(recipe.run_dir / _CHECKED, _mix_digests(recipe) if mixed else _manifest_digest(recipe))
+
+
+def _mix_digests(recipe: Recipe) -> dict[str, str]:
+    from kdcore.store import load_manifest
+
+    return {path: load_manifest(path).to_json()["digest"] for path in recipe.store_paths}
 
 
 def _manifest_digest(recipe: Recipe) -> dict[str, str]:
@@ -121,7 +149,7 @@ def train_in_place(recipe: Recipe) -> None:
 
     if os.environ.get("RANK", "0") == "0":
         begin_run(recipe)
-        if recipe.teacher is not None and live_teacher(recipe) is None:
+        if recipe.has_labels and live_teacher(recipe) is None:
             check_labels(recipe)
     run_arms(recipe, plan_arms(recipe))
 

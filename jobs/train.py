@@ -22,8 +22,8 @@ def train(recipe: RecipeFile, overrides: Overrides = None) -> None:
     # After the recipe was checked: a typo is answered before torch is imported.
     from kdcore.store.manifest import is_finished
 
-    stored = checked.teacher is not None and stages.live_teacher(checked) is None
-    if stored and not is_finished(checked.store_path):
+    stored = checked.has_labels and stages.live_teacher(checked) is None
+    if stored and checked.labels.mix is None and not is_finished(checked.store_path):
         raise IncompleteStore(
             f"training reads a finished label store, and '{checked.store_path}' is none: "
             f"run `kd precompute {again}` first, or set labels.path to a finished one"

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from kdcore.config.base import IsPath, Settings
+from kdcore.config.mix import MixConfig
 
 
 class ThresholdConfig(Settings):
@@ -84,6 +85,9 @@ class LabelsConfig(Settings):
     path: Annotated[str | None, IsPath(made=True, url=True)] = Field(
         default=None, description="the store; default RUN/labels; another run's finished store is reused"
     )
+    mix: MixConfig | None = Field(
+        default=None, description="learn from several finished stores instead of one that `teacher` labels"
+    )
     unit_bytes: int = Field(
         default=512_000, ge=1, description="input bytes of one work unit (one shard), at least one sample"
     )
@@ -100,3 +104,12 @@ class LabelsConfig(Settings):
     probe_labels: int = Field(
         default=16_384, ge=1, description="labels on which the codec is learnt and its fidelity measured"
     )
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> "LabelsConfig":
+        given = [name for name in ("codec", "path") if getattr(self, name) is not None]
+        if self.mix is not None and given:
+            raise ValueError(
+                f"`mix` reads stores that are there, with their own codecs: leave {' and '.join(given)} out"
+            )
+        return self

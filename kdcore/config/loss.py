@@ -120,8 +120,12 @@ class LossConfig(Settings):
 
     def misfit(self, codec: str) -> str | None:
         """Why labels of this codec cannot be learnt from by this loss, and what to set; None when they can."""
+        return self.misfit_of(KIND_OF_CODEC[codec])
+
+    def misfit_of(self, kind: LabelKind) -> str | None:
+        """As `misfit`, of labels of this kind."""
         infinite = needs_teacher_mass(self.type, self.parameters)
-        return loss_misfit(KIND_OF_CODEC[codec], self.type, infinite, self.temperature, self.tail)
+        return loss_misfit(kind, self.type, infinite, self.temperature, self.tail)
 
 
 def needs_teacher_mass(form: str, parameters: Mapping[str, float]) -> bool:

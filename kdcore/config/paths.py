@@ -25,32 +25,29 @@ class PathSetting:
         return ".".join(self.keys)
 
     def values(self, tree: Any) -> list[str]:
-        """Its paths in nested dictionaries: none, one, or those of a list."""
-        group = self._group(tree)
-        value = None if group is None else group.get(self.keys[-1])
-        items = value if isinstance(value, list | tuple) else [value]
+        """Its paths in nested dictionaries and lists of them: none, one, or several."""
+        found = [group.get(self.keys[-1]) for group in self._groups(tree)]
+        items = [item for value in found for item in (value if isinstance(value, list | tuple) else [value])]
         return [item for item in items if isinstance(item, str)]
 
     def change(self, tree: Any, function: Callable[[str], str]) -> None:
         """Put `function` of each of its paths in its place."""
-        group = self._group(tree)
-        value = None if group is None else group.get(self.keys[-1])
-        if group is None or value is None:
-            return
-        if isinstance(value, list | tuple):
-            group[self.keys[-1]] = [function(item) if isinstance(item, str) else item for item in value]
-        elif isinstance(value, str):
-            group[self.keys[-1]] = function(value)
+        for group in self._groups(tree):
+            value = group.get(self.keys[-1])
+            if isinstance(value, list | tuple):
+                group[self.keys[-1]] = [function(item) if isinstance(item, str) else item for item in value]
+            elif isinstance(value, str):
+                group[self.keys[-1]] = function(value)
 
-    def _group(self, tree: Any) -> dict[str, Any] | None:
-        """The dictionary that it stands in, if it is a path there."""
-        node = tree
+    def _groups(self, tree: Any) -> list[dict[str, Any]]:
+        """The dictionaries that it stands in, if it is a path there."""
+        nodes = [tree]
         for key in self.keys[:-1]:
-            node = node.get(key) if isinstance(node, dict) else None
-        if not isinstance(node, dict):
-            return None
-        applies = self.mark.where is None or node.get(self.mark.where[0]) == self.mark.where[1]
-        return node if applies else None
+            found = [node.get(key) for node in nodes if isinstance(node, dict)]
+            nodes = [item for value in found for item in (value if isinstance(value, list | tuple) else [value])]
+        groups = [node for node in nodes if isinstance(node, dict)]
+        where = self.mark.where
+        return groups if where is None else [node for node in groups if node.get(where[0]) == where[1]]
 
 
 @cache

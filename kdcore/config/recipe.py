@@ -67,6 +67,8 @@ class Recipe(Settings):
             raise ValueError("training.losses are losses of classifiers, and data are text: set training.loss instead")
         if self.ranks > 1:
             self._splittable(self.ranks)
+        if self.labels.mix is not None and self.teacher is not None:
+            raise ValueError("labels.mix learns from the teachers of finished stores: leave `teacher` out")
         if self.training is not None and self.teacher is not None:
             self._trainable(self.training)
         return self
@@ -132,6 +134,11 @@ class Recipe(Settings):
         return self.teacher.tensor_parallel if isinstance(self.teacher, TeacherLMConfig) else 1
 
     @property
+    def has_labels(self) -> bool:
+        """Whether students learn from soft labels: of `teacher`, or of the stores of a mix."""
+        return self.teacher is not None or self.labels.mix is not None
+
+    @property
     def run_dir(self) -> Path:
         """The run directory, RUNS/NAME."""
         return Path(self.runs) / self.name
@@ -149,6 +156,11 @@ class Recipe(Settings):
     def store_path(self) -> str:
         """The label store of this recipe: a directory, or a URL such as s3://bucket/prefix."""
         return self.labels.path or str(self.run_dir / "labels")
+
+    @property
+    def store_paths(self) -> tuple[str, ...]:
+        """The label stores that students learn from: that of this recipe, or those of its mix."""
+        return (self.store_path,) if self.labels.mix is None else tuple(store.path for store in self.labels.mix.stores)
 
 
 def _refuse_of_text(settings: Settings, where: str, names: tuple[str, ...]) -> None:

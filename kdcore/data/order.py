@@ -52,9 +52,9 @@ def epoch_views(samples: np.ndarray, seed: int, epoch: int, views: int | None) -
 class TokenStream:
     """The samples of all epochs, one after the other in their order, as a stream that is cut by tokens."""
 
-    def __init__(self, lengths: np.ndarray, seed: int) -> None:
-        """`lengths` int [N]: the tokens of each sample, at least one."""
-        self._lengths, self._seed = lengths, seed
+    def __init__(self, lengths: np.ndarray, seed: int, views: int | None = 1) -> None:
+        """`lengths` int [N]: the tokens of each sample, at least one; `views` as of `sample_index`."""
+        self._lengths, self._seed, self._views = lengths, seed, views
         self.epoch_tokens = int(lengths.sum())
         # Two, since a cut may lie across the border of two epochs.
         self._starts = lru_cache(maxsize=2)(self._make_starts)
@@ -68,7 +68,8 @@ class TokenStream:
         for epoch in range(first // self.epoch_tokens, -(-stop // self.epoch_tokens)):
             begin = epoch * self.epoch_tokens
             low, high = np.searchsorted(self._starts(epoch), (first - begin, stop - begin))
-            parts.append(epoch_order(len(self._lengths), self._seed, epoch)[low:high])
+            samples = epoch_order(len(self._lengths), self._seed, epoch)[low:high]
+            parts.append(samples + len(self._lengths) * epoch_views(samples, self._seed, epoch, self._views))
         return np.concatenate(parts)
 
     def _make_starts(self, epoch: int) -> np.ndarray:

@@ -32,6 +32,7 @@ from kdcore.evaluation.classifier import evaluate_classifier, image_batches
 from kdcore.evaluation.language import evaluate_lms, heldout_texts, in_other_tokens
 from kdcore.evaluation.latency import latency
 from kdcore.identity import digest_tokenizer
+from kdcore.store.mix.mix import LabelMix
 from kdcore.students.build import tokenizer_path
 from kdcore.students.export import load_student
 
@@ -208,9 +209,11 @@ def _size(model: nn.Module) -> dict[str, int]:
 
 
 def _store_sizes(recipe: Recipe) -> dict[str, Any] | None:
-    """Rows, labels, codec and bytes per label by column of the run's store; None for a run without one."""
+    """Rows, labels, codec and bytes per label by column of the run's store, or of its mix; None for a run without."""
     from kdcore.store import is_finished, open_store
 
+    if recipe.labels.mix is not None:
+        return _mix_sizes(recipe)
     if recipe.teacher is None or not is_finished(recipe.store_path):
         return None
 
@@ -221,4 +224,24 @@ def _store_sizes(recipe: Recipe) -> dict[str, Any] | None:
         "labels": store.num_labels,
         "codec": store.codec.spec(),
         "bytes_per_label": columns,  # `total` is of the whole files: padding, offsets, keys and names too
+    }
+
+
+def _mix_sizes(recipe: Recipe) -> dict[str, Any]:
+    """Rows, labels and rule of the run's mix, and the bytes per label of each of its stores."""
+    from kdcore.training.stored_labels import open_labels
+
+    mix = open_labels(recipe)
+    assert isinstance(mix, LabelMix)
+    sizes = {store.path: round(store.bytes_per_label()["total"], 3) for store in mix.stores}
+    weights = " ".join(f"{weight:.3g}" for weight in mix.config.weights)
+    return {
+        "rows": mix.num_rows,
+        "labels": int(mix.num_labels_per_row().sum()),
+        "codec": {
+            "mix by rule": mix.config.rule,
+            "of codecs": " ".join(s.codec.name for s in mix.stores),
+            "weights": weights,
+        },
+        "bytes_per_label": sizes,
     }

@@ -59,6 +59,11 @@ def open_store(
 class LabelStore:
     """Random access to the soft labels of a store; rows are numbered 0 .. num_rows - 1 in manifest order."""
 
+    notes: tuple[str, ...] = ()
+    """What a person should know before training from it; a mix may have some."""
+    changes = False
+    """Whether the label of a sample differs from epoch to epoch; of a mix it may."""
+
     def __init__(self, place: Place, manifest: Manifest) -> None:
         self.place, self.path = place, place.url
         self.manifest = manifest
@@ -92,6 +97,11 @@ class LabelStore:
         return self.manifest.kind
 
     @property
+    def elsewhere(self) -> bool:
+        """Whether its shards lie on another machine, from which `bring` copies them."""
+        return self.place.remote
+
+    @property
     def num_classes(self) -> int:
         """V; 0 where the labels are not distributions."""
         return self.codec.num_classes
@@ -112,6 +122,10 @@ class LabelStore:
         keys = np.empty(self.num_rows, dtype=object)
         keys[:] = [raw[start : start + 16] for start in range(0, len(raw), 16)]
         return keys
+
+    def key_words(self) -> np.ndarray:
+        """The keys of all rows, 16 bytes each, uint64 [rows, 2]: a view of the index."""
+        return self._index.keys
 
     def key(self, row: int) -> bytes:
         """The key (16 bytes) of a row."""
@@ -237,8 +251,11 @@ class LabelStore:
         """All labels of a sample; MissingLabels if the store has none."""
         return self.labels(self.row_of(key))
 
-    def labels_of(self, rows: Indices, starts: Indices, stops: Indices) -> SoftLabels:
-        """Labels of several row slices, one after the other, decoded at once. IndexError outside of a row."""
+    def labels_of(self, rows: Indices, starts: Indices, stops: Indices, epochs: Indices | None = None) -> SoftLabels:
+        """Labels of several row slices, one after the other, decoded at once. IndexError outside of a row.
+
+        They are the same in all `epochs`, which are for a mix to know.
+        """
         chosen, begins, ends = (np.asarray(each, np.int64) for each in (rows, starts, stops))
         # Rows that are not there have no labels: 0 .. -1.
         inside = (chosen >= 0) & (chosen < self.num_rows)

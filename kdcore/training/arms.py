@@ -78,10 +78,10 @@ def arm_terms(recipe: Recipe, arm: Arm) -> tuple[LossTerm, ...]:
 
 
 def plan_arms(recipe: Recipe) -> list[Arm]:
-    """A student per seed and, where there is a teacher and `baseline` is set, its twin without the teacher."""
+    """A student per seed and, where there are soft labels and `baseline` is set, its twin without them."""
     if recipe.training is None:
         raise ConfigError("training needs `training` in the recipe, which has none; add it")
-    distil = recipe.teacher is not None
+    distil = recipe.has_labels
     arms = []
     for seed in recipe.training.seeds:
         arms.append(Arm(f"student-seed{seed}", seed, uses_labels=distil))

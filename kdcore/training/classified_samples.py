@@ -35,8 +35,8 @@ class ClassifiedTextSamples:
         self._texts = [source.read(ref) for ref, _, _ in samples]
         self._index = np.repeat(np.arange(len(samples)), [times for _, _, times in samples])
         self.lengths = np.ones(len(self._index), dtype=np.int64)
-        self.views: int | None = 1
-        self.notes: tuple[str, ...] = ()
+        self.views: int | None = None if labels is not None and labels.changes else 1
+        self.notes: tuple[str, ...] = () if labels is None else labels.notes
         self.elsewhere = labels is not None and labels.elsewhere
         self.num_classes = int(source.num_classes or 0)
         self.codec = None if labels is None else labels.codec
@@ -50,22 +50,23 @@ class ClassifiedTextSamples:
 
     def digests(self, indices: np.ndarray) -> np.ndarray:
         """The first 64 bits of the texts' keys, uint64."""
-        keys = (self._samples[int(number)][1] for number in self._index[indices])
+        keys = (self._samples[int(number)][1] for number in self._index[np.asarray(indices) % len(self)])
         return np.array([int.from_bytes(key[:8], "little") for key in keys], dtype=np.uint64)
 
     def batch(self, indices: np.ndarray, layout: Layout = "padded") -> ClassifiedTextBatch:
         """Texts as a batch, whatever the layout; without indices one text and no target."""
-        numbers = self._index[indices] if len(indices) else self._index[:1]
+        epochs, places = np.divmod(indices if len(indices) else np.zeros(1, dtype=np.int64), len(self))
+        numbers = self._index[places]
         texts = [self._text(int(number)) for number in numbers]
         inputs = encode_texts(self.tokenizer, [(text.text, text.pair) for text in texts], self._max_length)
         targets = torch.tensor([_target(text) for text in texts[: len(indices)]], dtype=torch.int64)
-        labels = None if self._labels is None else self._labels.of(numbers, np.zeros_like(numbers))
-        return ClassifiedTextBatch(stacked(inputs), targets, labels, torch.from_numpy(np.asarray(indices)))
+        labels = None if self._labels is None else self._labels.of(numbers, epochs)
+        return ClassifiedTextBatch(stacked(inputs), targets, labels, torch.from_numpy(places[: len(indices)]))
 
     def bring(self, indices: np.ndarray) -> None:
         """Copies the shards of the texts' labels to this machine, many at once."""
         if self._labels is not None:
-            self._labels.bring(self._index[indices])
+            self._labels.bring(self._index[indices % len(self)])
 
     def _text(self, number: int) -> ClassifiedText:
         text = self._texts[number]
@@ -81,9 +82,9 @@ def classified_text_samples(
     samples = [sample for part in parts for sample in part]
     join = None
     if uses_labels:
-        from kdcore.store.reader import open_store
+        from kdcore.training.stored_labels import open_labels
 
-        join = StoreJoin(open_store(recipe.store_path), samples)
+        join = StoreJoin(open_labels(recipe), samples)
     return ClassifiedTextSamples(source, tokenizer, max_length, samples, join)
 
 

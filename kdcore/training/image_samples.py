@@ -21,7 +21,7 @@ from kdcore.training.image_views import DrawnViews, Partners, StoredViews, Viewe
 from kdcore.training.packing import Layout
 
 if TYPE_CHECKING:
-    from kdcore.store.reader import LabelStore
+    from kdcore.training.stored_labels import Labelled
 
 _CACHE_BYTES = 1 << 30  # decoded images kept in memory; larger corpora are decoded again every epoch
 
@@ -117,20 +117,25 @@ class ImageSamples:
 class StoreJoin:
     """Soft labels of planned samples, found in a store by key; MissingLabels when one has none."""
 
-    def __init__(self, store: "LabelStore", samples: list[PlannedSample]) -> None:
+    def __init__(self, store: "Labelled", samples: list[PlannedSample]) -> None:
         self._store = store
         self._rows = store.rows_of(key for _, key, _ in samples)
-        self.elsewhere = store.place.remote
+        self.elsewhere = store.elsewhere
         self.views = StoredViews(store, self._rows)
-        self.codec = store.codec
+        self.codec, self.notes, self.changes = store.codec, store.notes, store.changes
+        self._viewed = store.view_spec is not None
 
     def bring(self, numbers: np.ndarray) -> None:
         """Copies the shards that the labels of `numbers` are in, where they lie elsewhere."""
         self._store.bring(self._rows[numbers])
 
     def of(self, numbers: np.ndarray, views: np.ndarray) -> SoftLabels:
-        """The label of view `views[i]` of each of the planned samples `numbers[i]`."""
-        return self._store.labels_of(self._rows[numbers], views, views + 1)
+        """The label of view `views[i]` of each of the planned samples `numbers[i]`.
+
+        Of a store of whole samples there is one label; a view is then an epoch, which a mix may ask for.
+        """
+        labels = views if self._viewed else np.zeros_like(views)
+        return self._store.labels_of(self._rows[numbers], labels, labels + 1, views)
 
 
 def image_samples(recipe: Recipe, source: Source, uses_labels: bool, endless: bool = False) -> ImageSamples:
@@ -139,16 +144,20 @@ def image_samples(recipe: Recipe, source: Source, uses_labels: bool, endless: bo
     With data.views, the views that are labelled, for an arm without labels as well; or, `endless`, another one in every
     epoch. IdentityMismatch where the store's labels are of other views.
     """
-    from kdcore.store import is_finished, open_store
+    from kdcore.store import is_finished
+    from kdcore.training.stored_labels import open_labels
 
     _, units = plan_units(source, "train", recipe.labels.unit_bytes, recipe.data.on_unreadable)
     spec, join = view_spec(recipe.data), None
-    if uses_labels or (spec is not None and not endless and is_finished(recipe.store_path)):
-        store = open_store(recipe.store_path)
+    if uses_labels or (spec is not None and not endless and all(map(is_finished, recipe.store_paths))):
+        store = open_labels(recipe)
         check_views(store, spec)
         join = StoreJoin(store, [sample for unit in units for sample in unit])
     views = 1 if spec is None else None if endless else spec.per_image
-    return ImageSamples(source, units, join if uses_labels else None, spec, join, views)
+    views = None if spec is None and join is not None and join.changes else views
+    samples = ImageSamples(source, units, join if uses_labels else None, spec, join, views)
+    samples.notes += join.notes if join is not None else ()
+    return samples
 
 
 def _target(image: ImageSample) -> int:

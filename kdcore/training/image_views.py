@@ -16,7 +16,7 @@ from kdcore.labels.views.fields import PARTNER_BITS
 from kdcore.labels.views.spec import ViewSpec
 
 if TYPE_CHECKING:
-    from kdcore.store.reader import LabelStore
+    from kdcore.training.stored_labels import Labelled
 
 __all__ = ["DrawnViews", "Partners", "StoredViews", "ViewedPixels", "check_views"]
 
@@ -36,7 +36,7 @@ class ViewSource(Protocol):
 class StoredViews:
     """Views that labels belong to; `rows` are those of the samples in `store`."""
 
-    store: "LabelStore"
+    store: "Labelled"
     rows: np.ndarray
 
     def of(self, numbers: np.ndarray, views: np.ndarray) -> Views:
@@ -126,7 +126,7 @@ class ViewedPixels:
         return pixels, torch.tensor(other, dtype=torch.int64), shares
 
 
-def check_views(store: "LabelStore", spec: ViewSpec | None) -> None:
+def check_views(store: "Labelled", spec: ViewSpec | None) -> None:
     """IdentityMismatch unless the store's labels are of the views that a recipe asks for."""
     if store.view_spec == spec:
         return

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from kdcore.config.training import LongDocuments, TrainingConfig
 from kdcore.errors import ConfigError
 from kdcore.labels.soft_labels import SoftLabels
+from kdcore.store.mix.mix import LabelMix
 from kdcore.store.reader import LabelStore, open_store
 from kdcore.store.storage.places import Location
 from kdcore.training.attention import choose_layout
@@ -23,6 +24,8 @@ from kdcore.training.text_samples import StoreRows, TextSamples, check_same_toke
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from kdcore.training.stored_labels import Labelled
 
 __all__ = ["LabelledSequence", "LabelledText"]
 
@@ -38,13 +41,15 @@ class LabelledText(Dataset["LabelledSequence"]):
 
     def __init__(
         self,
-        store: LabelStore | Location,
+        store: Labelled | Location,
         tokenizer: PreTrainedTokenizerBase | None,
         sequence_length: int = 1024,
         long_documents: LongDocuments = "refuse",
         packing_for: nn.Module | None = None,
     ) -> None:
-        """Opens `store`, unless it is open. Sequences have at most `sequence_length` input tokens.
+        """Opens `store`, unless it is open, as a mix of several is (`kdcore.open_mix`).
+
+        Sequences have at most `sequence_length` input tokens.
 
         `tokenizer` is the student's, compared with the one that the labels were made with; None skips this check, for
         tokens that nobody will spell out. Documents that are longer than a sequence: docs/training.md#long-documents.
@@ -54,7 +59,7 @@ class LabelledText(Dataset["LabelledSequence"]):
         Raises ConfigError for a store of images and a model that mixes packed sequences, IdentityMismatch for another
         tokenizer, DataError for documents that are too long or no token to learn; and what `open_store` raises.
         """
-        opened = store if isinstance(store, LabelStore) else open_store(store)
+        opened = store if isinstance(store, LabelStore | LabelMix) else open_store(store)
         if opened.kind != "text":
             raise ConfigError(
                 f"LabelledText needs a label store of texts, but '{opened.path}' holds labels of {opened.kind}s: train "
@@ -65,7 +70,7 @@ class LabelledText(Dataset["LabelledSequence"]):
         self.store = opened
         self._samples = TextSamples(StoreRows(opened), sequence_length, True, long_documents)
         self._layout: Layout = "padded" if packing_for is None else _checked_layout(packing_for)
-        self.notes: tuple[str, ...] = self._samples.notes
+        self.notes: tuple[str, ...] = (*self._samples.notes, *opened.notes)
         """What happened to long documents, in words."""
 
     def __len__(self) -> int:

@@ -1,11 +1,11 @@
 """What the losses of a recipe need of its teacher and its data, and whether it is there."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from kdcore.config import Recipe
 from kdcore.config.data import DataConfig, kind_of
 from kdcore.config.labels import CodecConfig, DenseConfig, FeatureConfig
-from kdcore.config.loss import KIND_OF_CODEC
+from kdcore.config.loss import KIND_OF_CODEC, LabelKind
 from kdcore.config.losses import LossTerm
 from kdcore.config.losses.base import FeatureTerm
 from kdcore.config.training import TrainingConfig
@@ -14,7 +14,7 @@ from kdcore.errors import ConfigError
 from kdcore.losses.registry import method_class
 from kdcore.taps import WHOLE
 
-__all__ = ["check_losses"]
+__all__ = ["check_kinds", "check_losses"]
 
 
 def check_losses(recipe: Recipe) -> str | None:
@@ -29,6 +29,9 @@ def check_losses(recipe: Recipe) -> str | None:
         _refuse_unfit_data(recipe.data, fit.losses)
         _refuse_without_teacher(fit.losses, "teacher.fit.losses", "leave it out")
     if training is None or not training.losses:
+        return None
+    if recipe.labels.mix is not None:
+        _refuse_beyond_labels(training.losses)
         return None
     if recipe.teacher is None:
         _refuse_without_teacher(training.losses, "training.losses", "add `teacher`")
@@ -66,6 +69,28 @@ def _refuse_unfit_data(data: DataConfig, terms: Sequence[LossTerm]) -> None:
             raise ConfigError(
                 f"the loss '{term.label}' remembers each picture, and data.views.mix makes pictures of two: leave "
                 "data.views.mix out, or use a loss without a memory (crd has one unless it is told `contrast: batch`)"
+            )
+
+
+def check_kinds(terms: Sequence[LossTerm], kinds: Collection[LabelKind]) -> None:
+    """ConfigError for a loss that needs the logits of all classes, where labels that are `kinds` do not have them."""
+    for term in terms:
+        method = method_class(term)
+        unfit = [kind for kind in sorted(kinds) if kind != "dense" and not method.takes_labels(term, kind)]
+        if method.needs_teacher_logits and unfit:
+            raise ConfigError(
+                f"the loss '{_name(term)}' needs the logits of all classes, but the stores of labels.mix give labels "
+                f"that are {unfit[0]}: label all of them with labels.codec.type dense, or leave the loss out"
+            )
+
+
+def _refuse_beyond_labels(terms: Sequence[LossTerm]) -> None:
+    for term in terms:
+        lack = _lacking(term, DenseConfig())
+        if lack is not None:
+            raise ConfigError(
+                f"the loss '{_name(term)}' needs {lack}, but labels.mix has what its stores say of each sample alone: "
+                "leave it out, or learn from one teacher"
             )
 
 

@@ -72,7 +72,7 @@ class StepPlan:
 
     @cached_property
     def _stream(self) -> TokenStream:
-        return TokenStream(self.lengths, self.seed)
+        return TokenStream(self.lengths, self.seed, self.views)
 
     def _cut(self, indices: np.ndarray) -> list[np.ndarray]:
         """The micro-batches of a rank's samples."""

@@ -66,7 +66,7 @@ def make_task(recipe: Recipe, arm: Arm) -> Task:
         return _classified_text_task(recipe, arm, model, source)
     live = check_losses(recipe)
     uses_store = arm.uses_labels and live is None
-    endless = recipe.teacher is None or arm.role == "teacher" or live is not None
+    endless = not recipe.has_labels or arm.role == "teacher" or live is not None
     samples = image_samples(recipe, source, uses_store, endless)
     if arm.uses_labels and live is not None:
         samples.notes = (*samples.notes, _beside(live))

@@ -24,7 +24,7 @@ from kdcore.training.packing import Layout, Places, arrange
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from kdcore.store.reader import LabelStore
+    from kdcore.training.stored_labels import Labelled
 
 
 class Rows(Protocol):
@@ -46,8 +46,13 @@ class Rows(Protocol):
         """Token ids of each row, int [T]."""
         ...
 
-    def labels_of(self, rows: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> SoftLabels:
-        """Labels start..stop-1 of each row, one after the other."""
+    def labels_of(self, rows: np.ndarray, starts: np.ndarray, stops: np.ndarray, epochs: np.ndarray) -> SoftLabels:
+        """Labels start..stop-1 of each row, one after the other, as the epochs int64 [n] see them."""
+        ...
+
+    @property
+    def changes(self) -> bool:
+        """Whether the labels of a row differ from epoch to epoch."""
         ...
 
     @property
@@ -64,6 +69,7 @@ class SourceRows:
     """Documents of the recipe's source, tokenised here; they have no soft labels."""
 
     elsewhere = False
+    changes = False
 
     def __init__(self, recipe: Recipe, encoder: TextEncoder) -> None:
         source = open_source(recipe.data)
@@ -100,7 +106,7 @@ class SourceRows:
         """Token ids of each row, int32 [T]."""
         return [self._rows[row].tokens for row in rows.tolist()]
 
-    def labels_of(self, rows: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> SoftLabels:
+    def labels_of(self, rows: np.ndarray, starts: np.ndarray, stops: np.ndarray, epochs: np.ndarray) -> SoftLabels:
         """There are none: LabelError."""
         raise LabelError(f"rows {rows.tolist()[:5]} come from the source, which has no soft labels; open a label store")
 
@@ -114,15 +120,15 @@ class SourceRows:
 
 
 class StoreRows:
-    """Rows of a label store."""
+    """Rows of a label store, or of a mix of several."""
 
-    def __init__(self, store: "LabelStore") -> None:
+    def __init__(self, store: "Labelled") -> None:
         self._store = store
-        self.labels_of = store.labels_of
+        self.labels_of, self.changes = store.labels_of, store.changes
         self.tokens_of = store.tokens_of
         self.occurrences = store.occurrences
         self.bring = store.bring
-        self.elsewhere = store.place.remote
+        self.elsewhere = store.elsewhere
 
     def num_tokens(self) -> np.ndarray:
         """Tokens of each row, int64 [R]."""
@@ -151,7 +157,7 @@ class TextSamples:
                 "training.long_documents"
             )
         self.lengths = self._chunks.stops - self._chunks.starts
-        self.views: int | None = 1
+        self.views: int | None = None if uses_labels and rows.changes else 1
 
     def __len__(self) -> int:
         return len(self._chunks)
@@ -163,16 +169,22 @@ class TextSamples:
 
     def bring(self, indices: np.ndarray) -> None:
         """Copies the shards that sequences are in to this machine, many at once."""
-        self._rows.bring(self._chunks.rows[indices])
+        self._rows.bring(self._chunks.rows[self._sequences(indices)])
 
     def tokens(self, indices: np.ndarray) -> int:
         """Labelled tokens (targets) of the sequences."""
+        indices = self._sequences(indices)
         return int((self._chunks.lasts[indices] - self._chunks.firsts[indices]).sum())
 
     def digests(self, indices: np.ndarray) -> np.ndarray:
         """Digests uint64 of the sequences' tokens."""
-        found = [hashlib.blake2b(tokens.astype("<i8").tobytes(), digest_size=8) for _, tokens in self._read(indices)]
+        read = self._read(self._sequences(indices))
+        found = [hashlib.blake2b(tokens.astype("<i8").tobytes(), digest_size=8) for _, tokens in read]
         return np.array([int.from_bytes(each.digest(), "little") for each in found], dtype=np.uint64)
+
+    def _sequences(self, indices: np.ndarray) -> np.ndarray:
+        """Sequences by number, whatever their epochs."""
+        return np.asarray(indices, dtype=np.int64) % len(self)
 
     def _read(self, indices: np.ndarray) -> Iterator[tuple[Chunk, np.ndarray]]:
         """Each sequence, and its tokens with the one after the last, int [T + 1]."""
@@ -188,8 +200,9 @@ class TextSamples:
         """
         if len(indices) == 0:
             return self._nothing(layout)
+        epochs, indices = np.divmod(np.asarray(indices, dtype=np.int64), len(self))
         places = arrange(self.lengths[indices], layout, self._sequence_length)
-        indices = indices[places.order]
+        epochs, indices = epochs[places.order], indices[places.order]
         begins = places.rows * places.shape[1] + places.columns
         inputs = np.zeros(places.num_slots, dtype=np.int64)
         positions, targets = [], []
@@ -202,7 +215,7 @@ class TextSamples:
             torch.from_numpy(inputs).view(places.shape),
             torch.from_numpy(np.concatenate(positions)),
             torch.from_numpy(np.concatenate(targets, dtype=np.int64)),
-            self._labels_of(indices),
+            self._labels_of(indices, epochs),
             None if layout == "padded" else torch.from_numpy(places.position_ids()),
             _borders(begins, places) if layout == "flat" else None,
             int(self.lengths[indices].max()),
@@ -210,18 +223,19 @@ class TextSamples:
 
     def _nothing(self, layout: Layout) -> TextBatch:
         """What a rank without work still takes part in a step with."""
-        labels = self._labels_of(np.zeros(1, dtype=np.int64))
+        first = np.zeros(1, dtype=np.int64)
+        labels = self._labels_of(first, first)
         labels = None if labels is None else labels.index(slice(0, 0))
         one, none = torch.zeros(1, 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
         borders = torch.tensor([0, 1], dtype=torch.int32) if layout == "flat" else None
         return TextBatch(one, none, none, labels, None if layout == "padded" else one, borders, 1)
 
-    def _labels_of(self, indices: np.ndarray) -> SoftLabels | None:
-        """The soft labels of sequences, one after the other."""
+    def _labels_of(self, indices: np.ndarray, epochs: np.ndarray) -> SoftLabels | None:
+        """The soft labels of sequences, one after the other, as the epochs see them."""
         if not self._uses_labels:
             return None
         chunks = self._chunks
-        return self._rows.labels_of(chunks.rows[indices], chunks.firsts[indices], chunks.lasts[indices])
+        return self._rows.labels_of(chunks.rows[indices], chunks.firsts[indices], chunks.lasts[indices], epochs)
 
     def _labelled(self, chunk: Chunk) -> np.ndarray:
         """Which of a chunk's inputs have a label, counted from its start."""
@@ -241,26 +255,29 @@ def text_samples(
     sequence_length: int,
     long_documents: LongDocuments = "refuse",
 ) -> TextSamples:
-    """Sequences from the recipe's store where it has a teacher (with or without its labels), else from the source.
+    """Sequences from the recipe's stores where there are some (with or without their labels), else from the source.
 
     Those of a store of codec `span` come from the source too, as the student's tokenizer cuts them. Raises
     IdentityMismatch when another store was made with another tokenizer than the student's, and DataError for a document
     longer than `sequence_length`, unless `long_documents` says what to do with it.
     """
-    if recipe.teacher is None:
+    if not recipe.has_labels:
         rows = SourceRows(recipe, TextEncoder(tokenizer, recipe.data))
         return TextSamples(rows, sequence_length, False, long_documents)
-    from kdcore.store.reader import open_store
+    from kdcore.store.reader import LabelStore
     from kdcore.training.span_rows import SpanRows, holds_spans
+    from kdcore.training.stored_labels import open_labels
 
-    store = open_store(recipe.store_path)
-    if holds_spans(store):
+    store = open_labels(recipe)
+    if isinstance(store, LabelStore) and holds_spans(store):
         return TextSamples(SpanRows(recipe, tokenizer, store), sequence_length, uses_labels, long_documents)
     check_same_tokenizer(store, tokenizer)
-    return TextSamples(StoreRows(store), sequence_length, uses_labels, long_documents)
+    samples = TextSamples(StoreRows(store), sequence_length, uses_labels, long_documents)
+    samples.notes += store.notes
+    return samples
 
 
-def check_same_tokenizer(store: "LabelStore", tokenizer: "PreTrainedTokenizerBase") -> None:
+def check_same_tokenizer(store: "Labelled", tokenizer: "PreTrainedTokenizerBase") -> None:
     """IdentityMismatch unless the labels were made with this tokenizer; a store that knows of none is not checked.
 
     Of codec `span` the tokens of the store are the teacher's own, so that they are of this tokenizer or refused too.

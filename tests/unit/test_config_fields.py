@@ -53,9 +53,10 @@ def test_the_paths_of_a_recipe() -> None:
     marks = {setting.dotted: setting.mark for setting in path_settings(Recipe)}
     models = [f"{role}.{key}" for role in ("teacher", "student") for key in ("path", "tokenizer", "name")]
     offloading = ["training.engine.offload_path", "teacher.fit.engine.offload_path"]
-    others = ["runs", "labels.path", "data.path", "data.heldout", "data.chat_template"]
+    others = ["runs", "labels.path", "labels.mix.stores.path", "data.path", "data.heldout", "data.chat_template"]
     assert sorted(marks) == sorted([*others, *models, *offloading])
-    assert {name for name, mark in marks.items() if mark.url} == {"labels.path", "data.path", "data.heldout"}
+    stores = {"labels.path", "labels.mix.stores.path"}
+    assert {name for name, mark in marks.items() if mark.url} == {*stores, "data.path", "data.heldout"}
     assert {name for name, mark in marks.items() if mark.made} == {"labels.path", "runs", *offloading}
 
 

@@ -61,6 +61,7 @@ def test_the_public_names_are_these():
         "distillation_loss_from_hidden",
         "load_recipe",
         "load_student",
+        "open_mix",
         "open_store",
         "soft_target_loss",
         "verify_store",

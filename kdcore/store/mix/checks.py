@@ -1,0 +1,100 @@
+"""What must hold of stores that are opened as one."""
+
+from collections.abc import Sequence
+
+from kdcore.config.mix import MixConfig
+from kdcore.errors import ConfigError, IdentityMismatch, MissingLabels
+from kdcore.identity import differences
+from kdcore.labels.mixing import Form
+from kdcore.store.mix.rows import MixedRows
+from kdcore.store.reader import LabelStore
+
+__all__ = ["check_alike", "check_covered", "check_rule", "forms_of", "shared_classes"]
+
+_OF_TEACHER = ("codec", "format", "input", "numerics", "teacher", "versions", "vocabulary")
+"""What may differ of two stores: who made the labels, how they are kept, and of how many samples."""
+_FORMS: dict[str, Form] = {"threshold": "weights", "sampled": "weights", "topk": "topk", "dense": "dense"}
+
+
+def check_alike(stores: Sequence[LabelStore]) -> None:
+    """IdentityMismatch unless all stores have labels of the same kind of inputs: tokenizer, mask, template, views.
+
+    The tokenizer of texts with classes is the teacher's own affair, and one that a store does not know is not compared.
+    """
+    first = stores[0]
+    for other in stores[1:]:
+        known = [store.identity.get("tokenizer") for store in (first, other)]
+        theirs = ("tokenizer",) if first.kind != "text" or None in known else ()
+        found = differences(first.identity, other.identity, (*_OF_TEACHER, *theirs))
+        if found:
+            lines = "\n".join(f"  {path}: {left!r} and {right!r}" for path, left, right in found)
+            raise IdentityMismatch(
+                f"the stores of a mix must have labels of the same inputs, but {first.path} and {other.path} differ "
+                f"in:\n{lines}\nLabel one of them again as the other was"
+            )
+
+
+def forms_of(stores: Sequence[LabelStore]) -> list[Form]:
+    """How the labels of each store say a distribution; ConfigError for features."""
+    for store in stores:
+        if store.codec.name not in _FORMS:
+            raise ConfigError(
+                f"a mix is of distributions, but {store.path} holds labels of codec '{store.codec.name}': leave it out "
+                "of labels.mix.stores"
+            )
+    return [_FORMS[store.codec.name] for store in stores]
+
+
+def check_rule(stores: Sequence[LabelStore], forms: Sequence[Form], config: MixConfig) -> None:
+    """ConfigError for a rule that needs what the labels of a store do not know."""
+    drawn = ("geometric", "entropy", "agreement", "max_confidence")
+    for store, form in zip(stores, forms, strict=True):
+        if config.rule in drawn and form == "weights":
+            raise ConfigError(
+                f"labels.mix.rule '{config.rule}' looks at each teacher's probabilities, but {store.path} holds draws "
+                f"(codec '{store.codec.name}'), of which it would be biased by chance: set the rule to arithmetic or "
+                "min_ce, or label with labels.codec.type topk or dense"
+            )
+        if config.rule == "min_ce" and form != "dense" and store.kind != "text":
+            raise ConfigError(
+                f"labels.mix.rule 'min_ce' needs what each teacher gives to the hard label, which {store.path} (codec "
+                f"'{store.codec.name}') does not hold: set another rule, or label with labels.codec.type dense"
+            )
+
+
+def shared_classes(stores: Sequence[LabelStore]) -> tuple[int, tuple[str, ...]]:
+    """The classes that all stores have, and what to say where some have more.
+
+    A teacher has at least the classes of its tokenizer, so that of one tokenizer whatever lies beyond the fewest is
+    padding. IdentityMismatch where the tokenizer is not known to be one, or labels are of other things than tokens.
+    """
+    classes = [store.num_classes for store in stores]
+    fewest = min(classes)
+    if max(classes) == fewest:
+        return fewest, ()
+    counts = ", ".join(f"{count:,} in {store.path}" for count, store in zip(classes, stores, strict=True))
+    if stores[0].kind != "text" or any(store.identity.get("tokenizer") is None for store in stores):
+        raise IdentityMismatch(
+            f"the stores of a mix must have labels of the same classes, but there are {counts}"
+            + (", and not all of them name their tokenizer" if stores[0].kind == "text" else "")
+            + ": leave one out"
+        )
+    return fewest, (
+        f"labels of one tokenizer and differently padded vocabularies: {counts}; classes from {fewest:,} on are "
+        "padding, and their mass is left out",
+    )
+
+
+def check_covered(stores: Sequence[LabelStore], rows: MixedRows) -> None:
+    """MissingLabels unless every store has every sample."""
+    for store, places in zip(stores, rows.rows, strict=True):
+        missing = (places < 0).nonzero()[0]
+        if not len(missing):
+            continue
+        other = stores[int(rows.first[missing[0]])]
+        inputs = [each.identity.get("input") for each in (store, other)]
+        raise MissingLabels(
+            f"{store.path} has no label for {len(missing):,} of the {places.size:,} samples of the mix, such as "
+            f"{rows.keys[missing[0]].tobytes().hex()}, which is in {other.path} (inputs {inputs[0]} and {inputs[1]}): "
+            "label the same data, or set labels.mix.missing: rest, so that the stores that have one share it"
+        )

@@ -1,0 +1,324 @@
+"""Several stores opened as one: rows of all, labels mixed while they are read."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdcore.config.mix import MixConfig, MixedStore, Rule
+from kdcore.errors import MissingLabels, StoreError
+from kdcore.labels import Codec, SoftLabels, TopKCodec
+from kdcore.labels.mixing import (
+    Form,
+    common_form,
+    cut_classes,
+    in_form,
+    mixed,
+    random_teacher,
+    side_by_side,
+    target_log_probs,
+)
+from kdcore.labels.views import Views
+from kdcore.labels.views.spec import ViewSpec
+from kdcore.store.mix.checks import check_alike, check_covered, check_rule, forms_of, shared_classes
+from kdcore.store.mix.routes import Routes
+from kdcore.store.mix.rows import MixedRows
+from kdcore.store.reader import Indices, LabelStore, open_store
+from kdcore.store.storage.parallel import in_order
+from kdcore.store.storage.places import Location
+
+__all__ = ["LabelMix", "open_mix"]
+
+# Of dense labels beside top-k ones, where no store says how many.
+_TOP = 16
+# Fewer labels than this are decoded sooner than threads are started.
+_WORTH_THREADS = 512
+Group = tuple[np.ndarray, tuple[int, ...]]
+"""Places of rows that the same stores answer for."""
+
+
+def open_mix(
+    stores: Sequence[Location],
+    rule: Rule = "arithmetic",
+    weights: Sequence[float] | None = None,
+    missing: str = "refuse",
+    seed: int = 0,
+    names: Sequence[Sequence[str]] | None = None,
+) -> "LabelMix":
+    """Open finished stores as one, their labels mixed while they are read; see MixConfig and docs/many-teachers.md.
+
+    Raises what `open_store` does, IdentityMismatch for stores of other inputs, MissingLabels for samples that one lacks
+    (with `missing` "refuse"), and ConfigError for a rule that needs what the labels do not know.
+    """
+    listed = [
+        MixedStore(
+            path=str(getattr(path, "url", path)),
+            weight=None if weights is None else weights[place],
+            names=tuple(names[place]) if names is not None else (),
+        )
+        for place, path in enumerate(stores)
+    ]
+    settings = {"stores": listed, "rule": rule, "missing": missing, "seed": seed}
+    return LabelMix.of(MixConfig.model_validate(settings))
+
+
+class LabelMix:
+    """Random access to the mixed labels of several stores; rows are those of the first store, then what others add."""
+
+    def __init__(self, stores: Sequence[LabelStore], config: MixConfig) -> None:
+        """Stores that are open, in the order of `config.stores`; raises as `open_mix`."""
+        self.stores, self.config = tuple(stores), config
+        check_alike(self.stores)
+        self._forms = forms_of(self.stores)
+        check_rule(self.stores, self._forms, config)
+        self.num_classes, self.notes = shared_classes(self.stores)
+        self.rows = MixedRows.of(self.stores)
+        refuse = config.missing == "refuse"
+        if refuse and config.rule != "routed":
+            check_covered(self.stores, self.rows)
+        self._routes = Routes(self.stores, self.rows, [store.names for store in config.stores], not refuse)
+        self._weights = np.array(config.weights)
+
+    @classmethod
+    def of(cls, config: MixConfig) -> "LabelMix":
+        """The mix of a recipe's settings."""
+        return cls([open_store(store.path) for store in config.stores], config)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LabelMix, (self.stores, self.config)
+
+    def __repr__(self) -> str:
+        return f"LabelMix({self.path!r}, {self.kind}, rows={self.num_rows})"
+
+    @property
+    def path(self) -> str:
+        """What it is a mix of, in words."""
+        return f"the {self.config.rule} mix of {', '.join(store.path for store in self.stores)}"
+
+    @property
+    def kind(self) -> str:
+        """`text`, `image` or `classified_text`."""
+        return self.stores[0].kind
+
+    @property
+    def form(self) -> Form:
+        """How the mixed labels say a distribution."""
+        return common_form(self._forms)
+
+    @property
+    def kinds(self) -> set[Form]:
+        """How a loss must take the labels: in the form that they come in, and where some are drawn, as weights too."""
+        return {self.form, *(form for form in self._forms if form == "weights")}
+
+    @property
+    def codec(self) -> Codec:
+        """That of the first store; none is of features."""
+        return self.stores[0].codec
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the inputs of all stores are: that of the first, with the tokenizer of any that knows it."""
+        known = [store.identity.get("tokenizer") for store in self.stores]
+        return {**self.stores[0].identity, "tokenizer": next(filter(None, known), None)}
+
+    @property
+    def changes(self) -> bool:
+        """Whether the label of a sample differs from epoch to epoch."""
+        return self.config.rule == "random"
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether some of the stores lie on another machine."""
+        return any(store.elsewhere for store in self.stores)
+
+    @property
+    def num_rows(self) -> int:
+        """Samples, each once."""
+        return len(self.rows.first)
+
+    @property
+    def masked(self) -> bool:
+        """Whether only some tokens of a text are labelled."""
+        return self.stores[0].masked
+
+    @property
+    def view_spec(self) -> ViewSpec | None:
+        """What the views of the images are; None where a label is of the image as it is."""
+        return self.stores[0].view_spec
+
+    def occurrences(self) -> np.ndarray:
+        """How often each sample occurs in the input, int64 [rows], as the first store that has it says."""
+        return self.rows.gathered([store.occurrences() for store in self.stores])
+
+    def num_tokens_per_row(self) -> np.ndarray:
+        """Tokens of each row, int64 [rows]; zeros of images."""
+        return self.rows.gathered([store.num_tokens_per_row() for store in self.stores])
+
+    def num_labels_per_row(self) -> np.ndarray:
+        """Labels of each row, int64 [rows]."""
+        return self.rows.gathered([store.num_labels_per_row() for store in self.stores])
+
+    def targets(self) -> np.ndarray:
+        """The hard label of each image, int64 [rows]; -1 where there is none."""
+        return self.rows.gathered([store.targets() for store in self.stores])
+
+    def tokens(self, row: int) -> np.ndarray:
+        """Token ids of a text row, int64 [T]."""
+        store, inner = self._first(row)
+        return store.tokens(inner)
+
+    def tokens_of(self, rows: Indices) -> list[np.ndarray]:
+        """Token ids of each text row, int [T]: views of the mapped files."""
+        chosen = np.asarray(rows, np.int64)
+        found: dict[int, np.ndarray] = {}
+        for here, (place,) in _by_value(self.rows.first[chosen]):
+            tokens = self.stores[place].tokens_of(self.rows.rows[place, chosen[here]])
+            found.update(zip(here.tolist(), tokens, strict=True))
+        return [found[place] for place in range(len(chosen))]
+
+    def label_positions(self, row: int) -> np.ndarray:
+        """The position of each label of a text row, int64 [N], rising."""
+        store, inner = self._first(row)
+        return store.label_positions(inner)
+
+    def name(self, row: int) -> str:
+        """The name of the (first) sample of a row."""
+        store, inner = self._first(row)
+        return store.name(inner)
+
+    def rows_of(self, keys: Iterable[bytes]) -> np.ndarray:
+        """The row of each key, int64; MissingLabels if no store has one."""
+        listed = list(keys)
+        rows = self.rows.table.find_all(listed)
+        missing = np.flatnonzero(rows < 0)
+        if len(missing):
+            raise MissingLabels(
+                f"sample {listed[int(missing[0])].hex()} has no label in {self.path} ({len(missing)} of {len(listed)} "
+                "have none): the data are not what was labelled. Set the data back, or label them for one of the stores"
+            )
+        return rows
+
+    def views_of(self, rows: Indices, numbers: Indices | None = None) -> Views:
+        """The parameters of views, which are the same in all stores; see LabelStore."""
+        chosen, given = np.asarray(rows, np.int64), None if numbers is None else np.asarray(numbers, np.int64)
+        stores = np.unique(self.rows.first[chosen])
+        if given is None and len(stores) > 1:
+            raise StoreError("of samples that lie in several stores, views are read by their numbers")
+        places = [np.flatnonzero(self.rows.first[chosen] == store) for store in stores]
+        parts = [
+            self.stores[store].views_of(self.rows.rows[store, chosen[here]], None if given is None else given[here])
+            for store, here in zip(stores.tolist(), places, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else Views.concat(parts)[np.argsort(np.concatenate(places), kind="stable")]
+
+    def bring(self, rows: Indices) -> None:
+        """Copies the shards that the labels of rows are in to this machine, several at once."""
+        chosen = np.unique(np.asarray(rows, np.int64))
+        for store, inner in zip(self.stores, self.rows.rows[:, chosen], strict=True):
+            if store.elsewhere:
+                store.bring(inner[inner >= 0])
+
+    def labels_of(self, rows: Indices, starts: Indices, stops: Indices, epochs: Indices | None = None) -> SoftLabels:
+        """Labels of several row slices, one after the other, each mixed by the rule.
+
+        `epochs` int64 [n] are those that the slices are read for (default: 0), which rule random hangs on.
+        """
+        chosen, begins, ends = (np.asarray(each, np.int64) for each in (rows, starts, stops))
+        when = np.zeros_like(chosen) if epochs is None else np.asarray(epochs, np.int64)
+        groups = list(self._groups(chosen, when)) or [(np.arange(0), (0,))]
+        if len(groups) == 1:
+            return self._of_form(self._mixed(groups[0][1], chosen, begins, ends))
+        parts = [self._mixed(stores, chosen[here], begins[here], ends[here]) for here, stores in groups]
+        counts = ends - begins
+        first = np.cumsum(counts) - counts
+        order = np.concatenate([_ranges(first[here], counts[here]) for here, _ in groups])
+        return self._of_form(side_by_side(parts, torch.from_numpy(np.argsort(order, kind="stable"))))
+
+    def _first(self, row: int) -> tuple[LabelStore, int]:
+        place = int(self.rows.first[row])
+        return self.stores[place], int(self.rows.rows[place, row])
+
+    def _groups(self, rows: np.ndarray, epochs: np.ndarray) -> Iterator[Group]:
+        """Places of the rows that the same stores answer for; no row is one group of all stores."""
+        if self.config.rule == "routed":
+            yield from _by_value(self._routes.of(rows))
+            return
+        has = self.rows.rows[:, rows] >= 0
+        alike = [(np.arange(len(rows)), np.arange(len(self.stores)))]
+        if not has.all():
+            patterns, number = np.unique(has, axis=1, return_inverse=True)
+            number = number.reshape(-1)
+            alike = [
+                (np.flatnonzero(number == place), np.flatnonzero(patterns[:, place]))
+                for place in range(patterns.shape[1])
+            ]
+        for here, stores in alike:
+            if self.config.rule != "random" or not len(here):
+                yield here, tuple(stores.tolist())
+                continue
+            keys = self.rows.keys[rows[here]]
+            chosen = random_teacher(keys, self._weights[stores].tolist(), self.config.seed, epochs[here])
+            for inner, (place,) in _by_value(chosen):
+                yield here[inner], (int(stores[place]),)
+
+    def _mixed(self, stores: tuple[int, ...], rows: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> SoftLabels:
+        """Labels of slices that all of `stores` have, by the rule."""
+
+        def read(place: int) -> SoftLabels:
+            found = self.stores[place].labels_of(self.rows.rows[place, rows], begins, ends)
+            return cut_classes(found, self.num_classes)
+
+        threads = len(stores) if int((ends - begins).sum()) >= _WORTH_THREADS else 1
+        labels = list(in_order(read, stores, threads))
+        if len(labels) == 1:
+            return labels[0]
+        weights = self._weights[list(stores)]
+        shares = torch.from_numpy(weights / weights.sum())
+        hard = partial(self._target_log_probs, stores, labels, rows, begins, ends)
+        return mixed(self.config.rule, labels, shares, hard)
+
+    def _target_log_probs(
+        self,
+        stores: tuple[int, ...],
+        labels: Sequence[SoftLabels],
+        rows: np.ndarray,
+        begins: np.ndarray,
+        ends: np.ndarray,
+    ) -> torch.Tensor:
+        """ln p(target) of each teacher, float32 [M, N]: as a store of text keeps it, else of dense labels."""
+        if self.kind != "text":
+            targets = np.repeat(self._all_targets[rows], ends - begins)
+            return target_log_probs(labels, torch.from_numpy(targets))
+        found = [
+            np.concatenate([np.empty(0, np.float32), *map(self.stores[place].token_log_probs, inner, begins, ends)])
+            for place in stores
+            for inner in (self.rows.rows[place, rows].tolist(),)
+        ]
+        return torch.from_numpy(np.stack(found))
+
+    @cached_property
+    def _all_targets(self) -> np.ndarray:
+        return self.targets()
+
+    @cached_property
+    def _top(self) -> int:
+        """How many classes of a dense label are kept beside top-k ones."""
+        codecs = (store.codec for store in self.stores)
+        return max((codec.k for codec in codecs if isinstance(codec, TopKCodec)), default=_TOP)
+
+    def _of_form(self, labels: SoftLabels) -> SoftLabels:
+        return in_form(labels, self.form, self._top)
+
+
+def _by_value(values: np.ndarray) -> Iterator[Group]:
+    """Places of each value, with it."""
+    for value in np.unique(values).tolist():
+        yield np.flatnonzero(values == value), (int(value),)
+
+
+def _ranges(firsts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """first, first + 1, ... of each pair, one range after the other."""
+    starts = np.cumsum(counts) - counts
+    return np.repeat(firsts - starts, counts) + np.arange(int(counts.sum()))

@@ -23,7 +23,7 @@ class MixedStore(Settings):
     )
     names: tuple[str, ...] = Field(
         default=(),
-        description="of rule routed: patterns of names of samples that are this teacher's, as 'python/*'; none: the rest",
+        description="of rule routed: patterns of names of this teacher's samples, as 'python/*'; none: the rest",
     )
 
 

@@ -141,8 +141,11 @@ def write_image_teacher(root: Path) -> None:
     save_image_model(build_image_model(recipe.teacher, *shape), recipe.teacher, *shape, root / "teacher")
 
 
-def write_labels(recipe: Recipe) -> None:
-    """The recipe's label store, from a teacher whose logits are noise plus a liking for the hard label."""
+def write_labels(recipe: Recipe, teacher: int = 0) -> None:
+    """The recipe's label store, from a teacher whose logits are noise plus a liking for the hard label.
+
+    Another `teacher` is another noise.
+    """
     source = open_source(recipe.data)
     tokenizer = load_tokenizer(TOKENIZER) if source.kind == "text" else None
     classes = valid_vocabulary(tokenizer) if tokenizer is not None else int(source.num_classes or 0)
@@ -150,7 +153,7 @@ def write_labels(recipe: Recipe) -> None:
     planned = [sample for part in parts for sample in part]
     spec = view_spec(recipe.data)
     each = 1 if spec is None else spec.per_image
-    answers = {key: _answer(source.read(ref), key, classes, tokenizer, each) for ref, key, _ in planned}
+    answers = {key: _answer(source.read(ref), key, classes, tokenizer, each, teacher) for ref, key, _ in planned}
     probe = [
         ProbeBatch(logits, _hard(tokens), label_seeds(key, len(logits))) for key, (tokens, logits) in answers.items()
     ]
@@ -186,8 +189,8 @@ def _with_views(rows: list[ShardRow], spec: ViewSpec) -> list[ShardRow]:
     return [replace(row, columns={**row.columns, "views": each}) for row, each in zip(rows, packed, strict=True)]
 
 
-def _answer(sample: Any, key: bytes, classes: int, tokenizer: Any, views: int = 1) -> Answer:
-    generator = torch.Generator().manual_seed(int.from_bytes(key[:4], "little"))
+def _answer(sample: Any, key: bytes, classes: int, tokenizer: Any, views: int, teacher: int) -> Answer:
+    generator = torch.Generator().manual_seed(int.from_bytes(key[:4], "little") + teacher)
     if isinstance(sample, ImageSample):
         logits = torch.randn(views, classes, generator=generator)
         logits[:, sample.target or 0] += 3

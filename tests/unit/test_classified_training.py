@@ -93,7 +93,7 @@ def test_a_rank_without_work_adds_nothing(recipe):
 class _Even:
     """In place of a store: every class is as likely."""
 
-    elsewhere, codec = False, object()
+    elsewhere, codec, changes, notes = False, object(), False, ()
 
     def of(self, numbers, views):
         return DenseLabels(torch.full((len(numbers), 2), 0.5).log())

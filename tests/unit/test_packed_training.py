@@ -27,6 +27,8 @@ LAYOUTS: tuple[Layout, ...] = ("padded", "rows", "flat")
 class RowsInMemory:
     """Documents of given lengths whose labels tell them apart; `every` second, third ... token is labelled."""
 
+    changes = False
+
     def __init__(self, lengths: list[int], every: int = 1) -> None:
         draw = np.random.default_rng(0)
         self._tokens = [draw.integers(0, VOCABULARY, length) for length in lengths]
@@ -48,7 +50,7 @@ class RowsInMemory:
     def tokens_of(self, rows: np.ndarray) -> list[np.ndarray]:
         return [self._tokens[row] for row in rows]
 
-    def labels_of(self, rows: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> DenseLabels:
+    def labels_of(self, rows: np.ndarray, starts: np.ndarray, stops: np.ndarray, epochs: np.ndarray) -> DenseLabels:
         parts = [self._labels[row][start:stop] for row, start, stop in zip(rows, starts, stops, strict=True)]
         return DenseLabels(torch.cat(parts).log_softmax(-1))
 

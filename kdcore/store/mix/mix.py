@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
-from kdcore.config.mix import MixConfig, MixedStore, Rule
-from kdcore.errors import MissingLabels, StoreError
+from kdcore.config.explain import explain
+from kdcore.config.mix import MixConfig, Rule
+from kdcore.errors import ConfigError, MissingLabels, StoreError
 from kdcore.labels import Codec, SoftLabels, TopKCodec
 from kdcore.labels.mixing import (
     Form,
@@ -27,7 +29,7 @@ from kdcore.store.mix.routes import Routes
 from kdcore.store.mix.rows import MixedRows
 from kdcore.store.reader import Indices, LabelStore, open_store
 from kdcore.store.storage.parallel import in_order
-from kdcore.store.storage.places import Location
+from kdcore.store.storage.places import Location, open_place
 
 __all__ = ["LabelMix", "open_mix"]
 
@@ -52,16 +54,21 @@ def open_mix(
     Raises what `open_store` does, IdentityMismatch for stores of other inputs, MissingLabels for samples that one lacks
     (with `missing` "refuse"), and ConfigError for a rule that needs what the labels do not know.
     """
+    each = {"weight": weights, "names": names}
+    for what, given in each.items():
+        if given is not None and len(given) != len(stores):
+            raise ConfigError(
+                f"a mix has one of `{what}` for each store: {len(stores)} stores, got {len(given)} of {what}"
+            )
     listed = [
-        MixedStore(
-            path=str(getattr(path, "url", path)),
-            weight=None if weights is None else weights[place],
-            names=tuple(names[place]) if names is not None else (),
-        )
+        {"path": open_place(path).url, **{what: given[place] for what, given in each.items() if given is not None}}
         for place, path in enumerate(stores)
     ]
     settings = {"stores": listed, "rule": rule, "missing": missing, "seed": seed}
-    return LabelMix.of(MixConfig.model_validate(settings))
+    try:
+        return LabelMix.of(MixConfig.model_validate(settings))
+    except ValidationError as error:
+        raise ConfigError(f"open_mix: {explain(error, settings)}") from error
 
 
 class LabelMix:

@@ -79,7 +79,7 @@ def check_kinds(terms: Sequence[LossTerm], kinds: Collection[LabelKind]) -> None
         unfit = [kind for kind in sorted(kinds) if kind != "dense" and not method.takes_labels(term, kind)]
         if method.needs_teacher_logits and unfit:
             raise ConfigError(
-                f"the loss '{_name(term)}' needs the logits of all classes, but the stores of labels.mix give labels "
+                f"the loss '{term.label}' needs the logits of all classes, but the stores of labels.mix give labels "
                 f"that are {unfit[0]}: label all of them with labels.codec.type dense, or leave the loss out"
             )
 
@@ -89,7 +89,7 @@ def _refuse_beyond_labels(terms: Sequence[LossTerm]) -> None:
         lack = _lacking(term, DenseConfig())
         if lack is not None:
             raise ConfigError(
-                f"the loss '{_name(term)}' needs {lack}, but labels.mix has what its stores say of each sample alone: "
+                f"the loss '{term.label}' needs {lack}, but labels.mix has what its stores say of each sample alone: "
                 "leave it out, or learn from one teacher"
             )
 

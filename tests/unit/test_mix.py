@@ -64,6 +64,7 @@ def test_rows_are_joined_by_key_in_the_order_of_the_first_store(stores):
     assert mix.occurrences().tolist() == [1, 2, 1, 2, 1, 2]
     assert mix.num_tokens_per_row().tolist() == [7, 9, 11, 13, 3, 5]
     assert [mix.tokens(row).tolist() for row in (0, 5)] == [tokens_of(2).tolist(), tokens_of(1).tolist()]
+    assert [each.tolist() for each in mix.tokens_of([0, 5, 1])] == [tokens_of(number).tolist() for number in (2, 1, 3)]
     assert mix.label_positions(4).tolist() == [0, 1]
     assert mix.rows_of([sample_key_text("1")]).tolist() == [5]
     with pytest.raises(MissingLabels, match="1 of 2 have none"):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from kdcore.config.recipe import Recipe
     from kdcore.losses.response.soft_targets import soft_target_loss
     from kdcore.losses.sparse.loss import distillation_loss_from_hidden
-    from kdcore.store.mix.mix import open_mix
+    from kdcore.store.mix.opening import open_mix
     from kdcore.store.reader import open_store
     from kdcore.store.verify import verify_store
     from kdcore.students.export import load_student
@@ -46,7 +46,7 @@ _HOMES = {
     "distillation_loss_from_hidden": "kdcore.losses.sparse.loss",
     "load_recipe": "kdcore.config.load",
     "load_student": "kdcore.students.export",
-    "open_mix": "kdcore.store.mix.mix",
+    "open_mix": "kdcore.store.mix.opening",
     "open_store": "kdcore.store.reader",
     "soft_target_loss": "kdcore.losses.response.soft_targets",
     "verify_store": "kdcore.store.verify",

@@ -8,6 +8,7 @@ from jobs.store.gc import gc
 from jobs.store.importing import app as import_app
 from jobs.store.info import info
 from jobs.store.merge import merge
+from jobs.store.mix import mix
 from jobs.store.plot import plot
 from jobs.store.sample import sample
 from jobs.store.verify import verify
@@ -19,6 +20,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
-for tool in (info, verify, plot, sample, merge, compact, gc, export):
+for tool in (info, verify, plot, sample, merge, mix, compact, gc, export):
     app.command()(tool)
 app.add_typer(import_app, name="import")

@@ -4,6 +4,7 @@ from kdcore.store.beginning import begin_or_continue, open_for_writing, prepare_
 from kdcore.store.derive.compact import compact_store
 from kdcore.store.derive.derive import Derived
 from kdcore.store.derive.merge import merge_stores
+from kdcore.store.derive.mix import mix_stores
 from kdcore.store.distillkit.columns import DistillKitConfig
 from kdcore.store.distillkit.importing import import_distillkit
 from kdcore.store.export.export import ExportReport, export_store
@@ -44,6 +45,7 @@ __all__ = [
     "is_finished",
     "load_manifest",
     "merge_stores",
+    "mix_stores",
     "open_for_writing",
     "open_place",
     "open_store",

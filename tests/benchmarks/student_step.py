@@ -73,13 +73,14 @@ def answers(tokens: np.ndarray, number: int) -> torch.Tensor:
     return logits.scatter_(1, (order[None] + shift[:, None]) % CLASSES, curve.expand(count, -1))
 
 
-def make_samples(folder: Path, name: str, documents: list[np.ndarray]) -> tuple[TextSamples, float]:
-    """A store of one codec, opened for training; and classes a label."""
+def make_samples(folder: Path, name: str, documents: list[np.ndarray], teacher: int = 0) -> tuple[TextSamples, float]:
+    """A store of one codec, opened for training; and classes a label. Another `teacher` has other classes in mind."""
     texts = [(tokens, sample_key_array(tokens)) for tokens in documents]
     probe = ProbeBatch(answers(documents[0], 0), documents[0][1:], label_seeds(texts[0][1], SEQUENCE))
     codec = learn_codec(CODECS[name], CLASSES, [probe]).codec
     rows: list[ShardRow] = [
-        labelled(codec, key, tokens, answers(tokens, number)) for number, (tokens, key) in enumerate(texts)
+        labelled(codec, key, tokens, answers(tokens, 10_000 * teacher + number))
+        for number, (tokens, key) in enumerate(texts)
     ]
     store = make_store(folder / name, codec, [rows], kind="text", vocabulary=CLASSES)
     labels = store.labels(0)

@@ -16,7 +16,8 @@ from kdcore.identity import sample_key_text
 from kdcore.labels import DenseCodec, FeatureCodec, SoftLabels, SparseLabels, TopKCodec, TopKLabels
 from kdcore.labels.mixing import agreement_shares, arithmetic, choose, entropy_shares, geometric, max_confidence
 from kdcore.store import LabelStore
-from kdcore.store.mix.mix import LabelMix, open_mix
+from kdcore.store.mix.mix import LabelMix
+from kdcore.store.mix.opening import open_mix
 from tests.support.labels import codec_of
 from tests.support.mixes import CLASSES, logits_of, name_of, tokens_of, write_store
 

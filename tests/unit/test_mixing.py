@@ -113,6 +113,20 @@ def test_the_arithmetic_mean_of_drawn_labels_adds_up_their_entries(seed, with_de
 
 
 @FEW
+@given(SEEDS, st.integers(1, 4), st.integers(0, 5))
+def test_numpy_and_the_compiled_loop_merge_to_the_same_bits(seed, teachers, rows):
+    labels, weights = [drawn_of(seed + number, rows=rows) for number in range(teachers)], weights_of(seed, teachers)
+    found = arithmetic(labels, weights)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdcore.labels.mixing.merge._compiled", lambda: None)
+        again = arithmetic(labels, weights)
+    assert isinstance(found, SparseLabels)
+    assert isinstance(again, SparseLabels)
+    for name in ("ids", "weights", "offsets"):
+        assert torch.equal(getattr(found, name), getattr(again, name))
+
+
+@FEW
 @given(SEEDS)
 def test_a_student_hears_the_mean_of_its_teachers(seed):
     """The gradient from mixed draws is the weighted sum of the gradients from each."""

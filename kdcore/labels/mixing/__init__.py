@@ -3,7 +3,7 @@
 from kdcore.labels.mixing.arithmetic import arithmetic
 from kdcore.labels.mixing.forms import Form, choose, common_form, cut_classes, form_of, in_form, side_by_side
 from kdcore.labels.mixing.geometric import geometric
-from kdcore.labels.mixing.rules import mixed
+from kdcore.labels.mixing.rules import decide, mixed, mixed_log_probs
 from kdcore.labels.mixing.selecting import max_confidence, min_ce, random_teacher, target_log_probs
 from kdcore.labels.mixing.weighing import agreement_shares, entropy_shares
 
@@ -14,6 +14,7 @@ __all__ = [
     "choose",
     "common_form",
     "cut_classes",
+    "decide",
     "entropy_shares",
     "form_of",
     "geometric",
@@ -21,6 +22,7 @@ __all__ = [
     "max_confidence",
     "min_ce",
     "mixed",
+    "mixed_log_probs",
     "random_teacher",
     "side_by_side",
     "target_log_probs",

@@ -14,11 +14,13 @@ What comes out, whatever the codecs:
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from kdcore.labels.mixing.cells import align, check_alike, shares_of
 from kdcore.labels.mixing.forms import as_weights
+from kdcore.labels.mixing.merge import merge
 from kdcore.labels.soft_labels import DenseLabels, SoftLabels, SparseLabels, TopKLabels
 
 __all__ = ["arithmetic"]
@@ -52,24 +54,14 @@ def _dense(labels: Sequence[DenseLabels], shares: Tensor) -> DenseLabels:
 
 def _weights(labels: Sequence[SparseLabels], shares: Tensor) -> SparseLabels:
     """Entries of all teachers times their shares, those of one class added up."""
-    num_classes, num_labels = labels[0].num_classes, labels[0].num_labels
-    owner = [label.label_of_entry() for label in labels]
-    scaled = [
-        label.weights * share.to(label.weights.dtype)[of]
-        for label, share, of in zip(labels, shares, owner, strict=True)
-    ]
-    places = [of * num_classes + label.ids for label, of in zip(labels, owner, strict=True)]
-    ordered, order = torch.cat(places).sort(stable=True)
-    first = torch.ones_like(ordered, dtype=torch.bool)
-    first[1:] = ordered[1:] != ordered[:-1]
-    segment = first.cumsum(0) - 1
-    kept = ordered[first]
-    weights = torch.cat(scaled)
-    weights = weights.new_zeros(len(kept)).index_add_(0, segment, weights[order])
-    label = torch.div(kept, num_classes, rounding_mode="floor")
-    counts = label.bincount(minlength=num_labels)
-    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return SparseLabels(kept - label * num_classes, weights, offsets, num_classes)
+    device = labels[0].ids.device
+    starts = np.cumsum([0, *(len(label.ids) for label in labels[:-1])])
+    offsets = np.stack([label.offsets.cpu().numpy() + start for label, start in zip(labels, starts, strict=True)])
+    ids = torch.cat([label.ids for label in labels]).cpu().numpy()
+    weights = torch.cat([label.weights for label in labels]).cpu().numpy()
+    merged = merge(ids, weights, offsets, shares.float().cpu().numpy(), labels[0].num_classes)
+    found = (torch.from_numpy(array).to(device) for array in merged)
+    return SparseLabels(*found, labels[0].num_classes)
 
 
 def _cells(labels: Sequence[SoftLabels], shares: Tensor) -> TopKLabels:

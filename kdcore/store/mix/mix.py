@@ -1,23 +1,24 @@
 """Several stores opened as one: rows of all, labels mixed while they are read."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 
-from kdcore.config.explain import explain
-from kdcore.config.mix import MixConfig, Rule
-from kdcore.errors import ConfigError, MissingLabels, StoreError
+from kdcore.config.mix import MixConfig
+from kdcore.errors import MissingLabels, StoreError
 from kdcore.labels import Codec, SoftLabels, TopKCodec
 from kdcore.labels.mixing import (
     Form,
     common_form,
     cut_classes,
+    decide,
     in_form,
     mixed,
+    mixed_log_probs,
     random_teacher,
     side_by_side,
     target_log_probs,
@@ -29,53 +30,41 @@ from kdcore.store.mix.routes import Routes
 from kdcore.store.mix.rows import MixedRows
 from kdcore.store.reader import Indices, LabelStore, open_store
 from kdcore.store.storage.parallel import in_order
-from kdcore.store.storage.places import Location, open_place
 
-__all__ = ["LabelMix", "open_mix"]
+__all__ = ["LabelMix"]
 
 # Of dense labels beside top-k ones, where no store says how many.
 _TOP = 16
 # Fewer labels than this are decoded sooner than threads are started.
 _WORTH_THREADS = 512
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Slices of rows of the mix, int64 [n] each."""
+
+    rows: np.ndarray
+    starts: np.ndarray
+    stops: np.ndarray
+
+    @property
+    def num_labels(self) -> int:
+        return int((self.stops - self.starts).sum())
+
+
 Group = tuple[np.ndarray, tuple[int, ...]]
 """Places of rows that the same stores answer for."""
-
-
-def open_mix(
-    stores: Sequence[Location],
-    rule: Rule = "arithmetic",
-    weights: Sequence[float] | None = None,
-    missing: str = "refuse",
-    seed: int = 0,
-    names: Sequence[Sequence[str]] | None = None,
-) -> "LabelMix":
-    """Open finished stores as one, their labels mixed while they are read; see MixConfig and docs/many-teachers.md.
-
-    Raises what `open_store` does, IdentityMismatch for stores of other inputs, MissingLabels for samples that one lacks
-    (with `missing` "refuse"), and ConfigError for a rule that needs what the labels do not know.
-    """
-    each = {"weight": weights, "names": names}
-    for what, given in each.items():
-        if given is not None and len(given) != len(stores):
-            raise ConfigError(
-                f"a mix has one of `{what}` for each store: {len(stores)} stores, got {len(given)} of {what}"
-            )
-    listed = [
-        {"path": open_place(path).url, **{what: given[place] for what, given in each.items() if given is not None}}
-        for place, path in enumerate(stores)
-    ]
-    settings = {"stores": listed, "rule": rule, "missing": missing, "seed": seed}
-    try:
-        return LabelMix.of(MixConfig.model_validate(settings))
-    except ValidationError as error:
-        raise ConfigError(f"open_mix: {explain(error, settings)}") from error
 
 
 class LabelMix:
     """Random access to the mixed labels of several stores; rows are those of the first store, then what others add."""
 
     def __init__(self, stores: Sequence[LabelStore], config: MixConfig) -> None:
-        """Stores that are open, in the order of `config.stores`; raises as `open_mix`."""
+        """Stores that are open, in the order of `config.stores`.
+
+        IdentityMismatch for stores of other inputs, MissingLabels for samples that one lacks, where these are to be
+        refused, and ConfigError for a rule that needs what the labels do not know.
+        """
         self.stores, self.config = tuple(stores), config
         check_alike(self.stores)
         self._forms = forms_of(self.stores)
@@ -195,6 +184,14 @@ class LabelMix:
         store, inner = self._first(row)
         return store.name(inner)
 
+    def key(self, row: int) -> bytes:
+        """The key (16 bytes) of a row."""
+        return self.rows.keys[row].tobytes()
+
+    def targets_of(self, rows: Indices | int) -> np.ndarray:
+        """The hard label of images, or of one, int64; -1 where there is none."""
+        return self._all_targets[rows]
+
     def rows_of(self, keys: Iterable[bytes]) -> np.ndarray:
         """The row of each key, int64; MissingLabels if no store has one."""
         listed = list(keys)
@@ -236,8 +233,8 @@ class LabelMix:
         when = np.zeros_like(chosen) if epochs is None else np.asarray(epochs, np.int64)
         groups = list(self._groups(chosen, when)) or [(np.arange(0), (0,))]
         if len(groups) == 1:
-            return self._of_form(self._mixed(groups[0][1], chosen, begins, ends))
-        parts = [self._mixed(stores, chosen[here], begins[here], ends[here]) for here, stores in groups]
+            return self._of_form(self._mixed(groups[0][1], _Asked(chosen, begins, ends)))
+        parts = [self._mixed(stores, _Asked(chosen[here], begins[here], ends[here])) for here, stores in groups]
         counts = ends - begins
         first = np.cumsum(counts) - counts
         order = np.concatenate([_ranges(first[here], counts[here]) for here, _ in groups])
@@ -270,39 +267,60 @@ class LabelMix:
             for inner, (place,) in _by_value(chosen):
                 yield here[inner], (int(stores[place]),)
 
-    def _mixed(self, stores: tuple[int, ...], rows: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> SoftLabels:
+    def labels(self, row: int) -> SoftLabels:
+        """All labels of a row, as the first epoch sees them."""
+        return self.labels_of([row], [0], [self._count(row)])
+
+    def token_log_probs(self, row: int) -> np.ndarray:
+        """The log-probability of the actual next tokens of a text in the mix, float32 [N]; LabelError see the rule."""
+        stop = np.array([self._count(row)])
+        asked = _Asked(np.array([row]), np.zeros_like(stop), stop)
+        ((_, stores),) = self._groups(asked.rows, np.zeros(1, np.int64))
+        alone = self._target_log_probs(stores, (), asked)
+        if len(stores) == 1:
+            return alone[0].numpy()
+        labels = self._read(stores, asked)
+        targets = torch.from_numpy(self.tokens(row)[1 + self.label_positions(row)])
+        decision = self._decide(stores, labels, asked)
+        rule = self.config.rule
+        return mixed_log_probs(rule, mixed(rule, labels, decision), targets, alone, decision).numpy()
+
+    def _count(self, row: int) -> int:
+        store, inner = self._first(row)
+        return int(store.num_labels_per_row()[inner])
+
+    def _mixed(self, stores: tuple[int, ...], asked: _Asked) -> SoftLabels:
         """Labels of slices that all of `stores` have, by the rule."""
-
-        def read(place: int) -> SoftLabels:
-            found = self.stores[place].labels_of(self.rows.rows[place, rows], begins, ends)
-            return cut_classes(found, self.num_classes)
-
-        threads = len(stores) if int((ends - begins).sum()) >= _WORTH_THREADS else 1
-        labels = list(in_order(read, stores, threads))
+        labels = self._read(stores, asked)
         if len(labels) == 1:
             return labels[0]
+        return mixed(self.config.rule, labels, self._decide(stores, labels, asked))
+
+    def _read(self, stores: tuple[int, ...], asked: _Asked) -> list[SoftLabels]:
+        """What each of the stores says, of the classes that all have."""
+
+        def read(place: int) -> SoftLabels:
+            found = self.stores[place].labels_of(self.rows.rows[place, asked.rows], asked.starts, asked.stops)
+            return cut_classes(found, self.num_classes)
+
+        threads = min(len(stores), torch.get_num_threads()) if asked.num_labels >= _WORTH_THREADS else 1
+        return list(in_order(read, stores, threads))
+
+    def _decide(self, stores: tuple[int, ...], labels: Sequence[SoftLabels], asked: _Asked) -> torch.Tensor:
         weights = self._weights[list(stores)]
         shares = torch.from_numpy(weights / weights.sum())
-        hard = partial(self._target_log_probs, stores, labels, rows, begins, ends)
-        return mixed(self.config.rule, labels, shares, hard)
+        return decide(self.config.rule, labels, shares, lambda: self._target_log_probs(stores, labels, asked))
 
-    def _target_log_probs(
-        self,
-        stores: tuple[int, ...],
-        labels: Sequence[SoftLabels],
-        rows: np.ndarray,
-        begins: np.ndarray,
-        ends: np.ndarray,
-    ) -> torch.Tensor:
+    def _target_log_probs(self, stores: tuple[int, ...], labels: Sequence[SoftLabels], asked: _Asked) -> torch.Tensor:
         """ln p(target) of each teacher, float32 [M, N]: as a store of text keeps it, else of dense labels."""
         if self.kind != "text":
-            targets = np.repeat(self._all_targets[rows], ends - begins)
+            targets = np.repeat(self.targets_of(asked.rows), asked.stops - asked.starts)
             return target_log_probs(labels, torch.from_numpy(targets))
-        found = [
-            np.concatenate([np.empty(0, np.float32), *map(self.stores[place].token_log_probs, inner, begins, ends)])
-            for place in stores
-            for inner in (self.rows.rows[place, rows].tolist(),)
-        ]
+        found = []
+        for place in stores:
+            slices = zip(self.rows.rows[place, asked.rows].tolist(), asked.starts, asked.stops, strict=True)
+            parts = [self.stores[place].token_log_probs(*each) for each in slices]
+            found.append(np.concatenate([np.empty(0, np.float32), *parts]))
         return torch.from_numpy(np.stack(found))
 
     @cached_property
@@ -310,13 +328,13 @@ class LabelMix:
         return self.targets()
 
     @cached_property
-    def _top(self) -> int:
-        """How many classes of a dense label are kept beside top-k ones."""
+    def top(self) -> int:
+        """How many classes of a dense label are kept beside top-k ones: as many as the largest of these has."""
         codecs = (store.codec for store in self.stores)
         return max((codec.k for codec in codecs if isinstance(codec, TopKCodec)), default=_TOP)
 
     def _of_form(self, labels: SoftLabels) -> SoftLabels:
-        return in_form(labels, self.form, self._top)
+        return in_form(labels, self.form, self.top)
 
 
 def _by_value(values: np.ndarray) -> Iterator[Group]:

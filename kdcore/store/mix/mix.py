@@ -286,8 +286,11 @@ class LabelMix:
         return mixed_log_probs(rule, mixed(rule, labels, decision), targets, alone, decision).numpy()
 
     def _count(self, row: int) -> int:
-        store, inner = self._first(row)
-        return int(store.num_labels_per_row()[inner])
+        return int(self._counts[row])
+
+    @cached_property
+    def _counts(self) -> np.ndarray:
+        return self.num_labels_per_row()
 
     def _mixed(self, stores: tuple[int, ...], asked: _Asked) -> SoftLabels:
         """Labels of slices that all of `stores` have, by the rule."""

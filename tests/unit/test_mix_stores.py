@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from jobs.store import app
 from kdcore.errors import LabelError, StoreError
+from kdcore.identity import digest_samples
 from kdcore.labels import DenseCodec, DenseLabels, SparseLabels, TopKCodec, TopKLabels
 from kdcore.store import LabelStore, mix_stores, open_store, verify_store
 from kdcore.store.mix.mix import LabelMix
@@ -45,6 +46,8 @@ def written(root: Path, out: Path, *names: str, **settings: Any) -> tuple[LabelS
     assert store.occurrences().tolist() == mix.occurrences().tolist()
     assert store.targets().tolist() == mix.targets().tolist()
     assert store.identity["tokenizer"] == "t"
+    pairs = zip(store.keys().tolist(), store.occurrences().tolist(), strict=True)
+    assert store.identity["input"] == digest_samples(sorted(pairs))
     assert store.identity["teacher"]["teachers"] == [each.identity["teacher"] for each in mix.stores]
     return store, mix
 

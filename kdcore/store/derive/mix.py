@@ -60,6 +60,8 @@ def _settings(config: MixConfig) -> dict[str, Any]:
 
 def _identity(mix: LabelMix, codec: Codec, config: MixConfig) -> dict[str, Any]:
     whose = [store.identity.get("teacher") for store in mix.stores]
+    first, second = mix.rows.keys.byteswap().T  # as bytes they are compared from their first on
+    order = np.lexsort((second, first))
     return {
         **mix.identity,
         "format": FORMAT,
@@ -67,7 +69,7 @@ def _identity(mix: LabelMix, codec: Codec, config: MixConfig) -> dict[str, Any]:
         "numerics": {"of": [store.identity.get("numerics") for store in mix.stores]},
         "codec": codec.spec(),
         "vocabulary": mix.num_classes,
-        "input": digest_input(mix.rows.keys, mix.occurrences()),
+        "input": digest_input(mix.rows.keys[order], mix.occurrences()[order]),
         "versions": package_versions(),
     }
 

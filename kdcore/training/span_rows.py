@@ -43,7 +43,7 @@ class SpanRows(SourceRows):
         self._boundary_ids = np.flatnonzero(marks.boundaries(len(marks.sizes)))
         self.elsewhere = store.place.remote
 
-    def labels_of(self, rows: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> ChunkLabels:
+    def labels_of(self, rows: np.ndarray, starts: np.ndarray, stops: np.ndarray, epochs: np.ndarray) -> ChunkLabels:
         """The chunks of labels start .. stop - 1 of each row, one sequence after the other."""
         parts = zip(rows.tolist(), starts.tolist(), stops.tolist(), strict=True)
         return chunk_labels([self._pieces(*part) for part in parts], self._boundary_ids)

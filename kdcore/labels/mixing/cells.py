@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kdcore.errors import LabelError
-from kdcore.labels.soft_labels import DenseLabels, FeatureLabels, SoftLabels, SparseLabels, TopKLabels
+from kdcore.labels.soft_labels import DenseLabels, SoftLabels, SparseLabels, TopKLabels
 
 __all__ = ["Cells", "align", "check_alike", "padded", "shares_of"]
 
@@ -29,8 +29,11 @@ def check_alike(labels: Sequence[SoftLabels], rule: str) -> None:
     """LabelError unless they are distributions over the same classes, of as many positions each."""
     if not labels:
         raise LabelError(f"rule '{rule}' mixes the labels of one teacher or more, got none")
-    if any(isinstance(label, FeatureLabels) for label in labels):
-        raise LabelError(f"rule '{rule}' mixes distributions, but one of the stores holds features: leave it out")
+    for label in labels:
+        if not isinstance(label, DenseLabels | SparseLabels | TopKLabels):
+            raise LabelError(
+                f"rule '{rule}' mixes distributions, but one of the stores holds features or spans: leave it out"
+            )
     sizes = {(label.num_labels, label.num_classes) for label in labels}
     if len(sizes) > 1:
         raise LabelError(f"rule '{rule}' mixes labels of the same positions and classes, got [N, V] {sorted(sizes)}")

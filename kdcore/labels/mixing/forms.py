@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kdcore.errors import LabelError
 from kdcore.labels.mixing.cells import padded
-from kdcore.labels.soft_labels import DenseLabels, FeatureLabels, SoftLabels, SparseLabels, TopKLabels, concat
+from kdcore.labels.soft_labels import DenseLabels, SoftLabels, SparseLabels, TopKLabels, concat
 
 __all__ = ["Form", "as_weights", "choose", "common_form", "cut_classes", "form_of", "in_form", "side_by_side"]
 
@@ -16,14 +16,14 @@ Form = Literal["dense", "weights", "topk"]
 
 
 def form_of(labels: SoftLabels) -> Form:
-    """How labels say a distribution; LabelError for features."""
+    """How labels say a distribution; LabelError for features and spans."""
     if isinstance(labels, DenseLabels):
         return "dense"
     if isinstance(labels, SparseLabels):
         return "weights"
     if isinstance(labels, TopKLabels):
         return "topk"
-    raise LabelError("features say no distribution, so that there is nothing to mix: leave their store out")
+    raise LabelError("features and spans say no distribution, so that there is nothing to mix: leave their store out")
 
 
 def common_form(forms: Sequence[Form]) -> Form:
@@ -103,9 +103,9 @@ def cut_classes(labels: SoftLabels, num_classes: int) -> SoftLabels:
         cells = cells - total
         ids = labels.ids.masked_fill(outside, -1)
         return TopKLabels(ids, cells[:, :-1].contiguous(), cells[:, -1].contiguous(), num_classes)
-    if isinstance(labels, FeatureLabels):
-        raise LabelError("features have no classes to cut")
-    return _cut_weights(labels, num_classes)
+    if isinstance(labels, SparseLabels):
+        return _cut_weights(labels, num_classes)
+    raise LabelError("features and spans have no classes to cut")
 
 
 def _cut_weights(labels: SparseLabels, num_classes: int) -> SparseLabels:

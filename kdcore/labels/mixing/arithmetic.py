@@ -56,12 +56,12 @@ def _weights(labels: Sequence[SparseLabels], shares: Tensor) -> SparseLabels:
     """Entries of all teachers times their shares, those of one class added up."""
     device = labels[0].ids.device
     starts = np.cumsum([0, *(len(label.ids) for label in labels[:-1])])
-    offsets = np.stack([label.offsets.cpu().numpy() + start for label, start in zip(labels, starts, strict=True)])
-    ids = torch.cat([label.ids for label in labels]).cpu().numpy()
-    weights = torch.cat([label.weights for label in labels]).cpu().numpy()
-    merged = merge(ids, weights, offsets, shares.float().cpu().numpy(), labels[0].num_classes)
-    found = (torch.from_numpy(array).to(device) for array in merged)
-    return SparseLabels(*found, labels[0].num_classes)
+    begins = np.stack([label.offsets.cpu().numpy() + start for label, start in zip(labels, starts, strict=True)])
+    every = torch.cat([label.ids for label in labels]).cpu().numpy()
+    masses = torch.cat([label.weights for label in labels]).cpu().numpy()
+    merged = merge(every, masses, begins, shares.float().cpu().numpy(), labels[0].num_classes)
+    ids, weights, offsets = (torch.from_numpy(array).to(device) for array in merged)
+    return SparseLabels(ids, weights, offsets, labels[0].num_classes)
 
 
 def _cells(labels: Sequence[SoftLabels], shares: Tensor) -> TopKLabels:

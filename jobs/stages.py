@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.common import say
-from kdcore.config.models import TeacherImageConfig
 from kdcore.config.recipe import Recipe
 from kdcore.runs import stage
 
@@ -30,8 +29,7 @@ def live_teacher(recipe: Recipe) -> str | None:
 
     ConfigError for `losses` that need what will not be there. Without any, nothing is imported for it.
     """
-    fit = recipe.teacher.fit if isinstance(recipe.teacher, TeacherImageConfig) else None
-    if not any(training is not None and training.losses for training in (recipe.training, fit)):
+    if not any(training is not None and training.losses for training in (recipe.training, recipe.fit)):
         return None
     from kdcore.training.needs import check_losses
 
@@ -39,8 +37,8 @@ def live_teacher(recipe: Recipe) -> str | None:
 
 
 def fit_teacher(recipe: Recipe) -> None:
-    """Train an image teacher on hard labels first, where the recipe asks for it."""
-    if not isinstance(recipe.teacher, TeacherImageConfig) or recipe.teacher.fit is None:
+    """Train the teacher on hard labels first, where the recipe asks for it."""
+    if recipe.fit is None:
         return
     from cluster.training import fit_on_ray
     from kdcore.training.arms import teacher_arm

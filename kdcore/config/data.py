@@ -92,6 +92,27 @@ class TextData(RowData):
     _places = field_validator("path", "heldout")(readable_places)
 
 
+_MODULES = (
+    "_pydecimal",
+    "argparse",
+    "asyncio",
+    "doctest",
+    "email",
+    "http",
+    "importlib",
+    "inspect",
+    "ipaddress",
+    "logging",
+    "multiprocessing",
+    "tarfile",
+    "typing",
+    "unittest",
+    "urllib",
+    "xml",
+)
+"""Large ones that every Python since 3.11 has."""
+
+
 class PythonStdlibData(_Source):
     """The Python standard library's own source on this machine, tests excluded; whole modules are held out."""
 
@@ -170,6 +191,25 @@ class ClassifiedTextData(_Source):
     _places = field_validator("path", "heldout")(readable_places)
 
 
+class StdlibPassagesData(_Source):
+    """Passages of the Python standard library on this machine; the class of each is the module that it is from."""
+
+    type: Literal["stdlib_passages"] = "stdlib_passages"
+    heldout_fraction: float = Field(
+        default=0.25, ge=0.0, lt=1.0, description="share of passages kept for evaluation, from all modules"
+    )
+    modules: tuple[str, ...] = Field(default=_MODULES, min_length=2, description="modules or packages, a class each")
+    lines: int = Field(default=4, ge=1, description="lines of a passage, empty ones left out")
+    per_module: int = Field(default=300, ge=1, description="passages of each module, at most")
+
+    @field_validator("modules")
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError(f"each module is one class, got one of them twice: {list(value)}")
+        return value
+
+
 class HfDatasetData(RowData, ImageData):
     """A dataset of Hugging Face `datasets`: a directory (saved, or with files and a card) or a name on the hub."""
 
@@ -201,7 +241,14 @@ class HfDatasetData(RowData, ImageData):
 
 
 DataConfig = Annotated[
-    TextData | PythonStdlibData | DigitsData | ImageParquetData | ImageFolderData | ClassifiedTextData | HfDatasetData,
+    TextData
+    | PythonStdlibData
+    | DigitsData
+    | ImageParquetData
+    | ImageFolderData
+    | ClassifiedTextData
+    | StdlibPassagesData
+    | HfDatasetData,
     Field(discriminator="type"),
 ]
 """Any kind of `data`, told by its `type`."""
@@ -215,6 +262,6 @@ def kind_of(config: DataConfig) -> Kind:
     """What the samples of a recipe's `data` are."""
     if isinstance(config, HfDatasetData):
         return config.kind
-    if isinstance(config, ClassifiedTextData):
+    if isinstance(config, ClassifiedTextData | StdlibPassagesData):
         return "classified_text"
     return "text" if isinstance(config, TextData | PythonStdlibData) else "image"

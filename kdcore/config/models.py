@@ -130,19 +130,29 @@ class _Whole(Settings):
         return given
 
 
-class TeacherImageConfig(_Whole, ImageClassifierConfig):
-    """An image classifier that labels; with `fit` it is first trained on the recipe's own hard labels."""
+class FittedTeacher(_Whole):
+    """A classifier that labels; with `fit` it is first trained on the recipe's own hard labels."""
 
-    dtype: DType = "float32"
-    batch_size: int = Field(default=256, ge=1, description="images per forward pass")
     fit: TrainingConfig | None = Field(default=None, description="train the teacher on the spot with these settings")
 
 
-class TeacherTextClassifierConfig(_Whole, TextClassifierConfig):
+class TeacherImageConfig(FittedTeacher, ImageClassifierConfig):
+    """An image classifier that labels."""
+
+    dtype: DType = "float32"
+    batch_size: int = Field(default=256, ge=1, description="images per forward pass")
+
+
+class TeacherTextClassifierConfig(FittedTeacher, TextClassifierConfig):
     """A text classifier that labels."""
 
     dtype: DType = "float32"
     batch_size: int = Field(default=64, ge=1, description="texts per forward pass")
+
+    def exported(self, directory: str) -> "TeacherTextClassifierConfig":
+        """The same teacher, with the weights and the tokenizer of `directory`."""
+        own: dict[str, Any] = {"architecture": {}, "tokenizer": None, "revision": None}
+        return self.model_copy(update={"path": directory, **own})
 
 
 class TeacherEndpointConfig(_Whole, _Windowed):

@@ -9,7 +9,7 @@ from kdcore.config.base import IsPath, Settings
 from kdcore.config.cluster import ClusterConfig
 from kdcore.config.data import DataConfig, kind_of
 from kdcore.config.labels import CodecConfig, DenseConfig, LabelsConfig, ThresholdConfig, TopKConfig
-from kdcore.config.models import ModelConfig, TeacherConfig, TeacherEndpointConfig, TeacherImageConfig, TeacherLMConfig
+from kdcore.config.models import FittedTeacher, ModelConfig, TeacherConfig, TeacherEndpointConfig, TeacherLMConfig
 from kdcore.config.paths import path_settings
 from kdcore.config.training import TrainingConfig
 from kdcore.config.urls import check_url, is_url
@@ -99,8 +99,7 @@ class Recipe(Settings):
             )
 
     def _of_images(self) -> None:
-        fit = self.teacher.fit if isinstance(self.teacher, TeacherImageConfig) else None
-        for name, training in (("training", self.training), ("teacher.fit", fit)):
+        for name, training in (("training", self.training), ("teacher.fit", self.fit)):
             if training is None:
                 continue
             for size in ("tokens_per_step", "micro_batch_tokens"):
@@ -137,6 +136,11 @@ class Recipe(Settings):
     def has_labels(self) -> bool:
         """Whether students learn from soft labels: of `teacher`, or of the stores of a mix."""
         return self.teacher is not None or self.labels.mix is not None
+
+    @property
+    def fit(self) -> TrainingConfig | None:
+        """How the teacher is trained on the spot; None where it has its weights."""
+        return self.teacher.fit if isinstance(self.teacher, FittedTeacher) else None
 
     @property
     def run_dir(self) -> Path:

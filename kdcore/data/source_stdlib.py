@@ -46,8 +46,15 @@ class StdlibSource(BaseSource):
 
     def _find(self) -> Iterator[Extent]:
         found: list[Extent] = []
-        for folder, folders, files in os.walk(self._root):
-            folders[:] = sorted(set(folders) - _SKIPPED)
-            for path in (os.path.join(folder, file) for file in files if file.endswith(".py")):
-                found += self._files.cut(NamedFile(relative_name(path, self._root), local_file(path)))
+        for path in python_files(self._root):
+            found += self._files.cut(NamedFile(relative_name(path, self._root), local_file(path)))
         return iter(sorted((extent for extent in found if extent.num_bytes > 0), key=lambda extent: extent.name))
+
+
+def python_files(root: str) -> list[str]:
+    """Python's files in a folder of the standard library, without tests and vendored packages; sorted."""
+    found: list[str] = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = set(folders) - _SKIPPED
+        found += (os.path.join(folder, file) for file in files if file.endswith(".py"))
+    return sorted(found)

@@ -12,6 +12,7 @@ from kdcore.config.data import (
     ImageParquetData,
     Kind,
     PythonStdlibData,
+    StdlibPassagesData,
     TextData,
 )
 from kdcore.data.document import Extent, Refs, Sample, SampleRef, Split
@@ -103,6 +104,10 @@ def open_source(config: DataConfig) -> Source:
         from kdcore.data.source_classified import ClassifiedTextSource
 
         return ClassifiedTextSource(config)
+    if isinstance(config, StdlibPassagesData):
+        from kdcore.data.source_passages import StdlibPassagesSource
+
+        return StdlibPassagesSource(config)
     if isinstance(config, HfDatasetData):
         from kdcore.data.source_hf import HfDatasetSource
 

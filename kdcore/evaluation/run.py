@@ -35,6 +35,7 @@ from kdcore.identity import digest_tokenizer
 from kdcore.store.mix.mix import LabelMix
 from kdcore.students.build import tokenizer_path
 from kdcore.students.export import load_student
+from kdcore.training.arms import with_fitted_teacher
 
 __all__ = ["evaluate_run", "exported_students"]
 
@@ -188,7 +189,7 @@ def _measure_classified(recipe: Recipe, source: Source, students: dict[str, Path
     heldout = islice(_heldout(recipe, source), settings.max_images)
     batches = text_batches([text for text in heldout if isinstance(text, ClassifiedText)], settings.batch_size)
     loaded = {arm: _on_device(load_student(directory)) for arm, directory in students.items()}
-    models = text_classifiers(recipe, source.num_classes or 0, loaded)
+    models = text_classifiers(with_fitted_teacher(recipe), source.num_classes or 0, loaded)
     measured = {}
     for arm, (model, logits) in models.items():
         beside = models["teacher"][1] if "teacher" in models and arm != "teacher" else None

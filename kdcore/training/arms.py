@@ -9,9 +9,10 @@ from kdcore.config.losses import LossTerm
 from kdcore.config.losses.response import CrossEntropyTerm
 from kdcore.config.models import (
     CausalLMConfig,
+    FittedTeacher,
     ImageClassifierConfig,
     TeacherEndpointConfig,
-    TeacherImageConfig,
+    TeacherTextClassifierConfig,
     TextClassifierConfig,
 )
 from kdcore.errors import ConfigError, TeacherError
@@ -56,10 +57,9 @@ class Arm:
     def training_config(self, recipe: Recipe) -> TrainingConfig:
         """The settings of this arm; ConfigError when the recipe has none."""
         if self.role == "teacher":
-            fit = recipe.teacher.fit if isinstance(recipe.teacher, TeacherImageConfig) else None
-            if fit is None:
-                raise ConfigError("arm 'teacher' needs `teacher.fit`, which only an image teacher can have; add it")
-            return fit
+            if recipe.fit is None:
+                raise ConfigError("arm 'teacher' needs `teacher.fit`, which classifiers alone can have; add it")
+            return recipe.fit
         if recipe.training is None:
             raise ConfigError(f"arm '{self.name}' needs `training` in the recipe, which has none; add it")
         return recipe.training
@@ -102,7 +102,7 @@ def with_fitted_teacher(recipe: Recipe) -> Recipe:
     Raises TeacherError when that training has not finished.
     """
     teacher = recipe.teacher
-    if not isinstance(teacher, TeacherImageConfig) or teacher.fit is None:
+    if not isinstance(teacher, FittedTeacher) or teacher.fit is None:
         return recipe
     directory = recipe.run_dir / "teacher"
     if not (directory / "result.json").exists():
@@ -110,4 +110,6 @@ def with_fitted_teacher(recipe: Recipe) -> Recipe:
             f"a teacher with `fit` must be trained before it teaches, but {directory} holds no finished one: "
             "run `kd distill`, which trains it first, or set teacher.path to its weights and leave out teacher.fit"
         )
+    if isinstance(teacher, TeacherTextClassifierConfig):
+        return recipe.model_copy(update={"teacher": teacher.exported(str(directory))})
     return recipe.model_copy(update={"teacher": teacher.model_copy(update={"path": str(directory)})})

@@ -8,7 +8,6 @@ from kdcore.config.labels import CodecConfig, DenseConfig, FeatureConfig
 from kdcore.config.loss import KIND_OF_CODEC, LabelKind
 from kdcore.config.losses import LossTerm
 from kdcore.config.losses.base import FeatureTerm
-from kdcore.config.training import TrainingConfig
 from kdcore.config.views import ViewPolicy
 from kdcore.errors import ConfigError
 from kdcore.losses.registry import method_class
@@ -22,10 +21,10 @@ def check_losses(recipe: Recipe) -> str | None:
 
     ConfigError for a loss that needs what will not be there, with the setting to change. Imports the methods.
     """
-    fit, training = getattr(recipe.teacher, "fit", None), recipe.training
+    fit, training = recipe.fit, recipe.training
     if training is not None:
         _refuse_unfit_data(recipe.data, training.losses)
-    if isinstance(fit, TrainingConfig):
+    if fit is not None:
         _refuse_unfit_data(recipe.data, fit.losses)
         _refuse_without_teacher(fit.losses, "teacher.fit.losses", "leave it out")
     if training is None or not training.losses:

@@ -27,8 +27,8 @@ class TextClassifierTeacher:
     def __init__(self, config: TeacherTextClassifierConfig, num_classes: int, device: str | None = None) -> None:
         if config.path is None:
             raise TeacherError(
-                "a teacher must have weights, `architecture` has only initial ones: set teacher.path, or teacher.fit to "
-                "train it in this run"
+                "a teacher must have weights, `architecture` has only initial ones: set teacher.path, or teacher.fit "
+                "to train it in this run"
             )
         files = (config.tokenizer, None) if config.tokenizer else (config.path, config.revision)
         self.tokenizer = load_tokenizer(*files)

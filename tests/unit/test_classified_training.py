@@ -4,18 +4,21 @@ import numpy as np
 import pytest
 import torch
 
+from kdcore.config import Recipe
 from kdcore.data.sources import open_source
 from kdcore.data.tokenizer import load_tokenizer
-from kdcore.errors import ConfigError, TokenizerMismatch
+from kdcore.errors import ConfigError, TeacherError, TokenizerMismatch
 from kdcore.labels.soft_labels import DenseLabels
 from kdcore.students.build import build_classified_text_student, checkpoint_activations
 from kdcore.students.export import export_student, load_student
-from kdcore.training.arms import plan_arms
+from kdcore.teachers.text_classifier import TextClassifierTeacher
+from kdcore.training.arms import plan_arms, teacher_arm, with_fitted_teacher
 from kdcore.training.classified_samples import ClassifiedTextSamples, classified_text_samples
 from kdcore.training.model import DistillModel
+from kdcore.training.run import run_arms
 from kdcore.training.task import Task, compose_task, make_task
 from tests.support.classified_runs import classified_recipe
-from tests.support.encoders import make_tokenizer
+from tests.support.encoders import ARCHITECTURE, make_tokenizer
 
 ATTENTION = "bert.encoder.layer.{}.attention.self.{}"
 LAYER = "bert.encoder.layer.{}"
@@ -162,3 +165,22 @@ def test_types_tell_the_texts_of_a_pair_apart(tmp_path):
     changed = tokens.clone()
     changed[:, 2] = 1
     assert not torch.equal(student(tokens), student(changed))
+
+
+def test_a_teacher_is_trained_on_the_spot_and_taught_from(tmp_path):
+    tokenizer = make_tokenizer(tmp_path / "tokenizer")
+    fit = {"steps": 2, "batch_size": 4, "seeds": [3]}
+    teacher = {"type": "text_classifier", "architecture": ARCHITECTURE, "tokenizer": str(tokenizer), "max_length": 12}
+    recipe = _recipe(tmp_path, teacher={**teacher, "fit": fit})
+    with pytest.raises(TeacherError, match="must be trained before it teaches"):
+        _model(recipe)
+    arm = teacher_arm(recipe)
+    assert arm.seed == 3
+    assert run_arms(recipe, [arm])["teacher"]["steps"] == 2
+    fitted = with_fitted_teacher(recipe)
+    assert fitted.teacher.path == str(recipe.run_dir / "teacher")
+    again = Recipe.model_validate_json(fitted.model_dump_json())  # as replicas get it
+    inputs = TextClassifierTeacher(again.teacher, 2).encode([("good film", None)])
+    assert inputs["input_ids"].tolist() == [[2, 8, 6, 3]]
+    task, model = _model(recipe)
+    assert float(model(task.samples.batch(np.arange(2)))[0].detach()) > 0

@@ -7,13 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from cluster.labelling.replica.answers import OnRead, Samples
+from cluster.labelling.replica.class_answers import ClassAnswers
 from kdcore.config.models import TeacherTextClassifierConfig
 from kdcore.data.document import ClassifiedText, Sample, SampleRef
-from kdcore.data.keys import sample_key
 from kdcore.data.sources import Source
-from kdcore.labels import Codec, check_logits, label_seeds
+from kdcore.labels import Codec
 from kdcore.labels.feature import ShapedLayers
-from kdcore.labels.learn import ProbeBatch
 from kdcore.store.schema import ShardRow
 from kdcore.teachers.text_classifier import TextClassifierTeacher
 
@@ -21,20 +20,10 @@ __all__ = ["ClassifiedTextAnswers"]
 
 
 @dataclass(frozen=True)
-class ClassifiedTextAnswers:
-    """Texts, one label each; with `feature_paths`, features of those modules instead of distributions."""
+class ClassifiedTextAnswers(ClassAnswers[TextClassifierTeacher, TeacherTextClassifierConfig]):
+    """Texts, one label each."""
 
-    teacher: TextClassifierTeacher
-    config: TeacherTextClassifierConfig
-    feature_paths: Sequence[str]
-    seed: int
-
-    masked = False
-    """A text has one label."""
-
-    def numerics(self) -> dict[str, Any]:
-        """Nothing beyond the weights and what the teacher's identity says."""
-        return {}
+    word = "text"
 
     def reading(self) -> dict[str, Any]:
         """The tokenizer is in the store's identity; nothing else."""
@@ -59,30 +48,13 @@ class ClassifiedTextAnswers:
         size = max(1, self.config.batch_size // batch_divisor)
         for start in range(0, len(samples), size):
             part = samples[start : start + size]
-            texts = [sample for _, sample in part if isinstance(sample, ClassifiedText)]
-            inputs = self._encode(texts)
+            inputs = self._encode([sample for _, sample in part])
             on_read(int(inputs["attention_mask"].sum()))
-            outputs = self._outputs(inputs)
-            seeds = [label_seeds(key, 1, self.seed) for (_, key, _), _ in part]
-            for ((ref, _, _), _), row in zip(part, outputs, strict=True):
-                if not self.feature_paths:
-                    check_logits(row[None], f"{unit}, text '{ref.name}'")
-            encoded = [codec.encode(row[None], seed) for row, seed in zip(outputs, seeds, strict=True)]
-            packed = codec.pack(encoded, [None] * len(encoded))
-            for ((ref, key, times), _), text, columns in zip(part, texts, packed, strict=True):
-                yield ShardRow(key, ref.name, times, columns, target=text.target)
+            yield from self._labelled(unit, part, self._outputs(inputs), codec)
 
-    def probe(self, name: str, sample: Sample) -> Iterator[ProbeBatch]:
-        """The answer to one text, for a probe."""
-        assert isinstance(sample, ClassifiedText)
-        outputs = self._outputs(self._encode([sample]))
-        if not self.feature_paths:
-            check_logits(outputs, f"the probe, text '{name}'")
-        yield ProbeBatch(outputs.float().cpu(), None, label_seeds(sample_key(sample), 1, self.seed))
+    def _alone(self, sample: Sample) -> Tensor:
+        return self._outputs(self._encode([sample]))
 
-    def _encode(self, texts: Sequence[ClassifiedText]) -> dict[str, Tensor]:
+    def _encode(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        texts = [sample for sample in samples if isinstance(sample, ClassifiedText)]
         return self.teacher.encode([(text.text, text.pair) for text in texts])
-
-    def _outputs(self, inputs: dict[str, Tensor]) -> Tensor:
-        paths = self.feature_paths
-        return self.teacher.features(inputs, paths) if paths else self.teacher.logits(inputs)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cluster.labelling.replica.answers import OnRead, Samples
+from cluster.labelling.replica.class_answers import ClassAnswers
 from kdcore.config.models import TeacherImageConfig
 from kdcore.data.document import ImageSample, Sample, SampleRef
 from kdcore.data.keys import sample_key
@@ -18,9 +19,8 @@ from kdcore.data.sources import Source
 from kdcore.data.viewed import render
 from kdcore.data.views import Views, pack_views, partner_rows, views_of
 from kdcore.errors import DataError, UnreadableDocument
-from kdcore.labels import Codec, Encoded, check_logits, label_seeds
+from kdcore.labels import Codec
 from kdcore.labels.feature import ShapedLayers
-from kdcore.labels.learn import ProbeBatch
 from kdcore.labels.views.spec import ViewSpec
 from kdcore.store.schema import VIEWS, ShardRow
 from kdcore.teachers.image_classifier import ImageTeacher
@@ -98,24 +98,12 @@ class ViewedImages:
 
 
 @dataclass(frozen=True)
-class ImageAnswers:
-    """Labels of images, or of `views` of them; with `feature_paths`, features of those modules and no distributions.
+class ImageAnswers(ClassAnswers[ImageTeacher, TeacherImageConfig]):
+    """Labels of images, or of `views` of them. Each image is read once, whatever the number of its views."""
 
-    Each image is read once, whatever the number of its views.
-    """
-
-    teacher: ImageTeacher
-    config: TeacherImageConfig
-    feature_paths: Sequence[str]
-    seed: int
     views: ViewSpec | None = None
 
-    masked = False
-    """An image has all its labels."""
-
-    def numerics(self) -> dict[str, Any]:
-        """Nothing beyond the weights."""
-        return {}
+    word = "image"
 
     def reading(self) -> dict[str, Any]:
         """What of the identity says which pictures are made of the images; empty for the images themselves."""
@@ -134,7 +122,7 @@ class ImageAnswers:
         """The first picture of the first of `refs` that can be read, float32 [1, C, H, W]; None when none can."""
         for ref in refs:
             with suppress(UnreadableDocument):
-                return self._alone(source.read(ref)).pixels(0, 1)
+                return self._picture(source.read(ref)).pixels(0, 1)
         return None
 
     def amounts(self, sample: Sample) -> tuple[int, int]:
@@ -161,26 +149,14 @@ class ImageAnswers:
         for start in range(0, len(samples), step):
             part = samples[start : start + step]
             outputs = self._answers(pictures, start * per_image, (start + len(part)) * per_image, limit)
-            encoded: list[Encoded] = []
-            for ((ref, key, _), _), each in zip(part, outputs.split(per_image), strict=True):
-                if not self.feature_paths:
-                    check_logits(each, f"{unit}, image '{ref.name}'")
-                encoded.append(codec.encode(each, label_seeds(key, per_image, self.seed)))
-            packed = codec.pack(encoded, [None] * len(encoded))
-            for number, (((ref, key, times), sample), columns) in enumerate(zip(part, packed, strict=True), start):
-                assert isinstance(sample, ImageSample)
-                whole = {**columns, **pictures.columns(number)}
-                yield ShardRow(key, ref.name, times, whole, target=sample.target)
+            columns = [pictures.columns(number) for number in range(start, start + len(part))]
+            yield from self._labelled(unit, part, outputs, codec, columns)
 
-    def probe(self, name: str, sample: Sample) -> Iterator[ProbeBatch]:
-        """The answers to one image, for a probe; its views are alone, hence not mixed."""
-        pictures = self._alone(sample)
-        outputs = self._answers(pictures, 0, pictures.per_image, self.config.batch_size)
-        if not self.feature_paths:
-            check_logits(outputs, f"the probe, image '{name}'")
-        yield ProbeBatch(outputs.float().cpu(), None, label_seeds(sample_key(sample), pictures.per_image, self.seed))
+    def _alone(self, sample: Sample) -> Tensor:
+        pictures = self._picture(sample)
+        return self._answers(pictures, 0, pictures.per_image, self.config.batch_size)
 
-    def _alone(self, sample: Sample) -> Pictures:
+    def _picture(self, sample: Sample) -> Pictures:
         return self._pictures([sample_key(sample)] if self.views is not None else [], [sample])
 
     def _pictures(self, keys: Sequence[bytes], samples: Sequence[Sample]) -> Pictures:
@@ -192,7 +168,3 @@ class ImageAnswers:
         return torch.cat(
             [self._outputs(pictures.pixels(at, min(at + limit, stop))) for at in range(first, stop, limit)]
         )
-
-    def _outputs(self, pixels: Tensor) -> Tensor:
-        paths = self.feature_paths
-        return self.teacher.features(pixels, paths) if paths else self.teacher.logits(pixels)

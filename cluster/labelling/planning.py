@@ -36,7 +36,8 @@ def plan_work(recipe: Recipe, on_note: OnNote) -> Plan:
     EventLog(events_file(recipe.run_dir))({"event": "Planned", **figures, "seconds": round(seconds, 1)})
     told = ", ".join(f"{value:,} {name}" for name, value in figures.items())
     on_note(f"plan: {told} in {duration(seconds)}")
-    _note_skipped(found, on_note)
+    for note in found.notes:
+        on_note(note)
     return plan
 
 
@@ -64,7 +65,8 @@ def input_of_finished(recipe: Recipe, on_note: OnNote) -> Input:
         if _is_small(extents):  # a finished store is left as it is where that can be
             place = stack.enter_context(tempfile.TemporaryDirectory(prefix="kdcore-plan-"))
         found = survey_input(asked, extents, stack.enter_context(_planning(recipe, extents, place)))
-    _note_skipped(found, on_note)
+    for note in found.notes:
+        on_note(note)
     return found
 
 
@@ -79,9 +81,3 @@ def _planning(recipe: Recipe, extents: Extents, place: str) -> Iterator[Planning
 
 def _is_small(extents: Extents) -> bool:
     return extents.num_bytes < _SMALL_BYTES
-
-
-def _note_skipped(found: Input, on_note: OnNote) -> None:
-    if found.num_skipped:
-        name, reason = found.skipped[0]
-        on_note(f"skipped {found.num_skipped:,} samples, first: {name}: {reason}")

@@ -19,6 +19,12 @@ class _Source(Settings):
     max_samples: int | None = Field(default=None, ge=1, description="read no more than this many samples of each split")
 
 
+class _Classified(Settings):
+    on_conflict: Literal["error", "first"] = Field(
+        default="error", description="identical samples of several classes: stop, or all have the class of the first"
+    )
+
+
 Mask = Literal["all", "completion", "assistant"]
 """Which tokens are labelled and trained: all, those of the completion, or those of the assistant's turns."""
 
@@ -125,7 +131,7 @@ class _Viewed(Settings):
     )
 
 
-class DigitsData(_Source, _Viewed):
+class DigitsData(_Source, _Viewed, _Classified):
     """scikit-learn's 1,797 digits of 8 x 8 pixels."""
 
     type: Literal["digits"] = "digits"
@@ -134,7 +140,7 @@ class DigitsData(_Source, _Viewed):
     )
 
 
-class ImageData(_Source, _Viewed):
+class ImageData(_Source, _Viewed, _Classified):
     """How images are read: from which columns of a table, and what they become."""
 
     image_column: str = Field(default="image", description="the column of encoded images")
@@ -174,7 +180,7 @@ class ImageFolderData(ImageParquetData):
     type: Literal["image_folder"] = "image_folder"  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
-class ClassifiedTextData(_Source):
+class ClassifiedTextData(_Source, _Classified):
     """Rows of JSON lines, Parquet or Arrow with a text, or a pair of texts, and its class: what encoders classify."""
 
     type: Literal["classified_text"] = "classified_text"

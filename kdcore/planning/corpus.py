@@ -13,7 +13,7 @@ from kdcore.identity import canonical_json, digest_bytes, new_hash
 
 BLOCK_BYTES = 256 << 20
 """Of input, that one task surveys."""
-_FORMAT = 1  # of what a survey writes: rises when keys, their order or the files change
+_FORMAT = 2  # of what a survey writes: rises when keys, their order or the files change
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Corpus:
     split: Split = "train"
     on_unreadable: Literal["error", "skip"] = "error"
     block_bytes: int = BLOCK_BYTES
+    on_conflict: Literal["error", "first"] = "error"
 
     @classmethod
     def of(cls, config: DataConfig, split: Split = "train") -> "Corpus":
@@ -37,7 +38,8 @@ class Corpus:
         if settings.pop("views", None) is not None:
             settings["views"] = True
         fingerprint = digest_bytes(f"{_FORMAT}\0{split}\0{canonical_json(settings)}".encode())
-        return cls(partial(open_source, config), fingerprint, split, config.on_unreadable)
+        on_conflict = getattr(config, "on_conflict", "error")
+        return cls(partial(open_source, config), fingerprint, split, config.on_unreadable, on_conflict=on_conflict)
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,17 @@ from kdcore.errors import ConfigError, DataError
 from kdcore.identity import PART_SAMPLES, join_input, num_parts
 from kdcore.planning.corpus import Corpus, Extents, cut_blocks
 from kdcore.planning.cut import Cut, CutTask, cut
+from kdcore.planning.files import PlanTable
 from kdcore.planning.least import Least
 from kdcore.planning.limit import find_limit
 from kdcore.planning.note import Asked, read_plan, write_plan
 from kdcore.planning.plan import Input, Plan, PlanRows, WorkUnit
 from kdcore.planning.repeats import Repeats, RepeatsTask, find_repeats
+from kdcore.planning.rows import ROWS, name_of
 from kdcore.planning.run_map import RunMap, in_process
 from kdcore.planning.survey import SKIPPED_LISTED, Survey, SurveyTask, survey
 from kdcore.store.layout import PLAN
+from kdcore.store.storage.place import Place
 from kdcore.store.storage.places import Location, open_place
 
 Result = TypeVar("Result")
@@ -36,8 +39,8 @@ def make_plan(asked: Asked, extents: Extents, planning: Planning) -> Plan:
     """All units of a corpus, or those that an earlier job planned of the same files.
 
     Each distinct sample is planned once, at its first place; its copies are counted. Reads every sample once, in
-    tasks. Raises UnreadableDocument (on_unreadable="error"), DataError when nothing is left to label, IdentityMismatch
-    in a store that was begun with another input.
+    tasks. Raises UnreadableDocument (on_unreadable="error"), DataError when nothing is left to label and for identical
+    samples of several classes (on_conflict="error"), IdentityMismatch in a store that was begun with another input.
     """
     if asked.unit_bytes < 1:
         raise ConfigError(f"labels.unit_bytes must be at least 1, got {asked.unit_bytes}")
@@ -90,6 +93,8 @@ def _survey_all(asked: Asked, extents: Extents, planning: Planning) -> _Surveyed
     parts, keys = num_parts(num_samples, planning.part_samples), [block.keys for block in blocks]
     comparisons = (RepeatsTask(planning.place, extents.key, keys, part, parts) for part in range(parts))
     repeats = _in_order(planning.run_map(find_repeats, comparisons))
+    if asked.corpus.on_conflict == "error":
+        _refuse_conflicts(open_place(planning.place), blocks, repeats)
     return _Surveyed(blocks, repeats, found.input(num_samples, repeats))
 
 
@@ -122,7 +127,26 @@ class _Found:
             skipped=tuple(item for _, item in self.skipped.items()),
             num_skipped=self.num_skipped,
             probe=tuple(ref for _, ref in self.probe.items()),
+            num_conflicts=sum(part.num_conflicts for part in repeats),
         )
+
+
+def _refuse_conflicts(place: Place, blocks: Sequence[Survey], repeats: Sequence[Repeats]) -> None:
+    found = next((part.conflict for part in repeats if part.conflict is not None), None)
+    if found is None:
+        return
+    names = (name_of(PlanTable(place, blocks[block].rows, ROWS), row) for block, row in found.places)
+    told = " and ".join(
+        f"'{name}' {'without a class' if target < 0 else f'of class {target}'}"
+        for name, target in zip(names, found.targets, strict=True)
+    )
+    conflicts, keys = sum(part.num_conflicts for part in repeats), sum(part.num_keys for part in repeats)
+    raise DataError(
+        f"Identical samples must have one class, since a label is of the content alone: {conflicts:,} of {keys:,} "
+        f"distinct samples have several, such as {told}. Likely some were labelled twice, or what tells them apart is "
+        "not read (data.pair_field, data.size). Mend the data, or set data.on_conflict: first, by which all have the "
+        "class of the first"
+    )
 
 
 def _nothing(corpus: Corpus, found: _Found) -> DataError:

@@ -124,4 +124,5 @@ def _input(value: dict[str, Any]) -> Input:
         skipped=tuple((name, reason) for name, reason in value["skipped"]),
         num_skipped=value["num_skipped"],
         probe=tuple(SampleRef(*ref) for ref in value["probe"]),
+        num_conflicts=value["num_conflicts"],
     )

@@ -44,6 +44,7 @@ class Input:
 
     `skipped` are the first (name, reason) of the `num_skipped` samples that are left out; `probe` the samples that a
     probe takes, in its order: the least `probe_rank`s of the split, samples left out and repeated ones among them.
+    `num_conflicts` of the keys are of samples of several classes, of which the first one's counts.
     """
 
     digest: str
@@ -52,6 +53,21 @@ class Input:
     skipped: tuple[tuple[str, str], ...]
     num_skipped: int
     probe: tuple[SampleRef, ...]
+    num_conflicts: int = 0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of it."""
+        found: list[str] = []
+        if self.num_skipped:
+            name, reason = self.skipped[0]
+            found.append(f"skipped {self.num_skipped:,} samples, first: {name}: {reason}")
+        if self.num_conflicts:
+            found.append(
+                f"{self.num_conflicts:,} of {self.num_keys:,} distinct samples occur with several classes and have the "
+                "class of their first occurrence (data.on_conflict: first)"
+            )
+        return tuple(found)
 
 
 @dataclass(frozen=True)

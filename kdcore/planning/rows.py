@@ -1,5 +1,6 @@
 """The samples of a block as columns."""
 
+from array import array
 from collections.abc import Iterator
 
 import numpy as np
@@ -7,6 +8,7 @@ import pyarrow as pa
 
 from kdcore.data.document import SampleRef
 from kdcore.identity import KEY_BYTES
+from kdcore.planning.files import PlanTable
 from kdcore.planning.plan import PlannedSample
 
 BATCH_ROWS = 4096
@@ -31,14 +33,15 @@ class RowsBuilder:
     """Gathers samples as columns; about a hundred bytes a sample."""
 
     def __init__(self) -> None:
-        self._keys = bytearray()
+        self._keys, self._targets = bytearray(), array("i")
         self._columns: list[tuple[pa.Array, pa.Array, pa.Array, np.ndarray]] = []
         self._refs: list[SampleRef] = []
         self._sources: dict[str, int] = {}
 
-    def add(self, ref: SampleRef, key: bytes) -> None:
-        """One sample."""
+    def add(self, ref: SampleRef, key: bytes, target: int) -> None:
+        """One sample, with its class, -1 for none."""
         self._keys += key
+        self._targets.append(target)
         self._refs.append(ref)
         if len(self._refs) == BATCH_ROWS:
             self._pack()
@@ -46,6 +49,10 @@ class RowsBuilder:
     def keys(self) -> np.ndarray:
         """All keys, uint8 [N, 16]."""
         return np.frombuffer(bytes(self._keys), np.uint8).reshape(-1, KEY_BYTES)
+
+    def targets(self) -> np.ndarray:
+        """All classes, int32 [N]."""
+        return np.array(self._targets, dtype=np.int32)
 
     def batches(self) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
         """The schema and the record batches."""
@@ -82,6 +89,11 @@ def planned_samples(batch: pa.RecordBatch) -> Iterator[PlannedSample]:
     columns = (values[name] for name in ("name", "source", "index", "num_bytes", "key", "times"))
     for name, source, index, num_bytes, key, times in zip(*columns, strict=True):
         yield SampleRef(os_text(name), os_text(source), index, num_bytes), key, times
+
+
+def name_of(table: PlanTable, row: int) -> str:
+    """The name of a row of ROWS or CUT."""
+    return os_text(table.batch(row // BATCH_ROWS).column("name")[row % BATCH_ROWS].as_py())
 
 
 def key_column(batch: pa.RecordBatch) -> np.ndarray:

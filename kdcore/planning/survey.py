@@ -27,8 +27,14 @@ from kdcore.store.storage.places import Location, open_place
 SKIPPED_LISTED = 100
 """Of the samples that a plan leaves out, so many are named."""
 
-SORTED = pa.schema([pa.field("key", pa.binary(KEY_BYTES), False), pa.field("row", pa.uint32(), False)])
-"""The keys of a block, sorted; equal ones in the order of their rows."""
+SORTED = pa.schema(
+    [
+        pa.field("key", pa.binary(KEY_BYTES), False),
+        pa.field("row", pa.uint32(), False),
+        pa.field("target", pa.int32(), False),
+    ]
+)
+"""The keys of a block, sorted; equal ones in the order of their rows. `target` is -1 of a sample without a class."""
 
 Ranked = tuple[str, SampleRef]
 """A sample, after what it is ranked by."""
@@ -95,10 +101,10 @@ def _read_block(task: SurveyTask, place: Place) -> Survey:
         if reason is not None:
             num_skipped += 1
             skipped += [(ref.name, reason)] if num_skipped <= SKIPPED_LISTED else []
-    keys = rows.keys()
+    keys, targets = rows.keys(), rows.targets()
     written = write_table(place, "rows", task.key, *rows.batches())
     ranked = tuple((found.hex(), ref) for found, ref in probe.items())
-    return Survey(written, _write_keys(place, task.key, keys), len(keys), tuple(skipped), num_skipped, ranked)
+    return Survey(written, _write_keys(place, task.key, keys, targets), len(keys), tuple(skipped), num_skipped, ranked)
 
 
 def _refs(source: Source, task: SurveyTask) -> Iterator[SampleRef]:
@@ -118,16 +124,18 @@ def _add(source: Source, ref: SampleRef, rows: RowsBuilder, stops: bool) -> str 
         return error.message
     if isinstance(sample, TextDocument | ClassifiedText) and not sample.text:
         return "empty"
-    rows.add(ref, sample_key(sample))
+    target = None if isinstance(sample, TextDocument) else sample.target
+    rows.add(ref, sample_key(sample), -1 if target is None else target)
     return None
 
 
-def _write_keys(place: Place, key: str, keys: np.ndarray) -> PlanFile:
-    """keys: uint8 [N, 16]."""
+def _write_keys(place: Place, key: str, keys: np.ndarray, targets: np.ndarray) -> PlanFile:
+    """keys: uint8 [N, 16]; targets: int32 [N]."""
     order = sort_keys(keys)
     values = pa.FixedSizeBinaryArray.from_buffers(pa.binary(KEY_BYTES), len(keys), [None, pa.py_buffer(keys[order])])
     rows = pa.array(order.astype(np.uint32))
-    return write_table(place, "keys", key, SORTED, [pa.record_batch([values, rows], schema=SORTED)])
+    columns = [values, rows, pa.array(targets[order])]
+    return write_table(place, "keys", key, SORTED, [pa.record_batch(columns, schema=SORTED)])
 
 
 def sort_keys(keys: np.ndarray) -> np.ndarray:

@@ -21,12 +21,13 @@ def plan_units(
     unit_bytes: int,
     on_unreadable: Literal["error", "skip"] = "error",
     block_bytes: int = BLOCK_BYTES,
+    on_conflict: Literal["error", "first"] = "error",
 ) -> tuple[Plan, tuple[Samples, ...]]:
     """The plan of a split, and the samples of each unit; errors as those of `make_plan`.
 
     The same steps as for a large corpus, in this process and over a folder that is gone afterwards.
     """
-    corpus = Corpus(lambda: source, "", split, on_unreadable, block_bytes)
+    corpus = Corpus(lambda: source, "", split, on_unreadable, block_bytes, on_conflict)
     with tempfile.TemporaryDirectory(prefix="kdcore-plan-") as folder:
         plan = make_plan(Asked(corpus, unit_bytes, 1), measure(corpus), Planning(folder))
         return plan, tuple(tuple(read_unit(folder, unit)) for unit in plan.units)

@@ -8,17 +8,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdcore.config import Recipe
 from kdcore.data.document import ClassifiedText, ImageSample
 from kdcore.data.sources import Source
 from kdcore.errors import DataError
 from kdcore.labels.soft_labels import SoftLabels
-from kdcore.planning.plan import PlannedSample
+from kdcore.planning import plan_units
+from kdcore.planning.plan import Plan, PlannedSample
 from kdcore.training.image_views import StoredViews
 
 if TYPE_CHECKING:
     from kdcore.training.stored_labels import Labelled
 
-__all__ = ["ClassifiedSamples", "StoreJoin"]
+__all__ = ["ClassifiedSamples", "StoreJoin", "classified_units"]
+
+
+def classified_units(recipe: Recipe, source: Source) -> tuple[Plan, tuple[tuple[PlannedSample, ...], ...]]:
+    """The plan of the train split, and the samples of each unit."""
+    settings, unit_bytes = recipe.data, recipe.labels.unit_bytes
+    on_conflict = getattr(settings, "on_conflict", "error")
+    return plan_units(source, "train", unit_bytes, settings.on_unreadable, on_conflict=on_conflict)
 
 
 class StoreJoin:

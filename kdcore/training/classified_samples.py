@@ -9,10 +9,9 @@ from kdcore.config import Recipe
 from kdcore.data.document import ClassifiedText
 from kdcore.data.sources import Source
 from kdcore.models.text_classifier import encode_texts, stacked
-from kdcore.planning import plan_units
 from kdcore.planning.plan import PlannedSample
 from kdcore.training.batches import ClassifiedTextBatch
-from kdcore.training.classified import ClassifiedSamples, StoreJoin
+from kdcore.training.classified import ClassifiedSamples, StoreJoin, classified_units
 from kdcore.training.packing import Layout
 
 __all__ = ["ClassifiedTextSamples", "classified_text_samples"]
@@ -54,11 +53,13 @@ def classified_text_samples(
     recipe: Recipe, source: Source, tokenizer: Any, max_length: int, uses_labels: bool
 ) -> ClassifiedTextSamples:
     """The train split, with the labels of the recipe's store where the arm uses them."""
-    _, parts = plan_units(source, "train", recipe.labels.unit_bytes, recipe.data.on_unreadable)
+    plan, parts = classified_units(recipe, source)
     samples = [sample for part in parts for sample in part]
     join = None
     if uses_labels:
         from kdcore.training.stored_labels import open_labels
 
         join = StoreJoin(open_labels(recipe), samples)
-    return ClassifiedTextSamples(source, tokenizer, max_length, samples, join)
+    found = ClassifiedTextSamples(source, tokenizer, max_length, samples, join)
+    found.notes = (*plan.input.notes, *found.notes)
+    return found

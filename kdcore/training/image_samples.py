@@ -11,10 +11,9 @@ from kdcore.data.sources import Source
 from kdcore.data.viewed import view_spec
 from kdcore.identity import mix_next
 from kdcore.labels.views.spec import ViewSpec
-from kdcore.planning import plan_units
 from kdcore.planning.plan import PlannedSample
 from kdcore.training.batches import ImageBatch
-from kdcore.training.classified import ClassifiedSamples, StoreJoin
+from kdcore.training.classified import ClassifiedSamples, StoreJoin, classified_units
 from kdcore.training.image_views import DrawnViews, Partners, ViewedPixels, check_views
 from kdcore.training.packing import Layout
 
@@ -91,7 +90,7 @@ def image_samples(recipe: Recipe, source: Source, uses_labels: bool, endless: bo
     from kdcore.store import is_finished
     from kdcore.training.stored_labels import open_labels
 
-    _, units = plan_units(source, "train", recipe.labels.unit_bytes, recipe.data.on_unreadable)
+    plan, units = classified_units(recipe, source)
     spec, join = view_spec(recipe.data), None
     if uses_labels or (spec is not None and not endless and all(map(is_finished, recipe.store_paths))):
         store = open_labels(recipe)
@@ -99,4 +98,6 @@ def image_samples(recipe: Recipe, source: Source, uses_labels: bool, endless: bo
         join = StoreJoin(store, [sample for unit in units for sample in unit])
     views = 1 if spec is None else None if endless else spec.per_image
     views = None if spec is None and join is not None and join.changes else views
-    return ImageSamples(source, units, join if uses_labels else None, spec, join, views)
+    found = ImageSamples(source, units, join if uses_labels else None, spec, join, views)
+    found.notes = (*plan.input.notes, *found.notes)
+    return found

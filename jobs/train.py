@@ -21,8 +21,12 @@ def train(recipe: RecipeFile, overrides: Overrides = None) -> None:
     require(checked, "student", "training")
     # After the recipe was checked: a typo is answered before torch is imported.
     from kdcore.store.manifest import is_finished
+    from kdcore.training.arms import with_fitted_teacher
 
-    stored = checked.has_labels and stages.live_teacher(checked) is None
+    live = stages.live_teacher(checked) is not None
+    if live:
+        with_fitted_teacher(checked)  # raises where it is not trained yet, before a cluster is started
+    stored = checked.has_labels and not live
     if stored and checked.labels.mix is None and not is_finished(checked.store_path):
         raise IncompleteStore(
             f"training reads a finished label store, and '{checked.store_path}' is none: "

@@ -1,14 +1,28 @@
 """The strict base of every setting, and the mark of those that are paths."""
 
 from dataclasses import dataclass
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Settings(BaseModel):
-    """A frozen group of settings in which an unknown key is an error."""
+    """A frozen group of settings in which an unknown key is an error; `null` is the default where it is no value."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unset(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        fields = cls.model_fields
+        unset = {name for name, value in values.items() if value is None and name in fields}
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in unset or type(None) in get_args(fields[name].annotation)
+        }
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,11 @@ class _Source(Settings):
     max_samples: int | None = Field(default=None, ge=1, description="read no more than this many samples of each split")
 
 
+OnConflict = Literal["error", "first"]
+
+
 class _Classified(Settings):
-    on_conflict: Literal["error", "first"] = Field(
+    on_conflict: OnConflict = Field(
         default="error", description="identical samples of several classes: stop, or all have the class of the first"
     )
 
@@ -271,3 +274,8 @@ def kind_of(config: DataConfig) -> Kind:
     if isinstance(config, ClassifiedTextData | StdlibPassagesData):
         return "classified_text"
     return "text" if isinstance(config, TextData | PythonStdlibData) else "image"
+
+
+def on_conflict_of(config: DataConfig) -> OnConflict:
+    """What is done about identical samples of several classes; `error` where there are no classes."""
+    return config.on_conflict if isinstance(config, _Classified) else "error"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from kdcore.config.data import DataConfig
+from kdcore.config.data import DataConfig, OnConflict, on_conflict_of
 from kdcore.data.document import Extent, Split
 from kdcore.data.sources import Source, open_source
 from kdcore.identity import canonical_json, digest_bytes, new_hash
@@ -28,7 +28,7 @@ class Corpus:
     split: Split = "train"
     on_unreadable: Literal["error", "skip"] = "error"
     block_bytes: int = BLOCK_BYTES
-    on_conflict: Literal["error", "first"] = "error"
+    on_conflict: OnConflict = "error"
 
     @classmethod
     def of(cls, config: DataConfig, split: Split = "train") -> "Corpus":
@@ -38,8 +38,8 @@ class Corpus:
         if settings.pop("views", None) is not None:
             settings["views"] = True
         fingerprint = digest_bytes(f"{_FORMAT}\0{split}\0{canonical_json(settings)}".encode())
-        on_conflict = getattr(config, "on_conflict", "error")
-        return cls(partial(open_source, config), fingerprint, split, config.on_unreadable, on_conflict=on_conflict)
+        conflicts = on_conflict_of(config)
+        return cls(partial(open_source, config), fingerprint, split, config.on_unreadable, on_conflict=conflicts)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import tempfile
 from typing import Literal
 
+from kdcore.config.data import OnConflict
 from kdcore.data.document import Split
 from kdcore.data.sources import Source
 from kdcore.planning.corpus import BLOCK_BYTES, Corpus, measure
@@ -21,7 +22,7 @@ def plan_units(
     unit_bytes: int,
     on_unreadable: Literal["error", "skip"] = "error",
     block_bytes: int = BLOCK_BYTES,
-    on_conflict: Literal["error", "first"] = "error",
+    on_conflict: OnConflict = "error",
 ) -> tuple[Plan, tuple[Samples, ...]]:
     """The plan of a split, and the samples of each unit; errors as those of `make_plan`.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kdcore.config import Recipe
+from kdcore.config.data import on_conflict_of
 from kdcore.data.document import ClassifiedText, ImageSample
 from kdcore.data.sources import Source
 from kdcore.errors import DataError
@@ -26,8 +27,7 @@ __all__ = ["ClassifiedSamples", "StoreJoin", "classified_units"]
 def classified_units(recipe: Recipe, source: Source) -> tuple[Plan, tuple[tuple[PlannedSample, ...], ...]]:
     """The plan of the train split, and the samples of each unit."""
     settings, unit_bytes = recipe.data, recipe.labels.unit_bytes
-    on_conflict = getattr(settings, "on_conflict", "error")
-    return plan_units(source, "train", unit_bytes, settings.on_unreadable, on_conflict=on_conflict)
+    return plan_units(source, "train", unit_bytes, settings.on_unreadable, on_conflict=on_conflict_of(settings))
 
 
 class StoreJoin:

@@ -151,6 +151,10 @@ def test_the_command_says_so_and_ends_with_1(root, tmp_path):
     assert right.exit_code == 0, right.output
     assert "120" in right.output
     assert right.output.rstrip().endswith("right")
+    # Settings that are given take the place of the recipe's.
+    other = CliRunner().invoke(app, ["verify", str(root / "dense"), "data.heldout_fraction=0.9", *options])
+    assert "are not in the recipe's data" in " ".join(other.output.split())
+    assert other.exit_code == 1
     wrong = CliRunner().invoke(app, ["verify", str(bad), *options])
     assert wrong.exit_code == 1
     assert "view 2" in wrong.output

@@ -96,6 +96,13 @@ def test_training_without_labels_names_the_command(
     assert f"run `kd precompute configs/quickstart-text.yaml runs={tmp_path}` first" in " ".join(output.split())
 
 
+def test_training_beside_a_teacher_that_is_not_trained_yet_says_so_first(tmp_path: Path, repo: Path) -> None:
+    output, _ = kd(repo, "train", "configs/losses-image.yaml", f"runs={tmp_path}")
+    assert "TeacherError" in output
+    assert "run `kd distill`, which trains it first" in " ".join(output.split())
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_finished_run_does_nothing(tmp_path: Path, repo: Path) -> None:
     from kdcore.config.load import load_recipe
     from kdcore.runs import begin_run, write_json

@@ -7,7 +7,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kdcore.config.labels import LabelsConfig
 from kdcore.config.load import dump_recipe, load_recipe, parse_recipe, require
+from kdcore.config.loss import LossConfig
 from kdcore.config.recipe import Recipe
 from kdcore.errors import ConfigError
 
@@ -99,6 +101,17 @@ def test_a_wrong_value_is_named_by_its_path(override: str, parts: list[str], tmp
     message = error_of(tmp_path, GOOD, override)
     for part in parts:
         assert part in message
+
+
+def test_null_unsets_a_setting(tmp_path: Path) -> None:
+    text = GOOD + "labels: {codec: {type: topk, k: 3}, unit_bytes: 5}\n"
+    found = load_recipe(write(tmp_path, text), ["labels.codec=null", "labels.unit_bytes=null", "training.loss=null"])
+    assert found.labels == LabelsConfig()
+    assert found.training is not None
+    assert found.training.loss == LossConfig()
+    assert load_recipe(write(tmp_path, text), ["labels=null"]).labels == LabelsConfig()
+    assert "nearest valid key: 'training.steps'" in error_of(tmp_path, GOOD, "training.stepz=null")
+    assert "'data' is required and missing" in error_of(tmp_path, GOOD, "data=null")
 
 
 def test_a_wrong_loss_is_not_answered_with_all_of_them(tmp_path: Path) -> None:

@@ -1,16 +1,15 @@
 """What a run on texts with classes would cost."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 
-from torch import nn
+from torch import Tensor, nn
 
-from cluster.estimate.parts import arms_of, cpu_share, learnt_codec, seconds_of, sketch_of, trained_samples
+from cluster.estimate.parts import arms_of, cpu_share, label_bytes, seconds_of, sketch_of, trained_samples
 from cluster.estimate.run import Estimate
 from cluster.labelling.disk_room import store_bytes
-from cluster.labelling.replica.classified_answers import ClassifiedTextAnswers
-from cluster.labelling.replica.loading import load_answers
-from kdcore.config.models import TextClassifierConfig
+from kdcore.config.models import TeacherTextClassifierConfig, TextClassifierConfig
 from kdcore.config.recipe import Recipe
 from kdcore.data.document import ClassifiedText
 from kdcore.data.sources import open_source, readable
@@ -32,39 +31,59 @@ def estimate_classified(recipe: Recipe, live: bool) -> Estimate:
     texts = [(one.text, one.pair) for one in islice(read, _SAMPLES_READ) if isinstance(one, ClassifiedText)]
     if not texts:
         raise DataError(f"at least one text must be readable, none of {len(corpus.some)} is: set data.path")
-    count, per_label, of_teacher = corpus.num_samples, 0.0, 0.0
-    answers = None if recipe.teacher is None else load_answers(recipe, source)
-    assert isinstance(answers, ClassifiedTextAnswers | None)
-    network = None if answers is None else answers.teacher.network
-    train_seconds = _train_seconds(recipe, network, texts, source.num_classes or 0, count, live)
-    if answers is not None:
-        inputs = answers.teacher.encode(texts)
-        of_teacher = seconds_of(lambda: answers.teacher.logits(inputs)) / len(texts)
-        per_label = 0.0 if live else learnt_codec(recipe, source, corpus, answers).bytes_per_label()
-    if live and recipe.training is not None:  # the baseline goes without it
-        train_seconds += of_teacher * trained_samples(recipe.training, count) * len(recipe.training.seeds)
-    train_seconds /= cpu_share(recipe.cluster.workers)
-    if live:
+    count, classes = corpus.num_samples, source.num_classes or 0
+    teacher = recipe.teacher if isinstance(recipe.teacher, TeacherTextClassifierConfig) else None
+    moment = _Moment(texts, classes, teacher)
+    _rehearse(recipe, moment, live)
+    train_seconds = _train_seconds(recipe, moment, count, live) / cpu_share(recipe.cluster.workers)
+    if live or teacher is None:
         return Estimate(count, 0, 0, 0.0, train_seconds)
-    label_seconds = of_teacher * count / cpu_share(recipe.cluster.replicas.max)
-    return Estimate(count, count, int(store_bytes(per_label, count, count)), label_seconds, train_seconds)
+    label_seconds = moment.forward(teacher) * count / cpu_share(recipe.cluster.replicas.max)
+    size = int(store_bytes(label_bytes(recipe, corpus, classes), count, count))
+    return Estimate(count, count, size, label_seconds, train_seconds)
 
 
-def _train_seconds(
-    recipe: Recipe,
-    network: nn.Module | None,
-    texts: Sequence[tuple[str, str | None]],
-    classes: int,
-    count: int,
-    live: bool,
-) -> float:
-    """Of all arms, as if one after the other. ConfigError for losses that do not suit student and teacher `network`."""
-    if recipe.training is None or not isinstance(recipe.student, TextClassifierConfig):
-        return 0.0
-    teacher = recipe.teacher if isinstance(recipe.teacher, TextClassifierConfig) else None
-    tokenizer = load_tokenizer(*tokenizer_path(recipe.student, teacher))
-    model = build_classified_text_student(recipe.student, tokenizer, classes)
-    batch = stacked(encode_texts(tokenizer, texts, recipe.student.max_length))
-    rehearse_losses(recipe, model, network, batch[:1], classes, live)
-    per_text = seconds_of(lambda: model(batch).logsumexp(1).sum().backward()) / len(texts)
-    return per_text * trained_samples(recipe.training, count) * arms_of(recipe.training)
+@dataclass(frozen=True)
+class _Moment:
+    """Seconds a text, of encoders for `classes`; a student may have its tokenizer of the `teacher`."""
+
+    texts: Sequence[tuple[str, str | None]]
+    classes: int
+    teacher: TeacherTextClassifierConfig | None
+
+    def network(self, config: TextClassifierConfig) -> tuple[nn.Module, Tensor]:
+        """The network, and what it reads of the texts, int64 [B, 3, L]."""
+        tokenizer = load_tokenizer(*tokenizer_path(config, self.teacher))
+        tokens = stacked(encode_texts(tokenizer, self.texts, config.max_length))
+        return build_classified_text_student(config, tokenizer, self.classes), tokens
+
+    def forward(self, config: TextClassifierConfig) -> float:
+        model, tokens = self.network(config)
+        return seconds_of(lambda: model(tokens)) / len(tokens)
+
+    def trained(self, config: TextClassifierConfig) -> float:
+        model, tokens = self.network(config)
+        return seconds_of(lambda: model(tokens).logsumexp(1).sum().backward()) / len(tokens)
+
+
+def _rehearse(recipe: Recipe, moment: _Moment, live: bool) -> None:
+    """ConfigError for losses that do not suit the networks."""
+    if not isinstance(recipe.student, TextClassifierConfig):
+        return
+    student, tokens = moment.network(recipe.student)
+    teacher = None if moment.teacher is None else moment.network(moment.teacher)[0]
+    rehearse_losses(recipe, student, teacher, tokens[:1], moment.classes, live)
+
+
+def _train_seconds(recipe: Recipe, moment: _Moment, count: int, live: bool) -> float:
+    """Of a teacher that is trained on the spot, and of all arms, as if one after the other."""
+    seconds, teacher, training = 0.0, moment.teacher, recipe.training
+    if teacher is not None and teacher.fit is not None:
+        seconds += moment.trained(teacher) * trained_samples(teacher.fit, count)
+    if training is None or not isinstance(recipe.student, TextClassifierConfig):
+        return seconds
+    texts = trained_samples(training, count)
+    seconds += moment.trained(recipe.student) * texts * arms_of(training)
+    if live and teacher is not None:  # the baseline goes without it
+        seconds += moment.forward(teacher) * texts * len(training.seeds)
+    return seconds

@@ -5,20 +5,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cluster.estimate.parts import arms_of, cpu_share, learnt_codec, seconds_of, sketch_of, trained_samples
+from cluster.estimate.parts import arms_of, cpu_share, label_bytes, seconds_of, sketch_of, trained_samples
 from cluster.estimate.run import Estimate
 from cluster.labelling.disk_room import store_bytes
-from cluster.labelling.replica.loading import load_answers
 from kdcore.config.models import ImageClassifierConfig, TeacherImageConfig
 from kdcore.config.recipe import Recipe
 from kdcore.data.document import ImageSample
 from kdcore.data.sources import open_source, readable
 from kdcore.data.viewed import view_spec, without_views
 from kdcore.errors import DataError
-from kdcore.labels.learn import fixed_codec
 from kdcore.labels.views import bytes_per_view
 from kdcore.models.image import build_image_model
-from kdcore.planning import Sketch
 from kdcore.training.rehearsal import rehearse_losses
 
 __all__ = ["estimate_images"]
@@ -42,7 +39,7 @@ def estimate_images(recipe: Recipe, live: bool) -> Estimate:
     label_seconds = 0.0
     if isinstance(recipe.teacher, TeacherImageConfig):
         label_seconds = moment.forward(recipe.teacher) * labels / cpu_share(recipe.cluster.replicas.max)
-    per_label = _label_bytes(recipe, corpus, classes) + (0 if spec is None else bytes_per_view(spec.policy))
+    per_label = label_bytes(recipe, corpus, classes) + (0 if spec is None else bytes_per_view(spec.policy))
     return Estimate(count, labels, int(store_bytes(per_label, count, labels)), label_seconds, train_seconds)
 
 
@@ -88,14 +85,3 @@ def _train_seconds(recipe: Recipe, moment: _Moment, count: int, live: bool) -> f
     if live and isinstance(teacher, TeacherImageConfig):  # the baseline goes without it
         seconds += moment.forward(teacher) * images * len(training.seeds)
     return seconds
-
-
-def _label_bytes(recipe: Recipe, corpus: Sketch, classes: int) -> float:
-    """Of one label; a teacher that is still to be trained says nothing of a codec that is learnt: as if dense."""
-    codec, teacher = fixed_codec(recipe.codec, classes), recipe.teacher
-    if codec is not None:
-        return codec.bytes_per_label()
-    if isinstance(teacher, TeacherImageConfig) and teacher.fit is not None:
-        return 2.0 * classes
-    source = open_source(recipe.data)
-    return learnt_codec(recipe, source, corpus, load_answers(recipe, source)).bytes_per_label()

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from cluster.labelling.replica.endpoint_answers import EndpointAnswers
-from cluster.labelling.replica.loading import Answers
+from cluster.labelling.replica.loading import Answers, load_answers
 from cluster.labelling.replica.replica import probe_batches
 from kdcore.config.recipe import Recipe
 from kdcore.config.training import TrainingConfig
-from kdcore.data.sources import Source
+from kdcore.data.sources import Source, open_source
 from kdcore.labels import Codec
-from kdcore.labels.learn import learn_codec
+from kdcore.labels.learn import fixed_codec, learn_codec
 from kdcore.planning import Corpus, Sketch, sketch
 
-__all__ = ["arms_of", "cpu_share", "learnt_codec", "seconds_of", "sketch_of", "trained_samples"]
+__all__ = ["arms_of", "cpu_share", "label_bytes", "learnt_codec", "seconds_of", "sketch_of", "trained_samples"]
 
 _LABELS_PROBED = 2048
 _BLOCK_BYTES = 64 << 20
@@ -49,6 +49,17 @@ def learnt_codec(recipe: Recipe, source: Source, corpus: Sketch, answers: Answer
     settings = recipe.labels.model_copy(update={"probe_labels": min(recipe.labels.probe_labels, _LABELS_PROBED)})
     batches = probe_batches(corpus.some, source, answers, recipe.model_copy(update={"labels": settings}))
     return learn_codec(recipe.codec, answers.teacher.num_classes, batches, answers.layers(source, corpus.some)).codec
+
+
+def label_bytes(recipe: Recipe, corpus: Sketch, classes: int) -> float:
+    """Of a classifier's label; one that is still to be trained says nothing of a codec that is learnt: as if dense."""
+    codec = fixed_codec(recipe.codec, classes)
+    if codec is not None:
+        return codec.bytes_per_label()
+    if recipe.fit is not None:
+        return 2.0 * classes
+    source = open_source(recipe.data)
+    return learnt_codec(recipe, source, corpus, load_answers(recipe, source)).bytes_per_label()
 
 
 def trained_samples(training: TrainingConfig, samples: float) -> float:

@@ -97,7 +97,7 @@ def test_training_without_labels_names_the_command(
 
 
 def test_training_beside_a_teacher_that_is_not_trained_yet_says_so_first(tmp_path: Path, repo: Path) -> None:
-    output, _ = kd(repo, "train", "configs/losses-image.yaml", f"runs={tmp_path}")
+    ((output, _),) = kd(repo, ("train", "configs/losses-image.yaml", f"runs={tmp_path}"))
     assert "TeacherError" in output
     assert "run `kd distill`, which trains it first" in " ".join(output.split())
     assert not list(tmp_path.iterdir())

@@ -64,7 +64,7 @@ class Case:
 def kernels(request, monkeypatch) -> str:
     """Passes over chunks of logits, and tiles."""
     if INTERPRETED:  # a GPU does not round logits to bfloat16 before they are widened
-        monkeypatch.setattr("kdcore.losses.sparse.loss._wide_product", lambda a, b, wide: a.to(wide) @ b.to(wide))
+        monkeypatch.setattr("kdcore.losses.sparse.loss.wide_product", lambda a, b, wide: a.to(wide) @ b.to(wide))
     return request.param
 
 

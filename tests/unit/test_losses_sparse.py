@@ -393,7 +393,7 @@ def test_a_chunk_in_bfloat16_has_logits_in_one_type_alone_and_the_gradients_of_o
     narrow = [leaf.detach().bfloat16().requires_grad_() for leaf in wide]
     whole = distillation_loss_from_hidden(*wide[:2], labels, targets, hard_weight=0.5, head_bias=wide[2])[0]
     expected = torch.autograd.grad(whole, wide)
-    monkeypatch.setattr("kdcore.losses.sparse.loss._ROWS", 300)
+    monkeypatch.setattr("kdcore.losses.sparse.products._ROWS", 300)
     with Watch(torch.bfloat16) as watch:
         loss = distillation_loss_from_hidden(*narrow[:2], labels, targets, hard_weight=0.5, head_bias=narrow[2])[0]
         found = torch.autograd.grad(loss, narrow)

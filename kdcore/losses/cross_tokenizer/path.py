@@ -17,7 +17,7 @@ from kdcore.config.loss import ChunkTokens
 from kdcore.losses.sparse.call import compute_dtype
 from kdcore.losses.sparse.head import LogitRules
 from kdcore.losses.sparse.implementation import chunk_size
-from kdcore.losses.sparse.loss import _Gradients, _wide, _wide_product
+from kdcore.losses.sparse.products import Gradients, wide_product, wide_type
 
 __all__ = ["Path", "path_log_probs"]
 
@@ -67,7 +67,7 @@ def path_log_probs(
 
 
 def _logits(call: _Call, inputs: Tensor, matrix: Tensor, bias: Tensor | None, wide: torch.dtype) -> Tensor:
-    outputs = _wide_product(inputs, matrix.T, wide)
+    outputs = wide_product(inputs, matrix.T, wide)
     return call.rules.apply(outputs if bias is None else outputs.add_(bias))
 
 
@@ -79,7 +79,7 @@ class _PathLogProbs(torch.autograd.Function):
         dtype = compute_dtype(hidden)
         ctx.call, ctx.dtype, ctx.needs = call, dtype, ctx.needs_input_grad[:3]
         ctx.save_for_backward(hidden, head, bias)
-        wide = _wide(dtype)
+        wide = wide_type(dtype)
         found = torch.empty(3, len(hidden), dtype=wide, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
             inputs, matrix = hidden.to(dtype), head[: call.num_outputs].to(dtype)
@@ -100,8 +100,8 @@ class _PathLogProbs(torch.autograd.Function):
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor | None, ...]:
         (hidden, head, bias), call = ctx.saved_tensors, ctx.call
-        wide = _wide(ctx.dtype)
-        grads = _Gradients.zeros(hidden, head, bias, ctx.needs, wide)
+        wide = wide_type(ctx.dtype)
+        grads = Gradients.zeros(hidden, head, bias, ctx.needs, wide)
         own, boundary = (grad.to(wide) for grad in grad_outputs[:2])
         with torch.autocast(hidden.device.type, enabled=False):
             inputs, matrix = hidden.to(ctx.dtype), head[: call.num_outputs].to(ctx.dtype)

@@ -24,15 +24,11 @@ from kdcore.losses.sparse.call import Call, compute_dtype, grad_dtype
 from kdcore.losses.sparse.chunk import chunk_loss
 from kdcore.losses.sparse.head import LogitRules
 from kdcore.losses.sparse.implementation import chunk_size, implementation_of
+from kdcore.losses.sparse.products import Gradients, scaled_to, wide_product, wide_type
 from kdcore.losses.sparse.shards import WHOLE, Shard
 from kdcore.losses.sparse.support import Support, check_fit, chunks
 
 __all__ = ["distillation_loss_from_hidden"]
-
-_ROWS = 8_192
-"""Of the head that are worked on at a time, where a tensor of a gradient's or a chunk's size in a second type would be
-most of the memory."""
-_HALVES = (torch.bfloat16, torch.float16)
 
 
 def distillation_loss_from_hidden(
@@ -93,81 +89,17 @@ def distillation_loss_from_hidden(
     return summed(_Chunked(call), hidden_states, head_weight, head_bias)
 
 
-@dataclass
-class _Gradients:
-    """d_hidden [N, D] in the type of `hidden`; d_head and d_bias wide, since they are summed over chunks."""
-
-    hidden: Tensor | None
-    head: Tensor | None
-    bias: Tensor | None
-
-    @classmethod
-    def zeros(
-        cls, hidden: Tensor, head: Tensor, bias: Tensor | None, needs: tuple[bool, ...], wide: torch.dtype
-    ) -> "_Gradients":
-        return cls(
-            torch.zeros_like(hidden) if needs[0] else None,
-            torch.zeros_like(head, dtype=wide) if needs[1] else None,
-            torch.zeros_like(bias, dtype=wide) if bias is not None and needs[2] else None,
-        )
-
-    def add(self, part: slice, d_outputs: Tensor, inputs: Tensor, matrix: Tensor) -> None:
-        """The share of one chunk, whose head has `matrix`: d_outputs [n, rows of matrix] are of the head's outputs."""
-        rows, wide = len(matrix), _wide(inputs.dtype)
-        d_hidden = torch.zeros_like(inputs, dtype=wide)
-        # At once, where no copy in the type of products is to be made.
-        step = rows if d_outputs.dtype == inputs.dtype else _ROWS
-        for first in range(0, rows, step):
-            block = slice(first, min(first + step, rows))
-            narrow = d_outputs[:, block].to(inputs.dtype)
-            if self.hidden is not None:
-                _add_product(d_hidden, narrow, matrix[block])
-            if self.head is not None:
-                _add_product(self.head[block], narrow.T, inputs)
-        if self.hidden is not None:
-            self.hidden[part] = d_hidden
-        if self.bias is not None:
-            self.bias[:rows] += d_outputs.sum(0, dtype=wide)
-
-
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Adds left @ right."""
-    if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    elif _widens(left):
-        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
-    else:
-        total += left @ right
-
-
-def _widens(factor: Tensor) -> bool:
-    """Whether the device gives a product in float32 without rounding to the inputs' type first."""
-    return factor.is_cuda and torch.version.hip is None and factor.dtype in _HALVES
-
-
-def _wide_product(left: Tensor, right: Tensor, wide: torch.dtype) -> Tensor:
-    """left @ right in the wide type."""
-    if left.dtype == wide:
-        return left @ right
-    if _widens(left):
-        return torch.mm(left, right, out_dtype=wide)
-    product = torch.empty(len(left), right.shape[1], dtype=wide, device=left.device)
-    for columns, part in zip(product.split(_ROWS, 1), right.split(_ROWS, 1), strict=True):
-        columns.copy_(left @ part)
-    return product
-
-
 def _run(
     call: Call,
     hidden: Tensor,
     head: Tensor,
     bias: Tensor | None,
     dtype: torch.dtype,
-    grads: _Gradients | None,
+    grads: Gradients | None,
     scale: Tensor | None = None,
 ) -> Tensor:
     """Sums [loss, *METRICS]; adds the gradients, of `scale` x loss, to `grads`."""
-    wide = _wide(dtype)
+    wide = wide_type(dtype)
     sums = torch.zeros(1 + len(METRICS), dtype=wide, device=hidden.device)
     weights = call.weights
     if scale is not None:
@@ -181,7 +113,7 @@ def _run(
             call.labels, call.targets, call.objective.tail, call.num_outputs, call.chunk_tokens
         ):
             weight = None if weights is None else weights[part].to(wide)
-            outputs = _wide_product(inputs[part], matrix.T, wide)
+            outputs = wide_product(inputs[part], matrix.T, wide)
             chunk_sums, d_outputs = _of_outputs(
                 outputs, offset, compared, call, part, weight, None if grads is None else dtype
             )
@@ -219,20 +151,6 @@ def _of_outputs(
     return sums, d_logits
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """gradient x factor in `dtype`, without a wider tensor of its size on the way."""
-    scaled = torch.empty_like(gradient, dtype=dtype)
-    if gradient.is_cuda:  # which rounds as it writes
-        return torch.mul(gradient, factor, out=scaled)
-    for rows, part in zip(scaled.split(_ROWS), gradient.split(_ROWS), strict=True):
-        rows.copy_(part * factor)
-    return scaled
-
-
 @dataclass(frozen=True)
 class _Chunked(LossByHand):
     call: Call
@@ -244,7 +162,7 @@ class _Chunked(LossByHand):
         ctx.dtype, ctx.needs = dtype, ctx.needs_input_grad[:3]
         grads = None
         if any(ctx.needs) and not self.call.recompute:
-            grads = _Gradients.zeros(hidden, head, bias, ctx.needs, _wide(dtype))
+            grads = Gradients.zeros(hidden, head, bias, ctx.needs, wide_type(dtype))
         sums = _run(self.call, hidden, head, bias, dtype, grads)
         if grads is None:
             ctx.save_for_backward(hidden, head, bias)
@@ -257,10 +175,10 @@ class _Chunked(LossByHand):
         """See LossByHand."""
         if not self.call.recompute:
             return tuple(
-                None if grad is None else _scaled(grad, d_loss, dtype)
+                None if grad is None else scaled_to(grad, d_loss, dtype)
                 for grad, dtype in zip(ctx.saved_tensors, ctx.grad_dtypes, strict=True)
             )
         hidden, head, bias = ctx.saved_tensors
-        grads = _Gradients.zeros(hidden, head, bias, ctx.needs, _wide(ctx.dtype))
+        grads = Gradients.zeros(hidden, head, bias, ctx.needs, wide_type(ctx.dtype))
         _run(self.call, hidden, head, bias, ctx.dtype, grads, d_loss)
         return grads.hidden, grads.head, grads.bias

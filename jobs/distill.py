@@ -32,9 +32,11 @@ def distill(
     mixes = checked.labels.mix is not None
     require(checked, *(() if mixes else ("teacher",)), "student", "training")
     if dry_run:
-        from jobs.dryrun import show, show_mix
+        from jobs.dryrun import show, show_mix, show_synthesis
 
-        if mixes:
+        if checked.synthesis is not None:
+            show_synthesis(checked)
+        elif mixes:
             show_mix(checked)
         else:
             show(checked, live_teacher(checked))
@@ -50,10 +52,12 @@ def distill(
 
 def _run(recipe: "Recipe", live: str | None) -> None:
     from jobs import stages
+    from jobs.generations import make_samples
 
     with stages.cluster(recipe):
         stages.fit_teacher(recipe)
-        if recipe.labels.mix is not None:
+        recipe = make_samples(recipe)
+        if recipe.labels.mix is not None or recipe.labels_come_with_samples:
             stages.check_labels(recipe)
         elif live is None:
             stages.label(recipe)

@@ -46,6 +46,19 @@ def show_mix(recipe: Recipe) -> None:
     say("nothing was written")
 
 
+def show_synthesis(recipe: Recipe) -> None:
+    """Print the resolved recipe and what its teacher is to make; what that costs nobody knows before it began."""
+    from kdcore.synthesis.units import cut_units
+
+    settings = recipe.synthesis
+    assert settings is not None
+    say(dump_recipe(recipe))
+    say(f"samples        {settings.samples:,} in each of {settings.generations} generation(s)")
+    say(f"units          {len(cut_units(settings)):,} of {settings.unit_samples:,}, each made anew where a worker dies")
+    say(f"workers        {recipe.cluster.replicas.max} replica(s) of the teacher")
+    say("nothing was written")
+
+
 def _losses(recipe: Recipe, live: str | None) -> list[str]:
     """The terms of `training.losses`, and where they hear of the teacher."""
     terms = recipe.training.losses if recipe.training is not None else ()

@@ -9,6 +9,7 @@ from jobs.precompute import precompute
 from jobs.remote import logs, status, stop
 from jobs.store import app as store_app
 from jobs.submit import submit
+from jobs.synthesize import synthesize
 from jobs.train import train
 
 __all__ = ["app", "main"]
@@ -20,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-for job in (doctor, precompute, train, evaluate, distill, submit, status, stop, logs):
+for job in (doctor, synthesize, precompute, train, evaluate, distill, submit, status, stop, logs):
     app.command()(job)
 app.add_typer(store_app, name="store")
 

@@ -21,6 +21,7 @@ def precompute(
 ) -> None:
     """Label the data with the teacher; a finished store is left as it is, a killed run continues."""
     from jobs import stages
+    from jobs.generations import make_samples
     from kdcore.config.load import load_recipe, require
     from kdcore.runs import begin_run
 
@@ -37,7 +38,8 @@ def precompute(
     begin_run(checked)
     with stages.cluster(checked):
         stages.fit_teacher(checked)
-        path = stages.label(checked)
+        learns = make_samples(checked)
+        path = checked.store_path if checked.labels_come_with_samples else stages.label(learns)
     again = " ".join(shlex.quote(part) for part in [recipe, *settings])
     say(f"labels: {path}\nnext: kd store info {path}\n      kd train {again}")
 

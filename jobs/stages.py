@@ -69,6 +69,9 @@ def check_labels(recipe: Recipe) -> None:
     if recipe.labels.mix is not None:
         _check_mix(recipe)
         return
+    if recipe.labels_come_with_samples:
+        _check_made(recipe)
+        return
     noted = recipe.run_dir / _CHECKED
     if noted.exists() and json.loads(noted.read_text()) == _manifest_digest(recipe):
         return
@@ -77,6 +80,22 @@ def check_labels(recipe: Recipe) -> None:
     say(f"checking whose labels '{recipe.store_path}' holds")
     check_store(recipe)
     _note_checked(recipe)
+
+
+def _check_made(recipe: Recipe) -> None:
+    """RunMismatch unless the labels came with the samples that the recipe asks for."""
+    from kdcore.data.synthesised.gathering import read_generation
+    from kdcore.data.synthesised.places import samples_folder
+    from kdcore.errors import RunMismatch
+    from kdcore.synthesis.units import asked_of
+
+    assert recipe.synthesis is not None
+    found, wanted = read_generation(samples_folder(recipe), 0), asked_of(recipe.synthesis)
+    if found is None or found.asked != wanted:
+        raise RunMismatch(
+            f"students learn from the samples that `synthesis` asks for ({wanted}), in '{samples_folder(recipe)}' are "
+            f"{'none' if found is None else found.asked}: run `kd synthesize` first"
+        )
 
 
 def _check_mix(recipe: Recipe) -> None:

@@ -12,6 +12,7 @@ __all__ = ["train"]
 def train(recipe: RecipeFile, overrides: Overrides = None) -> None:
     """Train the students: on Ray workers, or in place under torchrun or deepspeed. Finished arms are skipped."""
     from jobs import stages
+    from jobs.generations import learning_recipe
     from kdcore.config.load import load_recipe, require
     from kdcore.errors import IncompleteStore
     from kdcore.runs import begin_run
@@ -19,6 +20,7 @@ def train(recipe: RecipeFile, overrides: Overrides = None) -> None:
     checked = load_recipe(recipe, overrides or ())
     again = " ".join(shlex.quote(part) for part in [recipe, *(overrides or ())])
     require(checked, "student", "training")
+    begun, checked = checked, learning_recipe(checked)
     # After the recipe was checked: a typo is answered before torch is imported.
     from kdcore.store.manifest import is_finished
     from kdcore.training.arms import with_fitted_teacher
@@ -35,7 +37,7 @@ def train(recipe: RecipeFile, overrides: Overrides = None) -> None:
     if "WORLD_SIZE" in os.environ:
         stages.train_in_place(checked)
         return
-    begin_run(checked)
+    begin_run(begun)
     if stored:
         stages.check_labels(checked)
     with stages.cluster(checked):

@@ -10,7 +10,7 @@ from cluster.labelling.policy import moves
 from cluster.labelling.policy.decide import decide
 from cluster.labelling.policy.state import Rules, State
 from kdcore.errors import ClusterError, ResourceError
-from kdcore.planning.plan import WorkUnit
+from kdcore.planning.plan import Unit
 from kdcore.store.layout import DATA
 from kdcore.store.writer import Receipt
 
@@ -31,7 +31,7 @@ class Outcome:
 class Labeller(Protocol):
     """What a pool needs of a replica."""
 
-    def label(self, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> Receipt:
+    def label(self, unit: Any, attempt: str, batch_divisor: int = 1) -> Receipt:
         """Label a unit, in batches of 1 / batch_divisor of their size, and write its shard; or find its receipt."""
         ...
 
@@ -55,7 +55,7 @@ class Pool(Protocol):
         """End a replica, unheard, and give its room back."""
         ...
 
-    def submit(self, replica: int, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> None:
+    def submit(self, replica: int, unit: Unit, attempt: str, batch_divisor: int = 1) -> None:
         """Give a unit to an idle replica; UnitDone with a receipt, UnitError or ReplicaDied follows."""
         ...
 
@@ -69,7 +69,7 @@ class Pool(Protocol):
 
 
 def run_units(
-    units: Sequence[WorkUnit],
+    units: Sequence[Unit],
     pool: Pool,
     rules: Rules,
     publish: Callable[[Receipt], object],
@@ -173,7 +173,7 @@ def _record_decision(decision: moves.Decision, record: Callable[[Mapping[str, An
     record({"event": type(decision).__name__, **told})
 
 
-def _perform(decisions: list[moves.Decision], pool: Pool, units: Mapping[str, WorkUnit], job: str) -> bool:
+def _perform(decisions: list[moves.Decision], pool: Pool, units: Mapping[str, Unit], job: str) -> bool:
     """Whether the run is finished."""
     for decision in decisions:
         match decision:

@@ -19,12 +19,13 @@ from cluster.labelling.policy.moves import (
     UnitError,
 )
 from cluster.labelling.ranks import Ranks
+from cluster.labelling.replica.actor import LABELLING
 from cluster.nodes import draining_nodes
 from cluster.placement import Bundle, close_group, open_group, replica_bundles
 from cluster.preflight import reserve, shortage
 from kdcore.config import Recipe
 from kdcore.errors import ResourceError
-from kdcore.planning.plan import WorkUnit
+from kdcore.planning.plan import Unit
 
 __all__ = ["RayPool", "ray_pool"]
 
@@ -32,15 +33,20 @@ _NODES_SECONDS = 1.0
 
 
 @contextmanager
-def ray_pool(recipe: Recipe, replicas: int) -> Iterator["RayPool"]:
-    """Actors on the recipe's cluster; ResourceError when it has no room for the first `replicas` of them."""
+def ray_pool(
+    recipe: Recipe, replicas: int, store_path: str | None = None, kind: str = LABELLING
+) -> Iterator["RayPool"]:
+    """Actors on the recipe's cluster; ResourceError when it has no room for the first `replicas` of them.
+
+    They write into the recipe's store unless `store_path` is another; `kind` is the class of a replica, MODULE:CLASS.
+    """
     config = recipe.cluster
     bundles = replica_bundles(config, recipe.ranks)
     setting = "cluster.replicas" if recipe.ranks == 1 else "cluster.replicas (times teacher.tensor_parallel)"
     with cluster_session(config):
         wanted = [bundles] * replicas if bundles else []
         groups = reserve(wanted, config.resource_deadline_seconds, setting, together=True)
-        pool = RayPool(recipe, str(recipe.store_path), bundles, groups)
+        pool = RayPool(recipe, store_path or str(recipe.store_path), bundles, groups, kind)
         try:
             yield pool
         finally:
@@ -73,10 +79,15 @@ class RayPool:
     """
 
     def __init__(
-        self, recipe: Recipe, store_path: str, bundles: Sequence[Bundle] = (), groups: Sequence[Any] = ()
+        self,
+        recipe: Recipe,
+        store_path: str,
+        bundles: Sequence[Bundle] = (),
+        groups: Sequence[Any] = (),
+        kind: str = LABELLING,
     ) -> None:
         self._ray = import_ray()
-        self._recipe, self._store_path, self._bundles = recipe, store_path, list(bundles)
+        self._recipe, self._store_path, self._bundles, self._kind = recipe, store_path, list(bundles), kind
         self._groups: dict[int, Any] = dict(enumerate(groups))
         self._copies: dict[int, _Copy] = {}
         self._answers: queue.SimpleQueue[tuple[_Call, int, Any]] = queue.SimpleQueue()
@@ -88,7 +99,7 @@ class RayPool:
         self._kill(replica)
         if self._bundles and replica not in self._groups:
             self._groups[replica] = open_group(self._bundles, together=True)
-        ranks = Ranks(self._recipe, self._store_path, self._groups.get(replica))
+        ranks = Ranks(self._recipe, self._store_path, self._groups.get(replica), self._kind)
         copy = self._copies[replica] = _Copy(replica, ranks)
         self._expect(copy, "place", ranks.place())
         self._expect(copy, "notice", ranks.notice())
@@ -99,7 +110,7 @@ class RayPool:
         copy = self._copies[replica]
         self._expect(copy, "settle", copy.ranks.settle())
 
-    def submit(self, replica: int, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> None:
+    def submit(self, replica: int, unit: Unit, attempt: str, batch_divisor: int = 1) -> None:
         """Only names travel: the actor reads its documents and writes its shard itself."""
         copy = self._copies[replica]
         self._expect(copy, "label", copy.ranks.label(unit, attempt, batch_divisor))

@@ -3,9 +3,9 @@
 from typing import Any
 
 from cluster.connect import import_ray
-from cluster.labelling.replica.actor import NOTICE_GROUP, FollowerActor, TeacherActor
+from cluster.labelling.replica.actor import LABELLING, NOTICE_GROUP, FollowerActor, TeacherActor
 from kdcore.config import Recipe
-from kdcore.planning.plan import WorkUnit
+from kdcore.planning.plan import Unit
 
 __all__ = ["Ranks"]
 
@@ -13,12 +13,12 @@ __all__ = ["Ranks"]
 class Ranks:
     """One replica, alive from here until `kill`; each call gives the references of all ranks' answers, by rank."""
 
-    def __init__(self, recipe: Recipe, store_path: str, group: Any = None) -> None:
+    def __init__(self, recipe: Recipe, store_path: str, group: Any = None, kind: str = LABELLING) -> None:
         """In the placement group `group`, which has a bundle for each rank; wherever there is room without one."""
         self._ray = import_ray()
         self._config, self._group = recipe.cluster, group
         recipe_json = recipe.model_dump_json()
-        self._actors = [self._actor(TeacherActor, 0, recipe_json, store_path)]
+        self._actors = [self._actor(TeacherActor, 0, recipe_json, store_path, kind)]
         self._actors += [self._actor(FollowerActor, rank, recipe_json, rank) for rank in range(1, recipe.ranks)]
 
     def place(self) -> list[Any]:
@@ -41,7 +41,7 @@ class Ranks:
         first, *others = self._actors
         return [first.settle.remote(), *(other.follow.remote() for other in others)]
 
-    def label(self, unit: WorkUnit, attempt: str, batch_divisor: int) -> list[Any]:
+    def label(self, unit: Unit, attempt: str, batch_divisor: int) -> list[Any]:
         """Rank 0 answers with a receipt, or an error after which the replica is fit; else an error is raised."""
         first, *others = self._actors
         return [first.label.remote(unit, attempt, batch_divisor), *(other.follow.remote() for other in others)]

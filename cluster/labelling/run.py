@@ -36,7 +36,7 @@ from kdcore.store import (
 )
 from kdcore.training.arms import with_fitted_teacher
 
-__all__ = ["PoolMaker", "check_store", "label_store"]
+__all__ = ["PoolMaker", "check_store", "label_store", "labelling_rules"]
 
 
 class PoolMaker(Protocol):
@@ -63,6 +63,20 @@ def label_store(recipe: Recipe, on_note: Callable[[str], None] = print, make_poo
     return job.path
 
 
+def labelling_rules(recipe: Recipe, units: int) -> Rules:
+    """What the policy keeps to, with so many units."""
+    labels, cluster = recipe.labels, recipe.cluster
+    return Rules(
+        max_attempts=labels.max_attempts,
+        retry_seconds=labels.retry_seconds,
+        lowest=cluster.replicas.min,
+        highest=cluster.replicas.max,
+        load_seconds=cluster.load_seconds,
+        stuck_seconds=labels.stuck_seconds,
+        starved_seconds=cluster.starved_seconds,
+    ).at_most(units)
+
+
 def check_store(recipe: Recipe) -> None:
     """IdentityMismatch unless the recipe's finished store is what labelling it now would give.
 
@@ -87,18 +101,6 @@ class _Job:
     def patience(self) -> Patience:
         return Patience.of(self.recipe.labels, self.on_note)
 
-    def rules(self, units: int) -> Rules:
-        labels, cluster = self.recipe.labels, self.recipe.cluster
-        return Rules(
-            max_attempts=labels.max_attempts,
-            retry_seconds=labels.retry_seconds,
-            lowest=cluster.replicas.min,
-            highest=cluster.replicas.max,
-            load_seconds=cluster.load_seconds,
-            stuck_seconds=labels.stuck_seconds,
-            starved_seconds=cluster.starved_seconds,
-        ).at_most(units)
-
     def is_finished(self) -> bool:
         """Whether there is a manifest; IdentityMismatch when it is another's.
 
@@ -116,7 +118,7 @@ class _Job:
             compare(Replica(self.recipe.model_dump_json(), str(self.path), given.probe).identity())
         else:
             with self.make_pool(self.recipe, 1) as pool:
-                run_units((), pool, self.rules(0), lambda receipt: None, compare)
+                run_units((), pool, labelling_rules(self.recipe, 0), lambda receipt: None, compare)
         return True
 
 
@@ -159,7 +161,7 @@ def _run(job: _Job, plan: Plan) -> None:
 
 def _label(job: _Job, work: _Work, progress: ProgressReport) -> Begun:
     """Every unit has a receipt in the journal then."""
-    rules = job.rules(len(work.todo))
+    rules = labelling_rules(job.recipe, len(work.todo))
     tally = Tally(len(work.units), len(work.units) - len(work.todo), _counted(job.recipe))
     log = events_file(job.recipe.run_dir)
     watch = Watch(job.recipe.name, log, work.sizes, tally, progress, job.on_note)

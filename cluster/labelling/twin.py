@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from cluster.labelling.controller import Labeller, Outcome
 from cluster.labelling.policy.moves import ReplicaDied, ReplicaLoaded, ReplicaReady, UnitDone, UnitError
 from kdcore.errors import ResourceError
-from kdcore.planning.plan import WorkUnit
+from kdcore.planning.plan import Unit
 
 __all__ = ["InProcessPool"]
 
@@ -18,7 +18,7 @@ class InProcessPool:
     def __init__(self, make: Callable[[], Labeller], deaths: Collection[tuple[str, int]] = ()) -> None:
         self._make, self._deaths = make, set(deaths)
         self._replicas: dict[int, Labeller] = {}
-        self._work: deque[tuple[int, WorkUnit | str, str, int]] = deque()
+        self._work: deque[tuple[int, Unit | str, str, int]] = deque()
         self._tries: dict[str, int] = {}
         self.died: list[str] = []
 
@@ -39,7 +39,7 @@ class InProcessPool:
         """There is always room here, unless a test says otherwise."""
         return ResourceError(f"no room for {seconds:g} s")
 
-    def submit(self, replica: int, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> None:
+    def submit(self, replica: int, unit: Unit, attempt: str, batch_divisor: int = 1) -> None:
         """Label it at one of the next `wait`s."""
         self._work.append((replica, unit, attempt, batch_divisor))
 

@@ -1,6 +1,6 @@
 """Where samples come from, and which of them are held out for evaluation."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
@@ -249,12 +249,53 @@ class HfDatasetData(RowData, ImageData):
         return self
 
 
+RealImages = DigitsData | ImageParquetData | ImageFolderData | HfDatasetData
+"""Images that were there before any was made."""
+
+
+class SynthesisedImagesData(_Source, _Viewed, _Classified):
+    """Images that a teacher made (`kd synthesize`), to learn from; real ones to be measured on."""
+
+    type: Literal["synthesised_images"] = "synthesised_images"
+    path: Annotated[_Paths, IsPath()] = Field(description="the files of samples, or patterns of them")
+    real: Annotated[RealImages, Field(discriminator="type")] = Field(
+        description="real images: of their held-out part all figures are, and made ones are read as they are"
+    )
+    on_conflict: OnConflict = Field(default="first", description="as of real images")
+
+    @model_validator(mode="after")
+    def _images(self) -> "SynthesisedImagesData":
+        if isinstance(self.real, HfDatasetData) and self.real.kind != "image":
+            raise ValueError("real.kind must be image: these samples are images")
+        if self.real.views is not None:
+            raise ValueError("views of made images are set beside `real`, not in it")
+        return self
+
+    def as_files(self) -> ImageParquetData:
+        """The made images as what they are: Parquet files, read like the real ones."""
+        real = self.real
+        if isinstance(real, DigitsData):
+            how: dict[str, Any] = {"size": 8, "channels": 1, "mean": (0.5,), "std": (0.5,)}
+        else:
+            how = {"size": real.size, "channels": real.channels, "mean": real.mean, "std": real.std}
+        return ImageParquetData(
+            path=self.path,
+            views=self.views,
+            heldout_fraction=0,
+            max_samples=self.max_samples,
+            on_unreadable=self.on_unreadable,
+            on_conflict=self.on_conflict,
+            **how,
+        )
+
+
 DataConfig = Annotated[
     TextData
     | PythonStdlibData
     | DigitsData
     | ImageParquetData
     | ImageFolderData
+    | SynthesisedImagesData
     | ClassifiedTextData
     | StdlibPassagesData
     | HfDatasetData,

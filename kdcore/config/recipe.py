@@ -11,6 +11,7 @@ from kdcore.config.data import DataConfig, kind_of
 from kdcore.config.labels import CodecConfig, DenseConfig, LabelsConfig, ThresholdConfig, TopKConfig
 from kdcore.config.models import FittedTeacher, ModelConfig, TeacherConfig, TeacherEndpointConfig, TeacherLMConfig
 from kdcore.config.paths import path_settings
+from kdcore.config.synthesis import SynthesisConfig
 from kdcore.config.training import TrainingConfig
 from kdcore.config.urls import check_url, is_url
 
@@ -39,6 +40,9 @@ class Recipe(Settings):
     runs: Annotated[str, IsPath(made=True)] = Field(default="runs", description="folder of run directories")
     data: DataConfig = Field(description="the samples, and which of them are held out")
     teacher: TeacherConfig | None = Field(default=None, description="the model that labels; none: hard labels alone")
+    synthesis: SynthesisConfig | None = Field(
+        default=None, description="samples that the teacher makes, learnt from in place of the training part of `data`"
+    )
     labels: LabelsConfig = Field(default=LabelsConfig(), description="what is stored of the teacher, and where")
     student: ModelConfig | None = Field(default=None, description="the model that learns")
     training: TrainingConfig | None = Field(default=None, description="how the student learns")
@@ -71,7 +75,20 @@ class Recipe(Settings):
             raise ValueError("labels.mix learns from the teachers of finished stores: leave `teacher` out")
         if self.training is not None and self.teacher is not None:
             self._trainable(self.training)
+        if self.synthesis is not None:
+            self._made(self.synthesis)
         return self
+
+    def _made(self, synthesis: SynthesisConfig) -> None:
+        if self.teacher is None or isinstance(self.teacher, TeacherEndpointConfig):
+            raise ValueError("synthesis needs a teacher with its weights at hand: add `teacher`")
+        if synthesis.generations > 1 and (self.student is None or self.training is None):
+            raise ValueError("between generations of synthesis a student is trained: add `student` and `training`")
+        if synthesis.kind != kind_of(self.data):
+            raise ValueError(
+                f"synthesis makes samples of kind '{synthesis.kind}', but data.type '{self.data.type}' is of kind "
+                f"'{kind_of(self.data)}'"
+            )
 
     def _check_urls(self) -> None:
         """No message repeats a URL: what is wrong with it may be a secret."""
@@ -136,6 +153,11 @@ class Recipe(Settings):
     def has_labels(self) -> bool:
         """Whether students learn from soft labels: of `teacher`, or of the stores of a mix."""
         return self.teacher is not None or self.labels.mix is not None
+
+    @property
+    def labels_come_with_samples(self) -> bool:
+        """Whether what makes the samples labels them too, so that nobody else does: a language model."""
+        return self.synthesis is not None and self.synthesis.kind == "text"
 
     @property
     def fit(self) -> TrainingConfig | None:

@@ -13,6 +13,7 @@ from kdcore.config.data import (
     Kind,
     PythonStdlibData,
     StdlibPassagesData,
+    SynthesisedImagesData,
     TextData,
 )
 from kdcore.data.document import Extent, Refs, Sample, SampleRef, Split
@@ -96,6 +97,10 @@ def open_source(config: DataConfig) -> Source:
         from kdcore.data.source_digits import DigitsSource
 
         return DigitsSource(config)
+    if isinstance(config, SynthesisedImagesData):
+        from kdcore.data.synthesised.source import SynthesisedSource
+
+        return SynthesisedSource(open_source(config.as_files()), open_source(config.real))
     if isinstance(config, ImageFolderData):  # before its base class, ImageParquetData
         from kdcore.data.source_folder import ImageFolderSource
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from kdcore.config.data import DataConfig, DigitsData, ImageData
+from kdcore.config.data import DataConfig, DigitsData, ImageData, SynthesisedImagesData
 from kdcore.data.views import Views, apply_views
 from kdcore.labels.views.spec import ViewSpec
 
@@ -18,6 +18,8 @@ def view_spec(data: DataConfig) -> ViewSpec | None:
     """What the views of `data.views` are; None without them."""
     if isinstance(data, DigitsData):
         return None if data.views is None else ViewSpec(data.views, *_DIGITS)
+    if isinstance(data, SynthesisedImagesData):
+        return view_spec(data.as_files())
     if not isinstance(data, ImageData) or data.views is None:
         return None
     return ViewSpec(data.views, data.size, data.mean, data.std)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from kdcore.data.document import SampleRef
 
@@ -26,6 +27,25 @@ class PlanRows:
     file: PlanFile
     start: int
     stop: int
+
+
+class Unit(Protocol):
+    """What is handed to a replica in one go, to whom it means more; `num_bytes` is its share of the work."""
+
+    @property
+    def id(self) -> str:
+        """Its name, of its shard too."""
+        ...
+
+    @property
+    def num_bytes(self) -> int:
+        """Of input; or whatever measures the units of one job."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Of what is asked for."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

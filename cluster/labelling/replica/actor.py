@@ -6,7 +6,8 @@ An error that is answered as a value leaves the actor fit for the next unit; one
 import signal
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from importlib import import_module
+from typing import Any, TypeVar
 
 from cluster.connect import import_ray
 from cluster.labelling.disk_room import OUTLOOK
@@ -14,15 +15,14 @@ from cluster.workers import set_threads
 from kdcore.config import Recipe
 from kdcore.config.models import TeacherLMConfig
 from kdcore.errors import portable
-from kdcore.planning.plan import WorkUnit
+from kdcore.planning.plan import Unit
 from kdcore.store.writer import Receipt
 
-if TYPE_CHECKING:
-    from cluster.labelling.replica.replica import Replica
-
-__all__ = ["NOTICE_GROUP", "FollowerActor", "TeacherActor"]
+__all__ = ["LABELLING", "NOTICE_GROUP", "FollowerActor", "TeacherActor"]
 
 NOTICE_GROUP = "notice"
+LABELLING = "cluster.labelling.replica.replica:Replica"
+"""The replica that labels samples which are there."""
 
 Meeting = tuple[str, int]
 _Answer = TypeVar("_Answer")
@@ -47,11 +47,12 @@ class _Process:
 class TeacherActor(_Process):
     """Labels. Errors are answered as values: Ray would wrap them in its own tracebacks."""
 
-    def __init__(self, recipe_json: str, store_path: str) -> None:
+    def __init__(self, recipe_json: str, store_path: str, kind: str = LABELLING) -> None:
+        """`kind` names the class of the replica, as MODULE:CLASS."""
         super().__init__()
-        self._recipe_json, self._store_path = recipe_json, store_path
+        self._recipe_json, self._store_path, self._kind = recipe_json, store_path, kind
         self._meeting: Any = None
-        self._replica: Replica | None = None
+        self._replica: Any = None  # of the class that `kind` names
 
     def meet(self) -> Meeting:
         """Where the followers find this process, on its node's address."""
@@ -67,11 +68,10 @@ class TeacherActor(_Process):
         if self._meeting is not None:
             _join(Recipe.model_validate_json(self._recipe_json), 0, self._meeting)
         try:
-            # Here, since the driver itself needs no model code.
-            from cluster.labelling.replica.replica import Replica
-
             set_threads(cpus)
-            self._replica = Replica(self._recipe_json, self._store_path)
+            # Here, since the driver itself needs no model code.
+            module, name = self._kind.split(":")
+            self._replica = getattr(import_module(module), name)(self._recipe_json, self._store_path)
         except Exception as error:  # noqa: BLE001  judged by the policy, in the driver
             return portable(error)
 
@@ -81,7 +81,7 @@ class TeacherActor(_Process):
         assert replica is not None
         return _shared_call(replica, lambda: {**replica.identity(), OUTLOOK: replica.outlook()})
 
-    def label(self, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> Receipt | Exception:
+    def label(self, unit: Unit, attempt: str, batch_divisor: int = 1) -> Receipt | Exception:
         """Label a unit and write its shard; its receipt. Raises when the followers are not fit for another one."""
         replica = self._replica
         assert replica is not None
@@ -119,7 +119,7 @@ def _join(recipe: Recipe, rank: int, meeting: Any) -> None:
     join_group(rank, recipe.ranks, meeting, recipe.cluster.rank_timeout_seconds)
 
 
-def _shared_call(replica: "Replica", call: Callable[[], _Answer]) -> _Answer | Exception:
+def _shared_call(replica: Any, call: Callable[[], _Answer]) -> _Answer | Exception:
     try:
         answer = call()
     except Exception as error:  # noqa: BLE001  judged by the policy, in the driver

@@ -1,0 +1,69 @@
+"""What differs between kinds of samples: who makes a unit, and what gathers the units. Named, since they need torch."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from cluster.connect import cluster_session
+from cluster.ray_map import run_one
+from kdcore.config import Recipe
+from kdcore.config.data import Kind, kind_of
+from kdcore.data.synthesised.gathering import Generation
+from kdcore.errors import ConfigError
+from kdcore.store.writer import Receipt
+
+__all__ = ["Gather", "Gathering", "gather_here", "gather_on_worker", "making_of"]
+
+
+@dataclass(frozen=True)
+class Gathering:
+    """What is to be gathered: the receipts of all units of a generation, and the digest of what was asked for."""
+
+    recipe_json: str
+    generation: int
+    asked: str
+    receipts: Sequence[Receipt]
+
+
+Gather = Callable[[Gathering, Recipe], Generation]
+"""Gathers what is kept, on the recipe's cluster or here."""
+
+
+@dataclass(frozen=True)
+class _Making:
+    """The class of a replica, and the function of a recipe and a Gathering: both as MODULE:NAME."""
+
+    replica: str
+    gather: str
+
+
+_MAKING: dict[Kind, _Making] = {
+    "image": _Making("cluster.synthesis.image_replica:ImageReplica", "cluster.synthesis.image_gather:gather"),
+    "text": _Making("cluster.synthesis.text_replica:TextReplica", "cluster.synthesis.text_gather:gather"),
+}
+
+
+def making_of(recipe: Recipe) -> _Making:
+    """How the samples of a recipe are made; ConfigError where nobody can."""
+    kind = kind_of(recipe.data)
+    if kind not in _MAKING:
+        raise ConfigError(f"samples of kind '{kind}' cannot be made: `synthesis` needs data of {' or '.join(_MAKING)}")
+    return _MAKING[kind]
+
+
+def gather_here(task: Gathering, recipe: Recipe) -> Generation:
+    """In this process."""
+    return _gather((making_of(recipe).gather, task))
+
+
+def gather_on_worker(task: Gathering, recipe: Recipe) -> Generation:
+    """On a worker of the cluster: samples do not pass through the driver."""
+    with cluster_session(recipe.cluster):
+        return run_one(_gather, (making_of(recipe).gather, task), cpus=1)
+
+
+def _gather(named: tuple[str, Gathering]) -> Generation:
+    module, name = named[0].split(":")
+    gather: Any = getattr(import_module(module), name)
+    return gather(Recipe.model_validate_json(named[1].recipe_json), named[1])

@@ -1,0 +1,68 @@
+"""Samples where there are none: made by the teacher, generation after generation, and learnt from in between."""
+
+from jobs.common import say
+from kdcore.config.recipe import Recipe
+
+__all__ = ["learning_recipe", "make_samples"]
+
+
+def learning_recipe(recipe: Recipe) -> Recipe:
+    """The recipe that learns from the samples which were made; as it is where none are to be made."""
+    if recipe.synthesis is None:
+        return recipe
+    from kdcore.data.synthesised.recipes import learning_from
+
+    return learning_from(recipe, recipe.synthesis.generations)
+
+
+def make_samples(recipe: Recipe) -> Recipe:
+    """Make all generations, or continue them; the recipe that learns from them. As it is without `synthesis`.
+
+    Between two generations a student is trained on all samples so far, whom those of the next one are made to teach.
+    """
+    if recipe.synthesis is None:
+        return recipe
+    from cluster.synthesis.run import synthesize
+    from kdcore.runs import stage
+
+    last = recipe.synthesis.generations - 1
+    student = recipe.synthesis.student
+    for generation in range(last + 1):
+        taught = recipe.synthesis.model_copy(update={"student": student})
+        with stage(recipe.run_dir, "synthesis"):
+            say(f"stage: synthesize, generation {generation + 1} of {last + 1}")
+            synthesize(recipe.model_copy(update={"synthesis": taught}), generation)
+        if generation < last:
+            student = _train_between(recipe, generation, student)
+    return learning_recipe(recipe)
+
+
+def _train_between(recipe: Recipe, generation: int, student: str | None) -> str:
+    """The directory of a student that learnt from the generations so far, from where the last one was."""
+    from jobs import stages
+    from kdcore.training.arms import plan_arms
+
+    between = _recipe_between(recipe, generation, student)
+    stages.label(between)
+    stages.train_arms(between)
+    return str(plan_arms(between)[0].export_directory(between))
+
+
+def _recipe_between(recipe: Recipe, generation: int, student: str | None) -> Recipe:
+    from kdcore.data.synthesised.recipes import learning_from
+    from kdcore.training.arms import with_fitted_teacher
+
+    so_far = learning_from(with_fitted_teacher(recipe), generation + 1)
+    training, model = so_far.training, so_far.student
+    assert training is not None  # a recipe of several generations is refused without
+    assert model is not None
+    alone = training.model_copy(update={"seeds": training.seeds[:1], "baseline": False})
+    changes = {
+        "name": f"generation-{generation:03d}",
+        "runs": str(recipe.run_dir),
+        "training": alone,
+        "student": model if student is None else model.model_copy(update={"path": student}),
+        "labels": so_far.labels.model_copy(update={"path": None}),
+        "synthesis": None,
+    }
+    return so_far.model_copy(update=changes)

@@ -1,0 +1,26 @@
+"""What every way to make samples shares."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from kdcore.config.base import IsPath, Settings
+
+
+class SynthesisBase(Settings):
+    """How many samples are made, in which pieces, and from which seed.
+
+    A unit is what one worker makes in one go; its samples depend on nothing but seed, generation and its number.
+    """
+
+    kind: ClassVar[str] = "image"
+
+    samples: int = Field(ge=1, description="how many are made in each generation, before any is filtered out")
+    unit_samples: int = Field(default=256, ge=1, description="samples of one unit of work, which is lost as a whole")
+    seed: int = Field(default=0, ge=0, description="of everything that is drawn")
+    generations: int = Field(
+        default=1, ge=1, description="times that samples are made and students trained on all of them so far, in turn"
+    )
+    student: Annotated[str | None, IsPath()] = Field(
+        default=None, description="an exported student that samples are to teach; later generations take the last one's"
+    )

@@ -1,0 +1,1 @@
+"""Samples without data: what a teacher knows, asked of the teacher itself."""

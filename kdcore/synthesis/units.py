@@ -1,0 +1,49 @@
+"""The units of a synthesis: cut by number alone, so that every process knows the same ones."""
+
+from dataclasses import dataclass
+
+from kdcore.config.synthesis.base import SynthesisBase
+from kdcore.identity import digest_json
+
+__all__ = ["SynthesisUnit", "asked_of", "cut_units"]
+
+
+@dataclass(frozen=True, slots=True)
+class SynthesisUnit:
+    """`samples` samples to be made from `seed`; `first` is the number of the first of them in its generation.
+
+    `digest` names what is asked for; `num_bytes` is the size that a labelling unit has in bytes, here in samples.
+    """
+
+    id: str
+    number: int
+    generation: int
+    first: int
+    samples: int
+    seed: int
+    digest: str
+
+    @property
+    def num_bytes(self) -> int:
+        """Its share of the work."""
+        return self.samples
+
+
+def cut_units(config: SynthesisBase, generation: int = 0) -> tuple[SynthesisUnit, ...]:
+    """The units of a generation, in their order.
+
+    With more samples asked for, the whole units stay what they were.
+    """
+    asked = config.model_dump(mode="json", exclude={"samples", "generations", "student"})
+    units = []
+    for number, first in enumerate(range(0, config.samples, config.unit_samples)):
+        samples = min(config.unit_samples, config.samples - first)
+        digest = digest_json([asked, generation, number, samples])
+        seed = int(digest_json(["synthesis", config.seed, generation, number])[:15], 16)
+        units.append(SynthesisUnit(f"unit-{number:06d}", number, generation, first, samples, seed, digest))
+    return tuple(units)
+
+
+def asked_of(config: SynthesisBase, generation: int = 0) -> str:
+    """The digest of all that is asked for in a generation."""
+    return digest_json([unit.digest for unit in cut_units(config, generation)])

@@ -1,0 +1,139 @@
+"""The driver of a synthesis, on a maker of images that needs no teacher: killed, continued, gathered, learnt from."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.labelling.run import PoolMaker
+from cluster.labelling.twin import InProcessPool
+from cluster.synthesis.kinds import gather_here
+from cluster.synthesis.run import synthesize
+from kdcore.config.recipe import Recipe
+from kdcore.data.document import ImageSample
+from kdcore.data.sources import open_source
+from kdcore.data.synthesised.gathering import read_generation
+from kdcore.data.synthesised.recipes import learning_from
+from kdcore.data.synthesised.shards import IMAGE_SHARD, MadeImage, image_batches
+from kdcore.errors import IdentityMismatch, StoreError
+from kdcore.store.writer import Receipt, write_shard
+from kdcore.synthesis.units import SynthesisUnit, cut_units
+
+SAMPLES, OF_UNIT = 20, 8
+
+
+class Noise:
+    """Makes grey 8 x 8 noise of a unit's seed."""
+
+    def __init__(self, raw: Path, teacher: str = "noise") -> None:
+        self.raw, self.teacher = raw, teacher
+
+    def identity(self) -> dict[str, Any]:
+        return {"kind": "image", "teacher": self.teacher}
+
+    def label(self, unit: SynthesisUnit, attempt: str, batch_divisor: int = 1) -> Receipt:
+        draw = np.random.default_rng(unit.seed)
+        images = [
+            MadeImage(f"{unit.id}/{row}", draw.integers(0, 256, (8, 8, 1), dtype=np.uint8), row % 10, "noise",
+                      unit.generation, unit.id, unit.seed, 3, {"total": 0.5})
+            for row in range(unit.samples)
+        ]  # fmt: skip
+        return write_shard(self.raw, unit.id, attempt, IMAGE_SHARD, image_batches(images), unit_digest=unit.digest)
+
+
+def recipe(folder: Path, **synthesis: Any) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "name": "noise",
+            "runs": str(folder / "runs"),
+            "data": {"type": "digits"},
+            "teacher": {"type": "image_classifier", "source": "lenet", "path": "nowhere"},
+            "synthesis": {"samples": SAMPLES, "unit_samples": OF_UNIT, **synthesis},
+            "cluster": {"replicas": 1},
+        }
+    )
+
+
+def pool(
+    asked: Recipe, deaths: Sequence[tuple[str, int]] = (), teacher: str = "noise", generation: int = 0
+) -> PoolMaker:
+    raw = asked.run_dir / "synthesis" / f"generation-{generation:03d}"
+
+    @contextmanager
+    def make(recipe: Recipe, replicas: int) -> Iterator[InProcessPool]:
+        yield InProcessPool(lambda: Noise(raw, teacher), deaths)
+
+    return make
+
+
+def content(asked: Recipe) -> list[dict[str, Any]]:
+    files = sorted((asked.run_dir / "samples").glob("*.parquet"))
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def make(asked: Recipe, **how: Any) -> Any:
+    return synthesize(asked, how.get("generation", 0), lambda note: None, pool(asked, **how), gather_here)
+
+
+def test_a_unit_whose_maker_died_is_made_again_to_the_byte(tmp_path: Path) -> None:
+    whole, torn = recipe(tmp_path / "a"), recipe(tmp_path / "b")
+    made = make(whole)
+    make(torn, deaths=[("unit-000001", 0), ("unit-000002", 0)])
+    assert made.kept == made.made == SAMPLES
+    assert content(whole) == content(torn)
+    rows = content(whole)
+    assert [row["label"] for row in rows] == [*range(8), *range(8), *range(4)]
+    assert {row["method"] for row in rows} == {"noise"}
+    assert json.loads(rows[0]["losses"]) == {"total": 0.5}
+
+
+def test_finished_samples_are_left_alone_and_more_of_them_keep_the_whole_units(tmp_path: Path) -> None:
+    asked = recipe(tmp_path)
+    make(asked)
+    before = content(asked)
+    assert make(asked, deaths=[("unit-000000", 0)]).kept == SAMPLES  # nobody was asked, so that nobody died
+    more = cut_units(recipe(tmp_path, samples=40).synthesis)  # pyright: ignore[reportArgumentType]
+    assert [unit.digest for unit in more[:2]] == [unit.digest for unit in cut_units(asked.synthesis)[:2]]  # pyright: ignore
+    assert content(asked) == before
+
+
+def test_samples_of_another_teacher_are_not_continued(tmp_path: Path) -> None:
+    asked = recipe(tmp_path)
+    make(asked)
+    (asked.run_dir / "samples" / "generation-000.json").unlink()
+    next((asked.run_dir / "synthesis").glob("*/journal/unit-000001.json")).unlink()
+    with pytest.raises(IdentityMismatch, match="noise"):
+        make(asked, teacher="another")
+
+
+def test_an_altered_file_of_samples_is_refused(tmp_path: Path) -> None:
+    asked = recipe(tmp_path)
+    make(asked)
+    folder = asked.run_dir / "samples"
+    assert read_generation(folder, 0) is not None
+    path = next(folder.glob("*.parquet"))
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(StoreError, match="not those that were written"):
+        read_generation(folder, 0)
+
+
+def test_students_learn_from_made_images_and_are_measured_on_real_ones(tmp_path: Path) -> None:
+    asked = recipe(tmp_path)
+    make(asked)
+    make(asked, generation=1)
+    first, both = (open_source(learning_from(asked, number).data) for number in (1, 2))
+    real = open_source(asked.data)
+    assert (len(first.list("train")), len(both.list("train"))) == (SAMPLES, 2 * SAMPLES)
+    assert first.list("heldout") == real.list("heldout")
+    ref = first.list("train")[0]
+    image = first.read(ref)
+    assert isinstance(image, ImageSample)
+    raw = np.random.default_rng(cut_units(asked.synthesis)[0].seed).integers(0, 256, (8, 8, 1), dtype=np.uint8)  # pyright: ignore
+    np.testing.assert_allclose(image.pixels, (raw.transpose(2, 0, 1) / 255 - 0.5) / 0.5, atol=1e-6)
+    listed = [ref for extent in both.extents("train") for ref in both.refs(extent, "train")]
+    assert sorted(listed) == sorted(both.list("train"))

@@ -31,6 +31,12 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def _hear_interrupts() -> None:
+    """As a process of a terminal does: one of a shell's background inherits that it ignores them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 @dataclass
 class Site:
     """A folder with documents, a teacher and a copy of the tree (so that edits meanwhile change no job's id)."""
@@ -70,7 +76,7 @@ class Site:
     def start(self, *arguments: str, token: str | None = TOKEN, **options: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "jobs.main", *arguments], cwd=self.tree, env=self.environment(token), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_hear_interrupts, **options,
         )  # fmt: skip
 
     def kd(self, *arguments: str, token: str | None = TOKEN) -> subprocess.CompletedProcess[str]:

@@ -60,6 +60,7 @@ def _run(recipe: "Recipe", live: str | None) -> None:
         if recipe.labels.mix is not None or recipe.labels_come_with_samples:
             stages.check_labels(recipe)
         elif live is None:
+            stages.check_documents(recipe)
             stages.label(recipe)
         else:
             say(f"no labels are made, the teacher runs while students are trained: {live}")

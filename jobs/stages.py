@@ -14,7 +14,17 @@ if TYPE_CHECKING:
 
 _CHECKED = "labels-checked.json"
 
-__all__ = ["check_labels", "cluster", "fit_teacher", "label", "live_teacher", "report", "train_arms", "train_in_place"]
+__all__ = [
+    "check_documents",
+    "check_labels",
+    "cluster",
+    "fit_teacher",
+    "label",
+    "live_teacher",
+    "report",
+    "train_arms",
+    "train_in_place",
+]
 
 
 def cluster(recipe: Recipe) -> AbstractContextManager[None]:
@@ -48,6 +58,24 @@ def fit_teacher(recipe: Recipe) -> None:
         with stage(recipe.run_dir, "teacher"):
             say("stage: train the teacher")
             fit_on_ray(recipe, [arm])
+
+
+def check_documents(recipe: Recipe) -> None:
+    """DataError for documents that training would refuse for their length: said before hours of labelling."""
+    from cluster.ray_map import run_one
+    from kdcore.store.manifest import is_finished
+
+    training, student = recipe.training, recipe.student
+    if training is None or student is None or student.type != "causal_lm" or training.long_documents != "refuse":
+        return
+    if not is_finished(recipe.store_path):
+        run_one(_refuse_long, recipe.model_dump_json(), cpus=1)
+
+
+def _refuse_long(recipe_json: str) -> None:
+    from cluster.estimate.lengths import refuse_long
+
+    refuse_long(Recipe.model_validate_json(recipe_json))
 
 
 def label(recipe: Recipe) -> str:

@@ -285,3 +285,19 @@ def test_a_dry_run_says_that_long_documents_would_be_refused():
     assert "1 of 2" in refusal(Recipe.model_validate(tree), read)
     tree["training"]["long_documents"] = "drop"
     assert refusal(Recipe.model_validate(tree), read) == ""
+
+
+def test_the_longest_documents_are_looked_at_before_any_is_labelled(tmp_path):
+    from cluster.estimate.lengths import refuse_long
+    from kdcore.config import Recipe
+    from tests.support import tiny_teacher
+
+    tiny_teacher.write_documents(tmp_path / "docs", 6)
+    tiny_teacher.write_teacher(tmp_path / "teacher")
+    tree = tiny_teacher.recipe(tmp_path, "long")
+    tree["student"] = {"type": "causal_lm", "path": str(tmp_path / "teacher")}
+    tree["training"] = {"steps": 1, "sequence_length": 4}
+    with pytest.raises(DataError, match=r"nothing was labelled.*sequence_length \(4\).*long_documents"):
+        refuse_long(Recipe.model_validate(tree))
+    tree["training"]["sequence_length"] = 100_000
+    refuse_long(Recipe.model_validate(tree))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["submit"]
 
 _JOBS = {
+    "synthesize": ("teacher", "synthesis"),
     "precompute": ("teacher",),
     "train": ("student", "training"),
     "distill": ("teacher", "student", "training"),
@@ -131,6 +132,8 @@ def _proof(job: str, recipe: "Recipe") -> str | None:
             return f"{recipe.store_path} has its manifest ({load_manifest(recipe.store_path).to_json()['digest']})"
         except (KDError, OSError):
             return None
+    if job == "synthesize":
+        return _samples(recipe)
     if job == "train":
         from kdcore.training.arms import plan_arms
 
@@ -138,3 +141,21 @@ def _proof(job: str, recipe: "Recipe") -> str | None:
     else:
         wanted = [recipe.run_dir / "report.json"]
     return ", ".join(map(str, wanted)) if all(path.exists() for path in wanted) else None
+
+
+def _samples(recipe: "Recipe") -> str | None:
+    """The note of the last generation of samples."""
+    from kdcore.data.synthesised.gathering import read_generation
+    from kdcore.data.synthesised.places import samples_folder
+    from kdcore.errors import KDError
+    from kdcore.synthesis.units import asked_of
+
+    assert recipe.synthesis is not None
+    last, folder = recipe.synthesis.generations - 1, samples_folder(recipe)
+    try:
+        found = read_generation(folder, last)
+    except (KDError, OSError):
+        return None
+    if found is None or found.asked != asked_of(recipe.synthesis, last):
+        return None
+    return f"{folder} has generation {last}, {found.kept:,} samples"

@@ -144,7 +144,7 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def require(recipe: Recipe, *groups: str) -> None:
-    """Raise ConfigError unless the recipe has each of the named groups (`teacher`, `student`, `training`)."""
+    """Raise ConfigError unless the recipe has each of the named groups (`teacher`, `student`, ...)."""
     missing = [group for group in groups if getattr(recipe, group) is None]
     if missing:
         names = ", ".join(f"'{group}'" for group in missing)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from kdcore.data.tokenizer import load_tokenizer
 from kdcore.errors import DataError
 from kdcore.models.text_classifier import encode_texts, stacked
 from kdcore.students.build import build_classified_text_student, tokenizer_path
+from kdcore.training.needs import check_reads_alike
 from kdcore.training.rehearsal import rehearse_losses
 
 __all__ = ["estimate_classified"]
@@ -51,9 +53,12 @@ class _Moment:
     classes: int
     teacher: TeacherTextClassifierConfig | None
 
+    def tokenizer(self, config: TextClassifierConfig) -> Any:
+        return load_tokenizer(*tokenizer_path(config, self.teacher))
+
     def network(self, config: TextClassifierConfig) -> tuple[nn.Module, Tensor]:
         """The network, and what it reads of the texts, int64 [B, 3, L]."""
-        tokenizer = load_tokenizer(*tokenizer_path(config, self.teacher))
+        tokenizer = self.tokenizer(config)
         tokens = stacked(encode_texts(tokenizer, self.texts, config.max_length))
         return build_classified_text_student(config, tokenizer, self.classes), tokens
 
@@ -67,9 +72,12 @@ class _Moment:
 
 
 def _rehearse(recipe: Recipe, moment: _Moment, live: bool) -> None:
-    """ConfigError for losses that do not suit the networks."""
+    """ConfigError for losses that do not suit the networks; TokenizerMismatch as training would raise it."""
     if not isinstance(recipe.student, TextClassifierConfig):
         return
+    if live and moment.teacher is not None:
+        ours, theirs = moment.tokenizer(recipe.student), moment.tokenizer(moment.teacher)
+        check_reads_alike(recipe.student, ours, moment.teacher, theirs)
     student, tokens = moment.network(recipe.student)
     teacher = None if moment.teacher is None else moment.network(moment.teacher)[0]
     rehearse_losses(recipe, student, teacher, tokens[:1], moment.classes, live)

@@ -1,6 +1,7 @@
 """What the losses of a recipe need of its teacher and its data, and whether it is there."""
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from kdcore.config import Recipe
 from kdcore.config.data import DataConfig, kind_of
@@ -8,12 +9,14 @@ from kdcore.config.labels import CodecConfig, DenseConfig, FeatureConfig
 from kdcore.config.loss import KIND_OF_CODEC, LabelKind
 from kdcore.config.losses import LossTerm
 from kdcore.config.losses.base import FeatureTerm
+from kdcore.config.models import TextClassifierConfig
 from kdcore.config.views import ViewPolicy
-from kdcore.errors import ConfigError
+from kdcore.errors import ConfigError, TokenizerMismatch
+from kdcore.identity import digest_tokenizer
 from kdcore.losses.registry import method_class
 from kdcore.taps import WHOLE
 
-__all__ = ["check_kinds", "check_losses"]
+__all__ = ["check_kinds", "check_losses", "check_reads_alike"]
 
 
 def check_losses(recipe: Recipe) -> str | None:
@@ -69,6 +72,23 @@ def _refuse_unfit_data(data: DataConfig, terms: Sequence[LossTerm]) -> None:
                 f"the loss '{term.label}' remembers each picture, and data.views.mix makes pictures of two: leave "
                 "data.views.mix out, or use a loss without a memory (crd has one unless it is told `contrast: batch`)"
             )
+
+
+def check_reads_alike(
+    student: TextClassifierConfig, tokenizer: Any, teacher: TextClassifierConfig, teacher_tokenizer: Any
+) -> None:
+    """TokenizerMismatch or ConfigError where a teacher that runs beside its student would read other tokens."""
+    ours, theirs = digest_tokenizer(tokenizer), digest_tokenizer(teacher_tokenizer)
+    if ours != theirs:
+        raise TokenizerMismatch(
+            f"a teacher that runs beside the student reads the student's tokens: its tokenizer is {theirs}, the "
+            f"student's {ours}. Set student.tokenizer to the teacher's, or learn from stored labels alone"
+        )
+    if student.max_length != teacher.max_length:
+        raise ConfigError(
+            "a teacher that runs beside the student reads the student's tokens, so that both cut texts at one length: "
+            f"teacher.max_length is {teacher.max_length}, student.max_length {student.max_length}: set them alike"
+        )
 
 
 def check_kinds(terms: Sequence[LossTerm], kinds: Collection[LabelKind]) -> None:

@@ -22,8 +22,6 @@ from kdcore.config.models import (
 from kdcore.data.chat import read_template
 from kdcore.data.sources import Source, open_source
 from kdcore.data.tokenizer import load_tokenizer
-from kdcore.errors import ConfigError, TokenizerMismatch
-from kdcore.identity import digest_tokenizer
 from kdcore.losses.compose import LOSSES, teacher_paths
 from kdcore.students.build import (
     build_classified_text_student,
@@ -38,7 +36,7 @@ from kdcore.training.batches import Samples
 from kdcore.training.classified_samples import ClassifiedTextSamples, classified_text_samples
 from kdcore.training.composition import Composition, compose
 from kdcore.training.image_samples import ImageSamples, image_samples
-from kdcore.training.needs import check_losses
+from kdcore.training.needs import check_losses, check_reads_alike
 from kdcore.training.teacher_side import LiveTeacher, NoTeacher, StoredTeacher, TeacherSide
 from kdcore.training.text_samples import text_samples
 
@@ -118,18 +116,8 @@ def _live_teacher(recipe: Recipe, samples: ImageSamples | ClassifiedTextSamples,
         return ImageTeacher(config, samples.num_classes, samples.num_channels, str(device)).model
     assert isinstance(config, TeacherTextClassifierConfig)
     teacher = TextClassifierTeacher(config, samples.num_classes, str(device))
-    ours, theirs = (digest_tokenizer(tokenizer) for tokenizer in (samples.tokenizer, teacher.tokenizer))
-    if ours != theirs:
-        raise TokenizerMismatch(
-            f"a teacher that runs beside the student reads the student's tokens: its tokenizer is {theirs}, the "
-            f"student's {ours}. Set student.tokenizer to the teacher's, or learn from stored labels alone"
-        )
     assert isinstance(recipe.student, TextClassifierConfig)
-    if recipe.student.max_length != config.max_length:
-        raise ConfigError(
-            "a teacher that runs beside the student reads the student's tokens, so that both cut texts at one length: "
-            f"teacher.max_length is {config.max_length}, student.max_length {recipe.student.max_length}: set them alike"
-        )
+    check_reads_alike(recipe.student, samples.tokenizer, config, teacher.tokenizer)
     return teacher.network
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from cluster.estimate.run import estimate
 from kdcore.config import Recipe
 from kdcore.data.sources import open_source
 from kdcore.data.tokenizer import load_tokenizer
@@ -128,7 +129,10 @@ def test_another_tokenizer_cannot_share_tokens(tmp_path):
 
 def test_a_live_teacher_cuts_texts_where_the_student_does(tmp_path):
     student = {**_recipe(tmp_path / "a").student.model_dump(), "max_length": 10}
-    with pytest.raises(ConfigError, match=r"teacher\.max_length is 12, student\.max_length 10"):
+    said = r"teacher\.max_length is 12, student\.max_length 10"
+    with pytest.raises(ConfigError, match=said):
+        estimate(_recipe(tmp_path / "c", student=student), live=True)
+    with pytest.raises(ConfigError, match=said):
         _model(_recipe(tmp_path / "b", student=student))
 
 

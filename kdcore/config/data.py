@@ -1,6 +1,6 @@
 """Where samples come from, and which of them are held out for evaluation."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
@@ -253,6 +253,13 @@ RealImages = DigitsData | ImageParquetData | ImageFolderData | HfDatasetData
 """Images that were there before any was made."""
 
 
+def image_form(data: RealImages) -> tuple[int, Literal[1, 3], tuple[float, ...], tuple[float, ...]]:
+    """The side, the channels, and mean and standard deviation of each, of the images that a network is given."""
+    if isinstance(data, DigitsData):
+        return 8, 1, (0.5,), (0.5,)
+    return data.size, data.channels, data.mean, data.std
+
+
 class SynthesisedImagesData(_Source, _Viewed, _Classified):
     """Images that a teacher made (`kd synthesize`), to learn from; real ones to be measured on."""
 
@@ -273,11 +280,7 @@ class SynthesisedImagesData(_Source, _Viewed, _Classified):
 
     def as_files(self) -> ImageParquetData:
         """The made images as what they are: Parquet files, read like the real ones."""
-        real = self.real
-        if isinstance(real, DigitsData):
-            how: dict[str, Any] = {"size": 8, "channels": 1, "mean": (0.5,), "std": (0.5,)}
-        else:
-            how = {"size": real.size, "channels": real.channels, "mean": real.mean, "std": real.std}
+        size, channels, mean, std = image_form(self.real)
         return ImageParquetData(
             path=self.path,
             views=self.views,
@@ -285,7 +288,10 @@ class SynthesisedImagesData(_Source, _Viewed, _Classified):
             max_samples=self.max_samples,
             on_unreadable=self.on_unreadable,
             on_conflict=self.on_conflict,
-            **how,
+            size=size,
+            channels=channels,
+            mean=mean,
+            std=std,
         )
 
 

@@ -53,7 +53,7 @@ def recipe(folder: Path, **synthesis: Any) -> Recipe:
             "runs": str(folder / "runs"),
             "data": {"type": "digits"},
             "teacher": {"type": "image_classifier", "source": "lenet", "path": "nowhere"},
-            "synthesis": {"samples": SAMPLES, "unit_samples": OF_UNIT, **synthesis},
+            "synthesis": {"type": "dafl", "samples": SAMPLES, "unit_samples": OF_UNIT, **synthesis},
             "cluster": {"replicas": 1},
         }
     )

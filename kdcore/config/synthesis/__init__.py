@@ -1,8 +1,13 @@
 """How samples are made where there is no data: a class for each method, told by its `type`."""
 
+from typing import Annotated
+
+from pydantic import Field
+
 from kdcore.config.synthesis.base import SynthesisBase
+from kdcore.config.synthesis.images import ImageSynthesis
 
 __all__ = ["SynthesisBase", "SynthesisConfig"]
 
-SynthesisConfig = SynthesisBase
+SynthesisConfig = Annotated[ImageSynthesis, Field(discriminator="type")]
 """Any `synthesis` of a recipe."""

@@ -1,0 +1,50 @@
+"""The unit's own student: it learns as images are made, and tells where it still differs from the teacher."""
+
+import torch
+from torch import Tensor, nn
+
+from kdcore.config.synthesis.images import ImageSettings
+from kdcore.synthesis.images.disagreement import kl
+from kdcore.synthesis.images.passes import in_precision
+from kdcore.synthesis.images.pixels import PixelSpace
+from kdcore.synthesis.images.pool import ImagePool
+
+__all__ = ["ShadowStudent"]
+
+
+class ShadowStudent:
+    """A student that exists for the length of a unit. It learns by KL at settings.temperature, by Adam."""
+
+    def __init__(self, network: nn.Module, teacher: nn.Module, settings: ImageSettings, space: PixelSpace) -> None:
+        self.network, self._teacher, self._settings, self._space = network.train(), teacher, settings, space
+        self._optimizer = torch.optim.Adam(network.parameters(), settings.student_learning_rate)
+
+    def logits(self, seen: Tensor) -> Tensor:
+        """Its answers, in the statistics of what it has learnt; gradients reach the images alone. Float32."""
+        self.network.eval().requires_grad_(False)
+        answers = self._answers(self.network, seen)
+        self.network.train().requires_grad_(True)
+        return answers
+
+    def learn(self, fresh: Tensor, pool: ImagePool, steps: int) -> float:
+        """Some steps on new pixels [B, C, H, W] and a share of remembered ones; the mean loss."""
+        settings, losses = self._settings, []
+        remembered = round(settings.replay * settings.student_batch_size) if pool.size else 0
+        for _ in range(steps):
+            rows = torch.randint(0, len(fresh), (settings.student_batch_size - remembered,))
+            pixels = torch.cat([fresh[rows].detach(), pool.sample(remembered)]) if remembered else fresh[rows].detach()
+            losses.append(self._step(self._space.seen(pixels)))
+        return sum(losses) / max(1, len(losses))
+
+    def _step(self, seen: Tensor) -> float:
+        with torch.no_grad():
+            wanted = self._answers(self._teacher, seen)
+        loss = kl(self._answers(self.network, seen), wanted, self._settings.temperature).mean()
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimizer.step()
+        return loss.item()
+
+    def _answers(self, network: nn.Module, seen: Tensor) -> Tensor:
+        with in_precision(self._settings.precision, seen.device):
+            return network(seen).float()

@@ -1,0 +1,153 @@
+"""Every method makes images of a tiny teacher: the same ones twice, and better by its own terms than at first."""
+
+from typing import Any
+
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from kdcore.config.synthesis import SynthesisConfig
+from kdcore.config.synthesis.images import ImageSynthesis
+from kdcore.errors import ConfigError
+from kdcore.synthesis.images.make import make_images
+from kdcore.synthesis.images.pixels import SynthesisedImages, total
+from tests.support.made_images import CLASSES, SPACE, BatchNormNet, batch_norm_teacher
+
+SMALL = {"samples": 12, "batch_size": 12, "latent": 8, "width": 4, "student_batch_size": 16, "student_steps": 2}
+METHODS: dict[str, dict[str, Any]] = {
+    "deep_inversion": {"steps": 15, "learning_rate": 0.1},
+    "impressions": {"steps": 15, "learning_rate": 0.1},
+    "cmi": {"steps": 12, "samples": 24, "memory": 15},
+    "fast_meta": {"steps": 5, "samples": 48, "learning_rate": 0.01, "warmup": 1},
+    "nayer": {"steps": 12, "samples": 24, "embeddings": "orthogonal"},
+    "dafl": {"steps": 25, "learning_rate": 0.01},
+    "zskt": {"steps": 25, "learning_rate": 0.01, "student_learning_rate": 1e-6},
+    "dfq": {"steps": 25, "learning_rate": 0.01, "adversarial": 0.1, "total_variation": 0.1, "pixel_statistics": 0.1},
+}
+
+
+@pytest.fixture(scope="module")
+def teacher() -> BatchNormNet:
+    return batch_norm_teacher()
+
+
+def settings(type: str, **changes: Any) -> Any:
+    asked = {**SMALL, **METHODS.get(type, {}), **changes, "type": type}
+    if type not in METHODS or type in ("deep_inversion", "impressions"):
+        asked = {name: value for name, value in asked.items() if name not in ("latent", "width")}
+    return TypeAdapter[ImageSynthesis](SynthesisConfig).validate_python(asked)
+
+
+def make(teacher: nn.Module, asked: Any, seed: int = 1, heard: list[float] | None = None) -> SynthesisedImages:
+    student = None
+    if asked.needs_student:
+        torch.manual_seed(5)
+        student = BatchNormNet(3)
+
+    def listen(have: int, losses: dict[str, float]) -> None:
+        if heard is not None:
+            terms = {name: torch.tensor(value) for name, value in losses.items() if name != "student"}
+            heard.append(total(asked, terms).item() if terms else 0.0)
+
+    return make_images(teacher, student, asked, SPACE, CLASSES, wanted=asked.samples, seed=seed, on_step=listen)
+
+
+@pytest.mark.parametrize("type", METHODS)
+def test_a_method_lowers_its_loss_and_depends_on_its_seed_alone(teacher: BatchNormNet, type: str) -> None:
+    asked = settings(type)
+    heard: list[float] = []
+    torch.manual_seed(123)
+    made = make(teacher, asked, heard=heard)
+    assert made.pixels.shape == (asked.samples, *SPACE.shape)
+    assert made.pixels.dtype == torch.uint8
+    assert len(made) == len(made.losses) == len(made.steps) == asked.samples
+    assert min(heard[1:]) < heard[0]
+    assert sum(heard[-3:]) / 3 < heard[0]
+    torch.manual_seed(7)
+    again = make(teacher, asked)
+    assert torch.equal(again.pixels, made.pixels)
+    assert again.losses == made.losses
+
+
+def test_another_seed_makes_other_images(teacher: BatchNormNet) -> None:
+    first, second = (make(teacher, settings("dafl", steps=2), seed=seed) for seed in (1, 2))
+    assert not torch.equal(first.pixels, second.pixels)
+
+
+@pytest.mark.parametrize("type", ["deep_inversion", "cmi", "fast_meta"])
+def test_asked_for_classes_are_what_the_teacher_sees(teacher: BatchNormNet, type: str) -> None:
+    made = make(teacher, settings(type, steps=30, one_hot=3.0, batch_norm=0.3))
+    assert torch.bincount(made.targets, minlength=CLASSES).tolist() == [asked_each(made)] * CLASSES
+    seen = teacher(SPACE.seen(SPACE.from_bytes(made.pixels))).argmax(1)
+    assert (seen == made.targets).float().mean() > 0.8
+
+
+def asked_each(made: SynthesisedImages) -> int:
+    return len(made) // CLASSES
+
+
+def test_an_adaptive_inversion_is_drawn_to_where_its_student_errs(teacher: BatchNormNet) -> None:
+    asked = settings("deep_inversion", adversarial=1.0, samples=24)
+    heard = make(teacher, asked).losses
+    assert "adversarial" not in heard[0]  # the student has learnt nothing yet
+    assert 0 <= heard[-1]["adversarial"] <= 1
+    assert heard[-1]["student"] > 0
+
+
+def test_teachers_of_attention_are_asked_by_their_patches() -> None:
+    torch.manual_seed(0)
+    vit = TinyVit().requires_grad_(False).eval()
+    asked = settings("patch_similarity", steps=12, learning_rate=0.1, one_hot=0.0, total_variation=0.0, first_tokens=0)
+    heard: list[float] = []
+    made = make(vit, asked, heard=heard)
+    assert heard[-1] < heard[0] < 5
+    assert made.losses[0].keys() == {"patch_entropy"}
+    with pytest.raises(ConfigError, match=r"synthesis\.at"):
+        make(BatchNormNet(), asked)
+
+
+class TinyVit(nn.Module):
+    """Patches of 2 x 2, one attention, a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, 8, 2, 2)
+        self.attention = SelfAttention()
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.head(self.attention(self.patches(pixels).flatten(2).transpose(1, 2)).mean(1))
+
+
+class SelfAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(8, 24)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        query, key, value = self.project(tokens).chunk(3, -1)
+        return nn.functional.scaled_dot_product_attention(query, key, value)
+
+
+def test_unrelated_images_are_balanced_by_what_the_teacher_sees(teacher: BatchNormNet) -> None:
+    asked = settings("transfer", samples=30, candidates=8)
+    made = make(teacher, asked)
+    counts = torch.bincount(made.targets, minlength=CLASSES)
+    assert counts.min() >= 5
+    dark = make_images(
+        teacher, None, asked, SPACE, CLASSES, wanted=4, seed=0, found=lambda count: torch.zeros(count, *SPACE.shape)
+    )
+    assert not dark.pixels.any()
+    with pytest.raises(ValidationError, match="found"):
+        settings("transfer", adversarial=1.0)
+
+
+def test_what_a_teacher_or_recipe_lacks_is_said(teacher: BatchNormNet) -> None:
+    bare = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES)).eval()
+    with pytest.raises(ConfigError, match=r"synthesis\.batch_norm"):
+        make(bare, settings("deep_inversion"))
+    with pytest.raises(ConfigError, match="add `student`"):
+        make_images(teacher, None, settings("zskt"), SPACE, CLASSES, wanted=3, seed=0)
+    with pytest.raises(ValidationError):
+        settings("dafl", warmup=3)

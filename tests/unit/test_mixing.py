@@ -127,6 +127,25 @@ def test_numpy_and_the_compiled_loop_merge_to_the_same_bits(seed, teachers, rows
 
 
 @FEW
+@given(SEEDS, st.integers(2, 4), st.integers(0, 5), st.booleans())
+def test_numpy_and_the_compiled_loop_merge_cells_to_the_same_bits(seed, teachers, rows, with_drawn):
+    labels: list[SoftLabels] = [topk_of(dense_of(seed + number, rows), 2 + number) for number in range(teachers)]
+    labels += [drawn_of(seed + 9, rows=rows)] if with_drawn else []
+    weights = weights_of(seed, len(labels))
+    found = arithmetic(labels, weights)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdcore.labels.mixing.merge._compiled", lambda: None)
+        again = arithmetic(labels, weights)
+    assert isinstance(found, TopKLabels)
+    assert isinstance(again, TopKLabels)
+    for name in ("ids", "log_probs", "tail_log_prob"):
+        assert torch.equal(getattr(found, name), getattr(again, name))
+    named = (found.ids >= 0).sum(1)
+    assert found.ids.shape[1] == max(1, int(named.max()) if rows else 1)
+    assert all(len(row.unique()) == len(row) for row in (ids[ids >= 0] for ids in found.ids)), "a class is named twice"
+
+
+@FEW
 @given(SEEDS)
 def test_a_student_hears_the_mean_of_its_teachers(seed):
     """The gradient from mixed draws is the weighted sum of the gradients from each."""

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcore.labels.mixing.cells import align, check_alike, shares_of
+from kdcore.labels.mixing.cells import align, check_alike, padded, shares_of
 from kdcore.labels.mixing.forms import as_weights
-from kdcore.labels.mixing.merge import merge
+from kdcore.labels.mixing.merge import merge, merge_rows
 from kdcore.labels.soft_labels import DenseLabels, SoftLabels, SparseLabels, TopKLabels
 
 __all__ = ["arithmetic"]
@@ -57,17 +57,45 @@ def _weights(labels: Sequence[SparseLabels], shares: Tensor) -> SparseLabels:
     device = labels[0].ids.device
     starts = np.cumsum([0, *(len(label.ids) for label in labels[:-1])])
     begins = np.stack([label.offsets.cpu().numpy() + start for label, start in zip(labels, starts, strict=True)])
-    every = torch.cat([label.ids for label in labels]).cpu().numpy()
-    masses = torch.cat([label.weights for label in labels]).cpu().numpy()
+    every = np.concatenate([label.ids.cpu().numpy() for label in labels])
+    masses = np.concatenate([label.weights.cpu().numpy() for label in labels])
     merged = merge(every, masses, begins, shares.float().cpu().numpy(), labels[0].num_classes)
     ids, weights, offsets = (torch.from_numpy(array).to(device) for array in merged)
     return SparseLabels(ids, weights, offsets, labels[0].num_classes)
 
 
 def _cells(labels: Sequence[SoftLabels], shares: Tensor) -> TopKLabels:
+    if not any(isinstance(label, DenseLabels) for label in labels):
+        return _named_cells(labels, shares.float())
     cells = align(labels)
     probs = torch.einsum("mn,mnu->nu", shares, cells.probs)
     tail = (shares * cells.tails).sum(0)
     total = probs.sum(1) + tail
     log_probs, log_tail = (probs / total[:, None]).log().float(), (tail / total).log().float()
     return TopKLabels(cells.ids, log_probs.masked_fill(cells.ids < 0, float("-inf")), log_tail, cells.num_classes)
+
+
+def _named_cells(labels: Sequence[SoftLabels], shares: Tensor) -> TopKLabels:
+    """Where each label is a few classes, and maybe a tail."""
+    named = [_entries(label) for label in labels]
+    ids = torch.cat([part[0] for part in named], 1)
+    masses = torch.cat([part[1] for part in named], 1).exp_()
+    tail = torch.zeros_like(shares[0])
+    columns = masses.split([part[1].shape[1] for part in named], 1)
+    for label, share, column in zip(labels, shares, columns, strict=True):
+        if isinstance(label, TopKLabels):
+            tail += label.tail_log_prob.exp().mul_(share)
+        column.mul_(share[:, None])
+    merged = merge_rows(ids.cpu().numpy(), masses.cpu().numpy(), labels[0].num_classes)
+    every, probs = (torch.from_numpy(each).to(tail.device) for each in merged)
+    total = probs.sum(1).add_(tail)
+    return TopKLabels(every, probs.div_(total[:, None]).log_(), tail.div_(total).log_(), labels[0].num_classes)
+
+
+def _entries(label: SoftLabels) -> tuple[Tensor, Tensor]:
+    """Classes int64 [N, W] that a label names, -1 where there are fewer, and the log of their mass."""
+    if isinstance(label, TopKLabels):
+        return label.ids, label.log_probs
+    assert isinstance(label, SparseLabels)
+    ids, weights = padded(label)
+    return ids, weights.log_()

@@ -5,7 +5,7 @@ from types import ModuleType
 
 import numpy as np
 
-__all__ = ["merge"]
+__all__ = ["merge", "merge_rows"]
 
 Merged = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -24,6 +24,20 @@ def merge(ids: np.ndarray, weights: np.ndarray, offsets: np.ndarray, shares: np.
     last = np.full(num_classes, -1, np.int64)
     total = fast.merge(ids, weights, offsets, shares, last, out_ids, out_weights, out_offsets)
     return out_ids[:total], out_weights[:total], out_offsets
+
+
+def merge_rows(ids: np.ndarray, masses: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of entries, `ids` int64 [N, W] (-1: none) and `masses` float32 [N, W], those of one class added up.
+
+    Gives classes int64 [N, U], in the order in which they first occur and -1 where there are fewer, and their masses,
+    there 0; U >= 1 is the most that a row has. They may lie where `ids` and `masses` lay. Compiled by numba where it is
+    installed; the same numbers to the bit.
+    """
+    fast = _compiled()
+    if fast is None:
+        return _merge_rows(ids, masses, num_classes)
+    kept = max(1, fast.merge_rows(ids, masses, np.full(num_classes, -1, np.int64)))
+    return np.ascontiguousarray(ids[:, :kept]), np.ascontiguousarray(masses[:, :kept])
 
 
 @cache
@@ -52,3 +66,15 @@ def _merge(ids: np.ndarray, weights: np.ndarray, offsets: np.ndarray, shares: np
     np.add.at(summed, rank[inverse.reshape(-1)], scaled[order])
     entries = np.bincount(kept // num_classes, minlength=num_labels) if num_classes else np.zeros(num_labels, np.int64)
     return kept % max(1, num_classes), summed, np.concatenate([[0], np.cumsum(entries)]).astype(np.int64)
+
+
+def _merge_rows(ids: np.ndarray, masses: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    named = ids >= 0
+    offsets = np.concatenate([[0], np.cumsum(named.sum(1))])[None]
+    alone = np.ones((1, len(ids)), np.float32)
+    found, summed, ends = _merge(ids[named], masses[named], offsets, alone, num_classes)
+    counts = np.diff(ends)
+    place = np.arange(max(1, int(counts.max(initial=0)))) < counts[:, None]
+    out_ids, out_masses = np.full(place.shape, -1, np.int64), np.zeros(place.shape, np.float32)
+    out_ids[place], out_masses[place] = found, summed
+    return out_ids, out_masses

@@ -29,14 +29,11 @@ from kdcore.store.mix.checks import check_alike, check_covered, check_rule, form
 from kdcore.store.mix.routes import Routes
 from kdcore.store.mix.rows import MixedRows
 from kdcore.store.reader import Indices, LabelStore, open_store
-from kdcore.store.storage.parallel import in_order
 
 __all__ = ["LabelMix"]
 
 # Of dense labels beside top-k ones, where no store says how many.
 _TOP = 16
-# Fewer labels than this are decoded sooner than threads are started.
-_WORTH_THREADS = 512
 
 
 @dataclass(frozen=True)
@@ -46,10 +43,6 @@ class _Asked:
     rows: np.ndarray
     starts: np.ndarray
     stops: np.ndarray
-
-    @property
-    def num_labels(self) -> int:
-        return int((self.stops - self.starts).sum())
 
 
 Group = tuple[np.ndarray, tuple[int, ...]]
@@ -306,8 +299,8 @@ class LabelMix:
             found = self.stores[place].labels_of(self.rows.rows[place, asked.rows], asked.starts, asked.stops)
             return cut_classes(found, self.num_classes)
 
-        threads = min(len(stores), torch.get_num_threads()) if asked.num_labels >= _WORTH_THREADS else 1
-        return list(in_order(read, stores, threads))
+        # One after the other: a codec that is worth threads decodes by several itself.
+        return [read(place) for place in stores]
 
     def _decide(self, stores: tuple[int, ...], labels: Sequence[SoftLabels], asked: _Asked) -> torch.Tensor:
         weights = self._weights[list(stores)]

@@ -92,7 +92,8 @@ def _next_commands(recipe: "Recipe", live: str | None, run_dir: Path, arguments:
     again = [item for item in arguments if not item.startswith(ours)]
     composed = recipe.training is not None and bool(recipe.training.losses)
     change = "training.baseline=false" if composed else "training.loss.hard_weight=0.5"
-    stored = [f"labels.path={store}"] if live is None and recipe.labels.mix is None else []
+    made = recipe.labels.mix is not None or recipe.synthesis is not None
+    stored = [f"labels.path={store}"] if live is None and not made else []
     override = [f"name={recipe.name}-2", *stored, change]
     python = _program("python")
     labels = f'from datasets import load_dataset; print(load_dataset("{store}"))'

@@ -49,10 +49,14 @@ def _train_between(recipe: Recipe, generation: int, student: str | None) -> str:
 
 
 def _recipe_between(recipe: Recipe, generation: int, student: str | None) -> Recipe:
+    from kdcore.config.models import FittedTeacher
     from kdcore.data.synthesised.recipes import learning_from
     from kdcore.training.arms import with_fitted_teacher
 
     so_far = learning_from(with_fitted_teacher(recipe), generation + 1)
+    teacher = so_far.teacher
+    if isinstance(teacher, FittedTeacher):
+        teacher = teacher.model_copy(update={"fit": None})  # it is trained, and lies elsewhere than in this run
     training, model = so_far.training, so_far.student
     assert training is not None  # a recipe of several generations is refused without
     assert model is not None
@@ -60,6 +64,7 @@ def _recipe_between(recipe: Recipe, generation: int, student: str | None) -> Rec
     changes = {
         "name": f"generation-{generation:03d}",
         "runs": str(recipe.run_dir),
+        "teacher": teacher,
         "training": alone,
         "student": model if student is None else model.model_copy(update={"path": student}),
         "labels": so_far.labels.model_copy(update={"path": None}),

@@ -98,7 +98,13 @@ def _make(job: _Job, make_pool: PoolMaker) -> None:
         job.on_note(f"samples: {len(journal)} of {len(units)} units were there, {len(todo)} to go")
     whole, left = (sum(unit.samples for unit in some) for some in (units.values(), todo))
     with ProgressReport("samples", whole, "samples", whole - left) as progress:
-        _run(job, todo, Tally(len(units), len(units) - len(todo), "labels"), progress, make_pool)
+        _run(
+            job,
+            todo,
+            Tally(len(units), len(units) - len(todo), "images" if job.config.kind == "image" else "tokens"),
+            progress,
+            make_pool,
+        )
 
 
 def _run(

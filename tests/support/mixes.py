@@ -40,7 +40,13 @@ def logits_of(teacher: int, number: int, classes: int, kind: str) -> torch.Tenso
 
 
 def write_store(
-    path: Path, teacher: int, codec: Codec, numbers: Sequence[int] = range(4), kind: str = "text", **identity: Any
+    path: Path,
+    teacher: int,
+    codec: Codec,
+    numbers: Sequence[int] = range(4),
+    kind: str = "text",
+    targets: bool = True,
+    **identity: Any,
 ) -> LabelStore:
     """What an invented teacher says of samples `numbers`, in two shards; keywords change the identity."""
     keys = [(sample_key_text(str(number)), 1 + number % 2) for number in numbers]
@@ -60,19 +66,19 @@ def write_store(
     schema, half = store_schema(kind, codec, codec.num_classes), len(numbers) // 2
     units = {"unit-000000": numbers[:half], "unit-000001": numbers[half:]}
     for unit, part in units.items():
-        rows = [_row(teacher, number, codec, kind) for number in part]
+        rows = [_row(teacher, number, codec, kind, targets) for number in part]
         publish_receipt(path, write_shard(path, unit, 0, schema, batches_from_rows(schema, rows), unit_digest=unit))
     publish_manifest(path, made, read_journal(path, {unit: unit for unit in units}), {}, codec.state())
     return open_store(path)
 
 
-def _row(teacher: int, number: int, codec: Codec, kind: str) -> ShardRow:
+def _row(teacher: int, number: int, codec: Codec, kind: str, targets: bool) -> ShardRow:
     key, times = sample_key_text(str(number)), 1 + number % 2
     logits = logits_of(teacher, number, codec.width if isinstance(codec, FeatureCodec) else codec.num_classes, kind)
     hard = tokens_of(number)[1:] if kind == "text" else None
     columns = codec.pack([codec.encode(logits, label_seeds(key, len(logits)))], [hard])[0]
     if hard is None:
-        return ShardRow(key, name_of(number), times, columns, target=number % CLASSES)
+        return ShardRow(key, name_of(number), times, columns, target=number % CLASSES if targets else None)
     of_tokens = logits.log_softmax(1).gather(1, torch.from_numpy(hard)[:, None]).squeeze(1)
     columns["token_log_probs"] = of_tokens.numpy().astype(np.float16)
     return ShardRow(key, name_of(number), times, columns, tokens=tokens_of(number))

@@ -11,10 +11,12 @@ from pydantic import ValidationError
 
 import kdcore
 from kdcore.config.mix import MixConfig
+from kdcore.config.views import ViewPolicy
 from kdcore.errors import ConfigError, IdentityMismatch, MissingLabels
 from kdcore.identity import sample_key_text
 from kdcore.labels import DenseCodec, FeatureCodec, SoftLabels, SparseLabels, TopKCodec, TopKLabels
 from kdcore.labels.mixing import agreement_shares, arithmetic, choose, entropy_shares, geometric, max_confidence
+from kdcore.labels.views.spec import ViewSpec
 from kdcore.store import LabelStore
 from kdcore.store.mix.mix import LabelMix
 from kdcore.store.mix.opening import open_mix
@@ -96,7 +98,7 @@ def test_rules_that_look_at_probabilities_read_what_they_make_of_them(stores, na
         "geometric": lambda: geometric(labels, weights),
         "entropy": lambda: arithmetic(labels, entropy_shares(labels, weights)),
         "agreement": lambda: arithmetic(labels, agreement_shares(labels, weights)),
-        "max_confidence": lambda: choose(labels, max_confidence(labels)),
+        "max_confidence": lambda: choose(labels, max_confidence(labels), 4),
     }[rule]()
     same(every(mix_of(stores, *names, rule=rule)), wanted)
 
@@ -113,7 +115,7 @@ def target_log_probs(teacher: int) -> torch.Tensor:
 def test_min_ce_knows_the_probability_of_a_texts_next_token_whatever_the_codec(stores, names):
     which = torch.stack([target_log_probs(int(name[-1])) for name in names]).argmax(0)
     assert 0 < which.sum() < len(which), "both are chosen somewhere"
-    same(every(mix_of(stores, *names, rule="min_ce")), choose([alone(stores[name]) for name in names], which))
+    same(every(mix_of(stores, *names, rule="min_ce")), choose([alone(stores[name]) for name in names], which, 4))
 
 
 def test_images_are_mixed_too(stores):
@@ -121,6 +123,20 @@ def test_images_are_mixed_too(stores):
     same(every(mix_of(stores, "image0", "image1")), arithmetic(labels, torch.tensor([0.5, 0.5])))
     with pytest.raises(ConfigError, match="hard label"):
         mix_of(stores, "image0", "image1", rule="min_ce")
+
+
+def test_min_ce_needs_one_hard_label_of_every_image(tmp_path, stores):
+    bare = [write_store(tmp_path / str(number), number, DENSE, kind="image", targets=False) for number in range(2)]
+    with pytest.raises(ConfigError, match=r"hard label of every sample, and 4 of 4 in .*0 have none"):
+        open_mix([store.path for store in bare], rule="min_ce")
+
+
+def test_min_ce_has_no_one_hard_label_of_a_picture_of_two(tmp_path, stores, monkeypatch):
+    image = write_store(tmp_path / "image", 1, DENSE, kind="image")
+    policy = ViewPolicy.model_validate({"per_image": 1, "mix": {"mixup": 0.2}})
+    monkeypatch.setattr(LabelStore, "view_spec", ViewSpec(policy, 8, (0.5,), (0.5,)))
+    with pytest.raises(ConfigError, match=r"image0 are mixed of two images"):
+        open_mix([stores["image0"].path, image.path], rule="min_ce")
 
 
 def test_slices_in_any_order_are_those_of_the_whole(stores):
@@ -134,6 +150,28 @@ def test_slices_in_any_order_are_those_of_the_whole(stores):
         first += stop - start
     assert first == found.num_labels
     assert mix.labels_of([], [], []).num_labels == mix.labels_of([0], [0], [0]).num_labels == 0
+
+
+@pytest.mark.parametrize(
+    ("names", "settings"),
+    [
+        (("dense0", "part2", "topk1"), {"missing": "rest"}),
+        (("dense0", "topk1"), {"rule": "min_ce"}),
+        (("dense0", "topk1"), {"rule": "max_confidence"}),
+        (("dense0", "topk1"), {"rule": "random"}),
+    ],
+)
+def test_a_label_hangs_on_no_label_beside_it(stores, names, settings):
+    """So that any split into ranks and micro-batches reads the same."""
+    mix = mix_of(stores, *names, **settings)
+    together, first = every(mix), 0
+    assert isinstance(together, TopKLabels)
+    for row, count in enumerate(mix.num_labels_per_row().tolist()):
+        mine, single = together.index(slice(first, first + count)), mix.labels(row)
+        assert isinstance(single, TopKLabels)
+        torch.testing.assert_close(mine.tail_log_prob, single.tail_log_prob)
+        assert torch.equal((mine.ids >= 0).sum(1), (single.ids >= 0).sum(1))
+        first += count
 
 
 def test_the_stores_that_have_a_sample_share_it(stores):
@@ -174,7 +212,7 @@ def test_samples_are_routed_by_their_names(stores):
     assert isinstance(found, TopKLabels)
     counts = mix.num_labels_per_row()
     which = torch.from_numpy(np.repeat([0, 1, 0, 1], counts))
-    same(found, choose([alone(stores["drawn0"]), alone(stores["topk1"])], which))
+    same(found, choose([alone(stores["drawn0"]), alone(stores["topk1"])], which, 4))
 
 
 def test_a_route_to_a_store_without_the_sample_is_refused_or_passed_over(stores):

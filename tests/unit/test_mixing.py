@@ -280,7 +280,7 @@ def test_selection_takes_one_label_as_it_is(seed):
         (max_confidence(labels), probs.amax(2).argmax(0)),
     ):
         assert torch.equal(which, wanted)
-        taken = choose(labels, which)
+        taken = choose(labels, which, 9)
         torch.testing.assert_close(whole(taken)[:, :-1], probs[which, torch.arange(4)], rtol=1e-6, atol=1e-7)
 
 
@@ -288,7 +288,7 @@ def test_selection_takes_one_label_as_it_is(seed):
 @given(SEEDS, st.lists(st.integers(0, 2), min_size=4, max_size=4))
 def test_labels_of_all_forms_are_chosen_from(seed, which):
     labels: list[SoftLabels] = [drawn_of(seed), topk_of(dense_of(seed + 1), 3), topk_of(dense_of(seed + 2), 5)]
-    taken = choose(labels, torch.tensor(which))
+    taken = choose(labels, torch.tensor(which), 9)
     assert isinstance(taken, TopKLabels)
     wanted = torch.stack([whole(labels[number])[row] for row, number in enumerate(which)])
     torch.testing.assert_close(whole(taken), wanted, rtol=1e-5, atol=1e-6)
@@ -374,7 +374,7 @@ def test_forms_hold_what_they_are_given():
     assert common_form(["dense", "weights"]) == "weights"
     assert common_form(["dense"]) == "dense"
     dense, drawn = dense_of(0), drawn_of(1)
-    joined = whole(side_by_side([dense, drawn], torch.tensor([7, 0])))
+    joined = whole(side_by_side([dense, drawn], 9, torch.tensor([7, 0])))
     torch.testing.assert_close(joined, torch.stack([whole(drawn)[3], whole(dense)[0]]), rtol=1e-5, atol=1e-6)
 
 
@@ -405,7 +405,7 @@ def test_no_labels_are_mixed_too():
     for pair in ((0, 0), (0, 1), (1, 1), (0, 2), (2, 2), (1, 2)):
         labels = [none[number] for number in pair]
         assert arithmetic(labels, weights).num_labels == 0
-        assert choose(labels, torch.zeros(0, dtype=torch.int64)).num_labels == 0
+        assert choose(labels, torch.zeros(0, dtype=torch.int64), 3).num_labels == 0
         if 2 not in pair:
             assert geometric(labels, weights).num_labels == 0
 

@@ -62,13 +62,13 @@ def as_weights(labels: DenseLabels | SparseLabels) -> SparseLabels:
     return SparseLabels(ids, labels.log_probs[label_of, ids].exp(), offsets, labels.num_classes)
 
 
-def side_by_side(parts: Sequence[SoftLabels], order: Tensor | None = None) -> SoftLabels:
+def side_by_side(parts: Sequence[SoftLabels], k: int, order: Tensor | None = None) -> SoftLabels:
     """Labels of different forms one after the other, in the form that holds all; then those at `order` int64, if given.
 
+    Of dense labels beside top-k ones `k` classes are kept, whatever the others have: a label hangs on no other one.
     Top-k labels of fewer classes are filled up with empty cells (id -1).
     """
     form = common_form([form_of(part) for part in parts])
-    k = max([16, *(part.ids.shape[1] for part in parts if isinstance(part, TopKLabels))])
     alike = [in_form(part, form, k) for part in parts]
     width = max((part.ids.shape[1] for part in alike if isinstance(part, TopKLabels)), default=0)
     alike = [_widened(part, width) if isinstance(part, TopKLabels) else part for part in alike]
@@ -76,11 +76,11 @@ def side_by_side(parts: Sequence[SoftLabels], order: Tensor | None = None) -> So
     return joined if order is None else joined.index(order)
 
 
-def choose(labels: Sequence[SoftLabels], which: Tensor) -> SoftLabels:
-    """Of each position the label of teacher `which` int64 [N], as it is."""
+def choose(labels: Sequence[SoftLabels], which: Tensor, k: int) -> SoftLabels:
+    """Of each position the label of teacher `which` int64 [N], as it is; `k` as in `side_by_side`."""
     places = [(which == number).nonzero().squeeze(1) for number in range(len(labels))]
     parts = [label.index(place) for label, place in zip(labels, places, strict=True)]
-    return side_by_side(parts, torch.cat(places).argsort())
+    return side_by_side(parts, k, torch.cat(places).argsort())
 
 
 def cut_classes(labels: SoftLabels, num_classes: int) -> SoftLabels:

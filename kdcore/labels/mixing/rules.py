@@ -34,10 +34,10 @@ def decide(rule: Rule, labels: Sequence[SoftLabels], shares: Tensor, target_log_
     return shares_of(shares, labels[0].num_labels)
 
 
-def mixed(rule: Rule, labels: Sequence[SoftLabels], decision: Tensor) -> SoftLabels:
-    """The labels that follow from what `decide` says; raises what the rule does."""
+def mixed(rule: Rule, labels: Sequence[SoftLabels], decision: Tensor, k: int) -> SoftLabels:
+    """The labels that follow from what `decide` says, with `k` as in `side_by_side`; raises what the rule does."""
     if not decision.is_floating_point():
-        return choose(labels, decision)
+        return choose(labels, decision, k)
     return (geometric if rule == "geometric" else arithmetic)(labels, decision)
 
 

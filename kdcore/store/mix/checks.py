@@ -60,6 +60,23 @@ def check_rule(stores: Sequence[LabelStore], forms: Sequence[Form], config: MixC
                 f"labels.mix.rule 'min_ce' needs what each teacher gives to the hard label, which {store.path} (codec "
                 f"'{store.codec.name}') does not hold: set another rule, or label with labels.codec.type dense"
             )
+        if config.rule == "min_ce" and store.kind != "text":
+            _check_hard_labels(store)
+
+
+def _check_hard_labels(store: LabelStore) -> None:
+    """ConfigError unless every sample has one class."""
+    views, without = store.view_spec, int((store.targets() < 0).sum())
+    if views is not None and views.policy.mix is not None:
+        raise ConfigError(
+            f"labels.mix.rule 'min_ce' needs one hard label a picture, and views in {store.path} are mixed of two "
+            "images (data.views.mix): set another rule"
+        )
+    if without:
+        raise ConfigError(
+            f"labels.mix.rule 'min_ce' needs a hard label of every sample, and {without:,} of {store.num_rows:,} in "
+            f"{store.path} have none: set another rule, or label data with classes"
+        )
 
 
 def shared_classes(stores: Sequence[LabelStore]) -> tuple[int, tuple[str, ...]]:

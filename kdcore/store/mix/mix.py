@@ -32,9 +32,6 @@ from kdcore.store.reader import Indices, LabelStore, open_store
 
 __all__ = ["LabelMix"]
 
-# Of dense labels beside top-k ones, where no store says how many.
-_TOP = 16
-
 
 @dataclass(frozen=True)
 class _Asked:
@@ -231,7 +228,7 @@ class LabelMix:
         counts = ends - begins
         first = np.cumsum(counts) - counts
         order = np.concatenate([_ranges(first[here], counts[here]) for here, _ in groups])
-        return self._of_form(side_by_side(parts, torch.from_numpy(np.argsort(order, kind="stable"))))
+        return self._of_form(side_by_side(parts, self.top, torch.from_numpy(np.argsort(order, kind="stable"))))
 
     def _first(self, row: int) -> tuple[LabelStore, int]:
         place = int(self.rows.first[row])
@@ -276,7 +273,7 @@ class LabelMix:
         targets = torch.from_numpy(self.tokens(row)[1 + self.label_positions(row)])
         decision = self._decide(stores, labels, asked)
         rule = self.config.rule
-        return mixed_log_probs(rule, mixed(rule, labels, decision), targets, alone, decision).numpy()
+        return mixed_log_probs(rule, mixed(rule, labels, decision, self.top), targets, alone, decision).numpy()
 
     def _count(self, row: int) -> int:
         return int(self._counts[row])
@@ -290,7 +287,7 @@ class LabelMix:
         labels = self._read(stores, asked)
         if len(labels) == 1:
             return labels[0]
-        return mixed(self.config.rule, labels, self._decide(stores, labels, asked))
+        return mixed(self.config.rule, labels, self._decide(stores, labels, asked), self.top)
 
     def _read(self, stores: tuple[int, ...], asked: _Asked) -> list[SoftLabels]:
         """What each of the stores says, of the classes that all have."""
@@ -325,9 +322,9 @@ class LabelMix:
 
     @cached_property
     def top(self) -> int:
-        """How many classes of a dense label are kept beside top-k ones: as many as the largest of these has."""
+        """How many classes of a dense label are kept beside top-k ones: as many as the largest of these has, if any."""
         codecs = (store.codec for store in self.stores)
-        return max((codec.k for codec in codecs if isinstance(codec, TopKCodec)), default=_TOP)
+        return max((codec.k for codec in codecs if isinstance(codec, TopKCodec)), default=0)
 
     def _of_form(self, labels: SoftLabels) -> SoftLabels:
         return in_form(labels, self.form, self.top)

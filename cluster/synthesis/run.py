@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.labelling.controller import run_units
+from cluster.labelling.disk_room import OUTLOOK
 from cluster.labelling.events import EventLog
 from cluster.labelling.patience import Patience
 from cluster.labelling.pool import ray_pool
@@ -24,7 +25,6 @@ from kdcore.data.synthesised.places import samples_folder, units_folder
 from kdcore.errors import ConfigError
 from kdcore.identity import compare_identity
 from kdcore.store import begin_or_continue, prepare_store, publish_receipt, read_journal, read_receipts
-from kdcore.store.beginning import read_identity
 from kdcore.store.schema import FORMAT
 from kdcore.store.writer import Receipt
 from kdcore.synthesis.units import SynthesisUnit, asked_of, cut_units
@@ -118,24 +118,32 @@ def _run(
     def publish(receipt: Receipt) -> None:
         watch.unit_done(receipt, job.patience(lambda: publish_receipt(job.raw, receipt)) == receipt)
 
-    def admit(answer: Mapping[str, Any]) -> bool:
-        return job.patience(lambda: _admit(job, answer))
-
     def found(receipt: Receipt) -> None:
         watch.unit_done(receipt, ours=False)
 
     with make_pool(job.recipe, rules.lowest) as pool:
-        run_units(todo, pool, rules, publish, admit, watch.record, watch.look, found)
+        run_units(todo, pool, rules, publish, _Admission(job), watch.record, watch.look, found)
     EventLog(log)({"event": "Made", "units": len(todo), "seconds": round(time.monotonic() - began, 1)})
 
 
-def _admit(job: _Job, answer: Mapping[str, Any]) -> bool:
-    """Whether the generation was begun before; IdentityMismatch when it is another teacher's or method's."""
-    wanted = {"format": FORMAT, **answer, "generation": job.generation}
-    if begin_or_continue(job.raw, wanted):
-        return False
-    compare_identity(read_identity(job.raw), wanted, what=f"the samples in {job.raw}")
-    return True
+class _Admission:
+    """Begins or continues a generation when the first replica answers, and compares what others are."""
+
+    def __init__(self, job: _Job) -> None:
+        self._job = job
+        self._begun: dict[str, Any] | None = None
+
+    def __call__(self, answer: Mapping[str, Any]) -> bool:
+        """Whether it is continued; IdentityMismatch when it, or another replica, is another teacher's or method's."""
+        job = self._job
+        own = {name: value for name, value in answer.items() if name != OUTLOOK}
+        wanted = {"format": FORMAT, **own, "generation": job.generation}
+        if self._begun is not None:
+            compare_identity(self._begun, wanted, what="another replica of this job")
+            return False
+        continued = not job.patience(lambda: begin_or_continue(job.raw, wanted))
+        self._begun = wanted
+        return continued
 
 
 def _tell(made: Generation, folder: Path, on_note: Callable[[str], None]) -> None:

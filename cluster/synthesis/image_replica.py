@@ -23,7 +23,7 @@ from kdcore.store.writer import Receipt, write_shard
 from kdcore.synthesis.images.make import make_images
 from kdcore.synthesis.images.pixels import PixelSpace, SynthesisedImages
 from kdcore.synthesis.images.transfer import Found
-from kdcore.synthesis.units import SynthesisUnit
+from kdcore.synthesis.units import SynthesisUnit, settings_of_samples
 from kdcore.teachers.image_classifier import ImageTeacher
 
 __all__ = ["ImageReplica"]
@@ -55,9 +55,7 @@ class ImageReplica:
         return {
             "kind": "image",
             "teacher": self._teacher.identity(),
-            "synthesis": digest_json(
-                self._config.model_dump(mode="json", exclude={"samples", "generations", "student"})
-            ),
+            "synthesis": digest_json(settings_of_samples(self._config)),
             "student": None if student is None else digest_state(student.state_dict()),
             "versions": package_versions(),
         }

@@ -268,6 +268,9 @@ class SynthesisedImagesData(_Source, _Viewed, _Classified):
     real: Annotated[RealImages, Field(discriminator="type")] = Field(
         description="real images: of their held-out part all figures are, and made ones are read as they are"
     )
+    real_per_class: int = Field(
+        default=0, ge=0, description="images of each class of the real training part that are learnt from, too"
+    )
     on_conflict: OnConflict = Field(default="first", description="as of real images")
 
     @model_validator(mode="after")

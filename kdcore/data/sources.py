@@ -100,7 +100,7 @@ def open_source(config: DataConfig) -> Source:
     if isinstance(config, SynthesisedImagesData):
         from kdcore.data.synthesised.source import SynthesisedSource
 
-        return SynthesisedSource(open_source(config.as_files()), open_source(config.real))
+        return SynthesisedSource(open_source(config.as_files()), open_source(config.real), config.real_per_class)
     if isinstance(config, ImageFolderData):  # before its base class, ImageParquetData
         from kdcore.data.source_folder import ImageFolderSource
 

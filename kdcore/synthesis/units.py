@@ -1,11 +1,12 @@
 """The units of a synthesis: cut by number alone, so that every process knows the same ones."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from kdcore.config.synthesis.base import SynthesisBase
 from kdcore.identity import digest_json
 
-__all__ = ["SynthesisUnit", "asked_of", "cut_units"]
+__all__ = ["SynthesisUnit", "asked_of", "cut_units", "settings_of_samples"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +30,21 @@ class SynthesisUnit:
         return self.samples
 
 
+# How many are made, what is done with them, and where the student lies whose weights are compared.
+_NOT_OF_SAMPLES = {"samples", "generations", "student", "real_per_class"}
+
+
+def settings_of_samples(config: SynthesisBase) -> dict[str, Any]:
+    """The settings that a unit's samples depend on, as JSON."""
+    return config.model_dump(mode="json", exclude=_NOT_OF_SAMPLES)
+
+
 def cut_units(config: SynthesisBase, generation: int = 0) -> tuple[SynthesisUnit, ...]:
     """The units of a generation, in their order.
 
     With more samples asked for, the whole units stay what they were.
     """
-    asked = config.model_dump(mode="json", exclude={"samples", "generations", "student"})
+    asked = settings_of_samples(config)
     units = []
     for number, first in enumerate(range(0, config.samples, config.unit_samples)):
         samples = min(config.unit_samples, config.samples - first)

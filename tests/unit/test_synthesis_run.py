@@ -137,3 +137,16 @@ def test_students_learn_from_made_images_and_are_measured_on_real_ones(tmp_path:
     np.testing.assert_allclose(image.pixels, (raw.transpose(2, 0, 1) / 255 - 0.5) / 0.5, atol=1e-6)
     listed = [ref for extent in both.extents("train") for ref in both.refs(extent, "train")]
     assert sorted(listed) == sorted(both.list("train"))
+
+
+def test_a_few_real_images_of_each_class_are_learnt_from_too(tmp_path: Path) -> None:
+    asked = recipe(tmp_path, real_per_class=2)
+    make(asked)
+    source = open_source(learning_from(asked, 1).data)
+    listed = source.list("train")
+    assert len(listed) == SAMPLES + 2 * 10
+    assert sorted(ref for extent in source.extents("train") for ref in source.refs(extent, "train")) == listed
+    real = set(open_source(asked.data).list("train"))
+    targets = [source.read(ref).target for ref in listed if ref in real]  # pyright: ignore[reportAttributeAccessIssue]
+    assert sorted(targets) == sorted(2 * list(range(10)))
+    assert not set(source.list("heldout")) & set(listed)

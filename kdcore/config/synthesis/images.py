@@ -54,6 +54,12 @@ class ImageSettings(SynthesisBase):
         default=0.5, ge=0, le=1, description="share of these images that comes from all made so far, not the newest"
     )
 
+    real_per_class: int = Field(
+        default=0,
+        ge=0,
+        description="real images of each class that are learnt from, too, where there are a few",
+    )
+
     @property
     def needs_student(self) -> bool:
         """Whether a student takes part."""

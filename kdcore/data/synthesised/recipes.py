@@ -24,6 +24,7 @@ def learning_from(recipe: Recipe, generations: int) -> Recipe:
             "path": list(files_of(samples_folder(recipe), generations)),
             "real": tree,
             "views": views,
+            "real_per_class": getattr(recipe.synthesis, "real_per_class", 0),
             "on_unreadable": recipe.data.on_unreadable,
         }
     )

@@ -1,6 +1,5 @@
 """A teacher that makes images: each unit is a chain of its own, written as a shard of images with their provenance."""
 
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from kdcore.identity import digest_json, digest_state
 from kdcore.models.image import build_image_model
 from kdcore.store import find_receipt
 from kdcore.store.writer import Receipt, write_shard
-from kdcore.synthesis.images.make import make_images
+from kdcore.synthesis.images.make import check_teacher, make_images
 from kdcore.synthesis.images.pixels import PixelSpace, SynthesisedImages
 from kdcore.synthesis.images.transfer import Found
 from kdcore.synthesis.units import SynthesisUnit, settings_of_samples
@@ -47,7 +46,10 @@ class ImageReplica:
         size, channels, mean, std = image_form(recipe.data)
         self._teacher = ImageTeacher(teacher, source.num_classes, channels)
         self._space = PixelSpace((channels, size, size), mean, std)
-        self._student()  # refused before any unit is begun
+        # What is missing is said before any unit is begun.
+        self._student()
+        check_teacher(self._teacher.model, config)
+        self._found = self._unrelated()
 
     def identity(self) -> dict[str, Any]:
         """Kind, teacher, method, the student that is to be taught, and versions."""
@@ -107,8 +109,7 @@ class ImageReplica:
         wanted = config if path is None else config.model_copy(update={"path": path})
         return build_image_model(wanted, self._teacher.num_classes, self._space.shape[0]).float()
 
-    @cached_property
-    def _found(self) -> Found | None:
+    def _unrelated(self) -> Found | None:
         config = self._config
         if not isinstance(config, TransferConfig) or config.path is None:
             return None

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -12,11 +12,29 @@ from kdcore.store.storage.places import Location, open_place
 from kdcore.store.verify import check_digest
 from kdcore.store.writer import Receipt
 
-__all__ = ["gather_images"]
+__all__ = ["Judge", "gather_images"]
+
+
+class Judge(Protocol):
+    """Looks at what is kept."""
+
+    def see(self, images: Sequence[bytes], targets: Sequence[int]) -> None:
+        """Encoded images of a unit, and the classes they were made for."""
+        ...
+
+    def verdict(self) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+        """Figures as JSON, and what is wrong in words."""
+        ...
 
 
 def gather_images(
-    raw: Location, receipts: Sequence[Receipt], folder: Path, number: int, asked: str, identity: Mapping[str, Any]
+    raw: Location,
+    receipts: Sequence[Receipt],
+    folder: Path,
+    number: int,
+    asked: str,
+    identity: Mapping[str, Any],
+    judge: Judge,
 ) -> Generation:
     """Every image of the units once, in their order; a digest is compared before a shard is read.
 
@@ -24,21 +42,19 @@ def gather_images(
     """
     files: list[SampleFile] = []
     seen: set[bytes] = set()
-    counts: dict[int, int] = {}
     for receipt in receipts:
         table = _read(raw, receipt)
         keys: list[bytes] = table.column("key").to_pylist()
         fresh = [position for position in distinct(keys) if keys[position] not in seen]
         seen.update(keys[position] for position in fresh)
         kept = table.take(fresh)
-        for target in kept.column("target").to_pylist():
-            counts[target] = counts.get(target, 0) + 1
+        judge.see(kept.column("image").to_pylist(), kept.column("target").to_pylist())
         files.append(write_samples(folder, number, receipt.unit, _for_people(kept)))
     made = sum(receipt.rows for receipt in receipts)
-    figures = {"per_class": {str(target): counts[target] for target in sorted(counts)}}
+    figures, faults = judge.verdict()
     repeated = made - len(seen)
-    notes = (f"{repeated:,} of {made:,} images were made twice, and are kept once",) if repeated else ()
-    found = Generation(number, asked, dict(identity), made, tuple(files), figures, notes)
+    twice = (f"{repeated:,} of {made:,} images were made twice, and are kept once",) if repeated else ()
+    found = Generation(number, asked, dict(identity), made, tuple(files), dict(figures), (*twice, *faults))
     write_generation(folder, found)
     return found
 

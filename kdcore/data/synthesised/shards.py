@@ -12,7 +12,7 @@ import pyarrow as pa
 from kdcore.errors import missing_extra
 from kdcore.identity import KEY_BYTES, sample_key_array
 
-__all__ = ["IMAGE_SHARD", "PROVENANCE", "MadeImage", "image_batches", "to_bytes"]
+__all__ = ["IMAGE_SHARD", "PROVENANCE", "MadeImage", "from_png", "image_batches", "to_bytes"]
 
 PROVENANCE = ("method", "generation", "unit", "seed", "step", "losses")
 """The columns that say how a sample was made; `losses` are JSON."""
@@ -78,11 +78,22 @@ def _batch(images: Sequence[MadeImage]) -> pa.RecordBatch:
     return pa.record_batch([pa.array(columns[entry.name], entry.type) for entry in IMAGE_SHARD], schema=IMAGE_SHARD)
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def from_png(data: bytes) -> np.ndarray:
+    """The pixels of a made image, uint8 [H, W, C]."""
+    with _pillow().open(io.BytesIO(data)) as image:
+        pixels = np.array(image, dtype=np.uint8)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        raise missing_extra("pillow", "vision", "Writing images") from error
+        raise missing_extra("pillow", "vision", "Writing and reading images") from error
+    return Image
+
+
+def _png(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, "PNG")
+    _pillow().fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, "PNG")
     return file.getvalue()

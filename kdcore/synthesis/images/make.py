@@ -25,9 +25,10 @@ from kdcore.synthesis.images.impressions import Impressions
 from kdcore.synthesis.images.nayer import Nayer
 from kdcore.synthesis.images.patch_similarity import PatchSimilarity
 from kdcore.synthesis.images.pixels import OnStep, PixelSpace, SynthesisedImages
+from kdcore.synthesis.images.statistics import Inside
 from kdcore.synthesis.images.transfer import Found, Transfer
 
-__all__ = ["make_images"]
+__all__ = ["check_teacher", "make_images"]
 
 
 def make_images(
@@ -53,6 +54,11 @@ def make_images(
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         return _method(teacher, student, settings, space, num_classes, found).run(wanted, on_step)
+
+
+def check_teacher(teacher: nn.Module, settings: ImageSynthesis) -> None:
+    """ConfigError where a method asks for statistics of real data that the teacher does not keep."""
+    Inside(teacher, statistics=getattr(settings, "batch_norm", 0) > 0)
 
 
 def _method(

@@ -20,6 +20,7 @@ def render(report: dict[str, Any], picture: str) -> str:
         "## Held-out quality",
         f"Mean ± standard deviation over the seeds. Losses are in nats{_OVER.get(report.get('mask', 'all'), '')}.",
         _quality(report),
+        *_made(report.get("synthesis")),
         "## Models",
         _models(report["models"]),
         "## Training",
@@ -32,6 +33,20 @@ def render(report: dict[str, Any], picture: str) -> str:
         _made_by(report.get("run")),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _made(generations: list[dict[str, Any]] | None) -> list[str]:
+    """The section on samples that the teacher made; none without."""
+    if not generations:
+        return []
+    parts = ["## Samples made by the teacher"]
+    if "nearest_made" in generations[-1]:
+        parts.append("![made images by class, beside real ones](samples.png)")
+    names = [name for name in generations[-1] if name != "notes"]
+    rows = [[str(each.get(name, "-")).strip("{}[]").replace("'", "") for name in names] for each in generations]
+    parts.append(_table(["", *(row[0] for row in rows)], [list(row) for row in zip(names, *rows, strict=True)][1:]))
+    notes = [f"- generation {each['generation']}: {note}" for each in generations for note in each["notes"]]
+    return [*parts, "\n".join(notes)] if notes else parts
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -31,6 +31,7 @@ from kdcore.evaluation.classified_text import text_batches, text_classifiers
 from kdcore.evaluation.classifier import evaluate_classifier, image_batches
 from kdcore.evaluation.language import evaluate_lms, heldout_texts, in_other_tokens
 from kdcore.evaluation.latency import latency
+from kdcore.evaluation.synthesis import measure_made
 from kdcore.identity import digest_tokenizer
 from kdcore.store.mix.mix import LabelMix
 from kdcore.students.build import tokenizer_path
@@ -44,7 +45,7 @@ def evaluate_run(recipe: Recipe) -> dict[str, Any]:
     """Measurements of the teacher and of every arm's exported student on the held-out split.
 
     Returns {"kind", "models": {arm: {"quality", "parameters", "bytes", "latency"}}, "store": sizes or None}, all JSON;
-    of text with a mask also "mask", the tokens that the losses are of.
+    of text with a mask also "mask", the tokens that the losses are of; with samples that were made "synthesis".
     Raises ConfigError when the run has exported nothing yet.
     """
     students = exported_students(recipe.run_dir)
@@ -53,6 +54,8 @@ def evaluate_run(recipe: Recipe) -> dict[str, Any]:
     source = open_source(without_views(recipe.data))
     measure = {"text": _measure_text, "image": _measure_images, "classified_text": _measure_classified}[source.kind]
     found = {"kind": source.kind, "models": measure(recipe, source, students), "store": _store_sizes(recipe)}
+    if recipe.synthesis is not None:
+        found["synthesis"] = measure_made(recipe)
     mask = recipe.data.labelled if isinstance(recipe.data, RowData) else "all"
     return found if mask == "all" else {**found, "mask": mask}
 

@@ -20,6 +20,8 @@ from kdcore.data.document import ImageSample
 from kdcore.data.sources import open_source
 from kdcore.data.synthesised.recipes import learning_from
 from kdcore.errors import ConfigError, DataError
+from kdcore.evaluation.markdown import render
+from kdcore.evaluation.synthesis import measure_made
 from kdcore.models.image import build_image_model, save_image_model
 
 NETWORK = {"source": "convnet", "kwargs": {"width": 4, "depth": 2}}
@@ -135,3 +137,20 @@ def table_of(images: np.ndarray) -> Any:
         Image.fromarray(image).save(file, "PNG")
         encoded.append({"bytes": file.getvalue()})
     return pa.table({"image": encoded})
+
+
+def test_a_report_shows_what_was_made_beside_what_is_real(teacher: Path, tmp_path: Path) -> None:
+    asked = recipe(tmp_path, teacher)
+    make(asked)
+    (figures,) = measure_made(learning_from(asked, 1))
+    assert (figures["generation"], figures["made"]) == (0, 20)
+    assert figures["nearest_made"] > figures["nearest_real"] > 0
+    assert (asked.run_dir / "samples.png").stat().st_size > 1000
+    page = render({**EMPTY, "synthesis": [{**figures, "notes": ["collapsed: so it is"]}]}, "")
+    assert "| made | 20 |" in page
+    assert "(samples.png)" in page
+    assert "- generation 0: collapsed: so it is" in page
+    assert "Samples made" not in render(EMPTY, "")
+
+
+EMPTY: dict[str, Any] = {"name": "x", "verdict": "y", "roles": {}, "models": {}, "stages": {}}

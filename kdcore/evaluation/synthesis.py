@@ -1,0 +1,63 @@
+"""What a report says of samples that the run's teacher made: figures of each generation, and images to look at."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdcore.config import Recipe
+from kdcore.config.data import SynthesisedImagesData, image_form
+from kdcore.data.document import ImageSample, Split
+from kdcore.data.sources import Source, open_source
+from kdcore.data.synthesised.gathering import read_generation
+from kdcore.data.synthesised.places import samples_folder
+from kdcore.data.synthesised.shards import to_bytes
+from kdcore.data.viewed import without_views
+from kdcore.errors import MissingExtra
+from kdcore.evaluation.synthesis_grid import draw_grid
+from kdcore.evaluation.synthesis_images import nearest
+
+__all__ = ["PICTURE", "measure_made"]
+
+PICTURE = "samples.png"
+_LOOKED_AT = 1000
+
+
+def measure_made(recipe: Recipe) -> list[dict[str, Any]]:
+    """Figures and notes of every generation as JSON, in order; of images also a picture in the run directory.
+
+    Of images the last generation has `nearest_made` and `nearest_real` as well: medians over held-out real images of
+    the distance to the nearest of 1,000 made ones, and to the nearest other real one, in 256 steps a pixel.
+    """
+    folder, found = samples_folder(recipe), []
+    for number in range(recipe.synthesis.generations if recipe.synthesis is not None else 0):
+        made = read_generation(folder, number)
+        if made is not None:
+            found.append({"generation": number, "made": made.made, "kept": made.kept, **made.figures})
+            found[-1]["notes"] = list(made.notes)
+    data = recipe.data
+    if found and isinstance(data, SynthesisedImagesData):
+        _look(open_source(without_views(data)), data, recipe.run_dir, found[-1])
+    return found
+
+
+def _look(source: Source, data: SynthesisedImagesData, folder: Path, figures: dict[str, Any]) -> None:
+    made, real = (_images(source, data, split) for split in ("train", "heldout"))
+    if len(real[0]) > 1:
+        figures["nearest_made"] = round(float(np.median(nearest(real[0], made[0]))), 2)
+        figures["nearest_real"] = round(float(np.median(nearest(real[0]))), 2)
+    try:
+        draw_grid(folder / PICTURE, made, real)
+    except MissingExtra as error:
+        figures["notes"].append(f"no picture of the samples. {error}")
+
+
+def _images(source: Source, data: SynthesisedImagesData, split: Split) -> tuple[np.ndarray, list[int]]:
+    """Up to 1,000 spread over a split: uint8 [N, H, W, C], and classes."""
+    refs = source.list(split)
+    rows = np.unique(np.linspace(0, len(refs) - 1, min(len(refs), _LOOKED_AT)).astype(int))
+    samples = [source.read(refs[row]) for row in rows]
+    images = [sample for sample in samples if isinstance(sample, ImageSample)]
+    _, _, mean, std = image_form(data.real)
+    pixels = to_bytes(np.stack([image.pixels for image in images]), mean, std)
+    return pixels, [-1 if image.target is None else image.target for image in images]

@@ -1,5 +1,6 @@
 """A mix written as a store: the same labels as the mix that is read, within what its codec keeps."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from jobs.store import app
-from kdcore.errors import LabelError, StoreError
+from kdcore.errors import IdentityMismatch, LabelError, StoreError
 from kdcore.identity import digest_samples
 from kdcore.labels import DenseCodec, DenseLabels, SparseLabels, TopKCodec, TopKLabels
 from kdcore.store import LabelStore, mix_stores, open_store, verify_store
@@ -136,6 +137,26 @@ def test_another_mix_is_not_taken_for_this_one(root, tmp_path):
     mix_stores(tmp_path / "out", mix_settings(stores, "arithmetic", WEIGHTS))
     with pytest.raises(StoreError, match="another teacher"):
         mix_stores(tmp_path / "out", mix_settings(stores, "arithmetic"))
+
+
+def test_a_killed_mix_is_not_continued_from_other_labels(root, tmp_path, monkeypatch):
+    """The second source keeps its path, teacher and samples, and has other labels."""
+    monkeypatch.setattr("kdcore.store.derive.mix._UNIT_LABELS", 8)
+    stores, out = [root / "topk2", tmp_path / "again"], tmp_path / "out"
+    write_store(stores[1], 1, TopKCodec(4, CLASSES))
+    with monkeypatch.context() as patched:
+        patched.setattr("kdcore.store.derive.derive.publish_manifest", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            mix_stores(out, mix_settings(stores, "arithmetic"))
+    next((out / "journal").glob("unit-000001*")).unlink()
+    shutil.rmtree(stores[1])
+    write_store(stores[1], 1, TopKCodec(2, CLASSES))
+    with pytest.raises(IdentityMismatch, match=r"teacher\.labels"):
+        mix_stores(out, mix_settings(stores, "arithmetic"))
+
+
+def _killed(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_the_command_writes_it(root, tmp_path):

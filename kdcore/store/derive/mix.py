@@ -48,9 +48,10 @@ def mix_stores(out: Location, config: MixConfig, progress: Progress | None = Non
     codec = _codec(mix)
     writer = _Writer(mix, codec)
     sources = [SourceStore(store.place) for store in mix.stores]
+    identity = _identity(mix, codec, config, [source.digest for source in sources])
     how = {"how": "mix", "note": _NOTE, **_settings(config), "sources": [source.record() for source in sources]}
     made = Making(how, lambda *_: {}, codec.state())
-    return derive_store(out, _identity(mix, codec, config), list(writer.units()), made, progress)
+    return derive_store(out, identity, list(writer.units()), made, progress)
 
 
 def _settings(config: MixConfig) -> dict[str, Any]:
@@ -58,14 +59,15 @@ def _settings(config: MixConfig) -> dict[str, Any]:
     return {"rule": config.rule, "weights": list(config.weights), "missing": config.missing, "names": names}
 
 
-def _identity(mix: LabelMix, codec: Codec, config: MixConfig) -> dict[str, Any]:
+def _identity(mix: LabelMix, codec: Codec, config: MixConfig, labels: list[str]) -> dict[str, Any]:
+    """`labels` are the digests of the stores' manifests: one that was labelled again is another one."""
     whose = [store.identity.get("teacher") for store in mix.stores]
     first, second = mix.rows.keys.byteswap().T  # as bytes they are compared from their first on
     order = np.lexsort((second, first))
     return {
         **mix.identity,
         "format": FORMAT,
-        "teacher": {"type": "mix", **_settings(config), "teachers": whose},
+        "teacher": {"type": "mix", **_settings(config), "teachers": whose, "labels": labels},
         "numerics": {"of": [store.identity.get("numerics") for store in mix.stores]},
         "codec": codec.spec(),
         "vocabulary": mix.num_classes,

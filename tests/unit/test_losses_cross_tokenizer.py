@@ -324,6 +324,21 @@ def test_hybrid_ends(beta) -> None:
     assert float(apart) == pytest.approx(float(sorted_loss(logits, whole(logits.flip(1)))), abs=1e-5)
 
 
+def test_an_empty_cell_is_no_class() -> None:
+    """Labels of a mix may name fewer classes than others; all classes of the last id are shared here."""
+    torch.manual_seed(0)
+    logits, labels = torch.randn(3, 6), whole(torch.randn(3, 6), 3)
+    wider = TopKLabels(
+        functional.pad(labels.ids, (0, 2), value=-1),
+        functional.pad(labels.log_probs, (0, 2), value=float("-inf")),
+        labels.tail_log_prob,
+        6,
+    )
+    shared = SharedClasses(torch.tensor([-1, -1, -1, 0, 2, 4]))
+    torch.testing.assert_close(hybrid_loss(logits, wider, shared), hybrid_loss(logits, labels, shared))
+    torch.testing.assert_close(sorted_loss(logits, wider), sorted_loss(logits, labels))
+
+
 def test_a_batch_without_a_chunk_has_no_loss() -> None:
     labels = ChunkLabels(
         torch.tensor([-1, -1]), torch.zeros(0), torch.zeros(0), torch.zeros(0).long(), torch.tensor([0])

@@ -30,7 +30,8 @@ def sorted_loss(
     distributions are multiplied by them.
     """
     theirs, ours = _both(student_logits, labels, student_scale, teacher_scale)
-    return _sorted_l1(labels.log_probs.exp().to(ours.dtype) * _column(teacher_scale), ours, theirs).sum()
+    masses = labels.log_probs.exp().to(ours.dtype) * _column(teacher_scale)
+    return _sorted_l1(masses, labels.ids >= 0, ours, theirs).sum()
 
 
 @dataclass(frozen=True)
@@ -71,18 +72,18 @@ def hybrid_loss(
     """
     rest, ours = _both(student_logits, labels, student_scale, teacher_scale)
     theirs = labels.log_probs.exp().to(ours.dtype) * _column(teacher_scale)
-    matched = shared.student_of.to(labels.ids.device)[labels.ids]
-    same = matched >= 0
+    known = labels.ids >= 0
+    matched = shared.student_of.to(labels.ids.device)[labels.ids.clamp(min=0)]
+    same = (matched >= 0) & known
     place = matched.clamp(min=0)
     divergence = _jsd(theirs, ours.gather(1, place), beta).masked_fill(~same, 0.0).sum(1)
     # Shared classes leave both sides: those of the student that no label names are in its rest.
     alone = torch.ones(ours.shape[1], dtype=torch.bool, device=ours.device)
-    known = shared.student_of[shared.student_of >= 0].to(ours.device)
-    alone[known] = False
+    alone[shared.student_of[shared.student_of >= 0].to(ours.device)] = False
     named = ours.gather(1, place).masked_fill(~same, 0.0).sum(1)
     others = ours * alone
     unnamed = ours.sum(1) - named - others.sum(1)
-    distance = _sorted_l1(theirs.masked_fill(same, 0.0), others, rest, unnamed)
+    distance = _sorted_l1(theirs, known & ~same, others, rest, unnamed)
     weight = shared.share if shared_weight is None else shared_weight
     return (weight * divergence + (1 - weight) * distance).sum()
 
@@ -102,11 +103,18 @@ def _column(scale: Tensor | None) -> Tensor | float:
     return 1.0 if scale is None else scale[:, None]
 
 
-def _sorted_l1(theirs: Tensor, ours: Tensor, their_rest: Tensor, our_rest: Tensor | float = 0.0) -> Tensor:
-    """L1 [G] of sorted masses [G, K] and [G, V]: the K largest one by one, all others as one cell."""
+def _sorted_l1(
+    theirs: Tensor, counted: Tensor, ours: Tensor, their_rest: Tensor, our_rest: Tensor | float = 0.0
+) -> Tensor:
+    """L1 [G] of sorted masses [G, K], where `counted`, and [G, V]: the largest one by one, all others as one cell.
+
+    Those that do not count are not compared with nothing, one by one: the label says no more of them than of its rest.
+    """
     width = min(theirs.shape[1], ours.shape[1])
-    top, best = theirs.sort(1, descending=True).values, ours.topk(width, dim=1).values
+    top, best = theirs.masked_fill(~counted, 0.0).sort(1, descending=True).values, ours.topk(width, dim=1).values
     beyond = top[:, width:].sum(1) + their_rest
+    paired = torch.arange(width, device=ours.device) < counted.sum(1, keepdim=True)
+    best = best.masked_fill(~paired, 0.0)
     left = (ours.sum(1) - best.sum(1)).clamp(min=0) + our_rest
     return (top[:, :width] - best).abs().sum(1) + (beyond - left).abs()
 

@@ -17,7 +17,7 @@ from kdcore.store import LabelStore, mix_stores, open_store, verify_store
 from kdcore.store.mix.mix import LabelMix
 from kdcore.store.mix.opening import mix_settings
 from tests.support.labels import codec_of
-from tests.support.mixes import CLASSES, write_store
+from tests.support.mixes import CLASSES, logits_of, write_store
 
 WEIGHTS = [0.25, 0.75]
 
@@ -112,6 +112,28 @@ def test_mixes_of_draws_are_drawn_again_from_what_they_say(root, tmp_path):
         assert all(abs(weight - there[place]) < 1 / 9 + 1e-5 for place, weight in here.items())
         differs += here != there
     assert differs
+
+
+def test_what_is_drawn_again_says_the_same_in_the_mean(tmp_path, monkeypatch):
+    """Draws of the sources and of the mix are independent: labels that share their random numbers are biased."""
+    count, drawn = 4000, codec_of("threshold", 5, CLASSES)
+    monkeypatch.setattr("tests.support.mixes.tokens_of", lambda number: np.arange(count + 1) % CLASSES)
+    monkeypatch.setattr(
+        "tests.support.mixes.logits_of",
+        lambda teacher, number, *_: logits_of(teacher, 0, CLASSES, "image").expand(count, CLASSES),
+    )
+    folders = [tmp_path / str(teacher) for teacher in (0, 1)]
+    for teacher, folder in enumerate(folders):
+        write_store(folder, teacher, drawn, range(2))
+    mix_stores(tmp_path / "out", mix_settings(folders, "arithmetic", WEIGHTS))
+    store, total = open_store(tmp_path / "out"), torch.zeros(CLASSES, dtype=torch.float64)
+    for row in range(store.num_rows):
+        labels = store.labels(row)
+        assert isinstance(labels, SparseLabels)
+        total.index_add_(0, labels.ids, labels.weights.double())
+    teachers = [logits_of(teacher, 0, CLASSES, "image").double().softmax(1)[0] for teacher in (0, 1)]
+    wanted = WEIGHTS[0] * teachers[0] + WEIGHTS[1] * teachers[1]
+    assert float((total / (2 * count) - wanted).abs().max()) < 0.01
 
 
 def _places(labels: SparseLabels) -> list[int]:

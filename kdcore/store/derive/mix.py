@@ -10,7 +10,7 @@ from kdcore.config.labels import ThresholdConfig
 from kdcore.config.mix import MixConfig
 from kdcore.errors import StoreError
 from kdcore.facts import package_versions
-from kdcore.identity import digest_input, digest_sample_arrays
+from kdcore.identity import digest_input, digest_json, digest_sample_arrays
 from kdcore.labels import Codec, DenseCodec, DenseLabels, SoftLabels, SparseLabels, TopKCodec, TopKLabels, label_seeds
 from kdcore.labels.checks import row_chunks
 from kdcore.labels.codec import Encoded, join
@@ -45,9 +45,10 @@ def mix_stores(out: Location, config: MixConfig, progress: Progress | None = Non
         raise StoreError("rule 'random' takes another teacher in every epoch, a store has one label: read this mix")
     if mix.view_spec is not None:
         raise StoreError("a mix of views is read, not written: name its stores in labels.mix of a recipe")
-    codec = _codec(mix)
-    writer = _Writer(mix, codec)
     sources = [SourceStore(store.place) for store in mix.stores]
+    seed = _seed(sources)
+    codec = _codec(mix, seed)
+    writer = _Writer(mix, codec, seed)
     identity = _identity(mix, codec, config, [source.digest for source in sources])
     how = {"how": "mix", "note": _NOTE, **_settings(config), "sources": [source.record() for source in sources]}
     made = Making(how, lambda *_: {}, codec.state())
@@ -76,22 +77,27 @@ def _identity(mix: LabelMix, codec: Codec, config: MixConfig, labels: list[str])
     }
 
 
-def _codec(mix: LabelMix) -> Codec:
+def _seed(sources: list[SourceStore]) -> int:
+    """Of what is drawn again: with the numbers that drew the sources themselves, labels would be biased."""
+    return int(digest_json([source.digest for source in sources])[:15], 16)
+
+
+def _codec(mix: LabelMix, seed: int) -> Codec:
     if mix.form == "dense":
         return DenseCodec(mix.num_classes)
     if mix.form == "topk":
         return TopKCodec(min(mix.top, mix.num_classes), mix.num_classes)
     draws = max(store.codec.draws for store in mix.stores if isinstance(store.codec, CountsCodec))
-    return learn_codec(ThresholdConfig(draws=draws), mix.num_classes, _probe(mix)).codec
+    return learn_codec(ThresholdConfig(draws=draws, seed=seed), mix.num_classes, _probe(mix, seed)).codec
 
 
-def _probe(mix: LabelMix) -> Iterator[ProbeBatch]:
+def _probe(mix: LabelMix, seed: int) -> Iterator[ProbeBatch]:
     """The first few thousand labels."""
     seen = 0
     for row in range(mix.num_rows):
         labels = mix.labels(row)
         assert isinstance(labels, SparseLabels)
-        seeds, hard = label_seeds(mix.key(row), labels.num_labels), _hard(mix, row)
+        seeds, hard = label_seeds(mix.key(row), labels.num_labels, seed), _hard(mix, row)
         for part in row_chunks(labels.num_labels, mix.num_classes):
             yield ProbeBatch(_log_weights(labels.index(part)), None if hard is None else hard[part], seeds[part])
         seen += labels.num_labels
@@ -106,8 +112,8 @@ def _hard(mix: LabelMix, row: int) -> np.ndarray | None:
 class _Writer:
     """Rows of a mix as shards."""
 
-    def __init__(self, mix: LabelMix, codec: Codec) -> None:
-        self._mix, self._codec = mix, codec
+    def __init__(self, mix: LabelMix, codec: Codec, seed: int) -> None:
+        self._mix, self._codec, self._seed = mix, codec, seed
         self._counts, self._times = mix.num_labels_per_row(), mix.occurrences()
         self._schema = store_schema(mix.kind, codec, mix.num_classes, mix.masked)
 
@@ -130,7 +136,7 @@ class _Writer:
     def _row(self, row: int) -> ShardRow:
         mix, hard = self._mix, _hard(self._mix, row)
         key = mix.key(row)
-        encoded = _encoded(self._codec, mix.labels(row), label_seeds(key, int(self._counts[row])))
+        encoded = _encoded(self._codec, mix.labels(row), label_seeds(key, int(self._counts[row]), self._seed))
         columns = self._codec.pack([encoded], [hard])[0]
         if hard is None:
             target = int(mix.targets_of(row))

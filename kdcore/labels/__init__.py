@@ -2,7 +2,7 @@
 
 from kdcore.labels.checks import check_logits
 from kdcore.labels.chunk_labels import ChunkLabels
-from kdcore.labels.codec import Codec, Encoded, RowView, join
+from kdcore.labels.codec import Codec, Encoded, RowView, cut, join
 from kdcore.labels.dense import DenseCodec
 from kdcore.labels.feature import FeatureCodec
 from kdcore.labels.registry import codec_from_spec
@@ -43,6 +43,7 @@ __all__ = [
     "check_logits",
     "codec_from_spec",
     "concat",
+    "cut",
     "join",
     "label_seeds",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kdcore.labels.soft_labels import SoftLabels
 
-__all__ = ["Codec", "Encoded", "RowView", "join"]
+__all__ = ["Codec", "Encoded", "RowView", "cut", "join"]
 
 Encoded = dict[str, np.ndarray]
 """What is kept of N labels, as flat arrays; labels are joined by joining the arrays one by one."""
@@ -82,3 +82,17 @@ class Codec(Protocol):
 def join(parts: Sequence[Encoded]) -> Encoded:
     """Labels one after the other; at least one part."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def cut(encoded: Encoded, counts: np.ndarray) -> list[Encoded]:
+    """Labels in pieces of `counts` int [n] labels each, in order: what `join` joins again."""
+    ends, num_labels = np.cumsum(counts)[:-1], int(np.sum(counts))
+    entries = encoded.get("entries")
+
+    def bounds(name: str, values: np.ndarray) -> np.ndarray:
+        if entries is None or name == "entries":
+            return ends * (len(values) // max(1, num_labels))
+        return np.append(0, np.cumsum(entries))[ends]  # a label has as many as it likes
+
+    pieces = {name: np.split(values, bounds(name, values)) for name, values in encoded.items()}
+    return [{name: pieces[name][number] for name in pieces} for number in range(len(counts))]

@@ -17,6 +17,7 @@ from kdcore.models.causal_lm import load_pretrained_lm
 from kdcore.models.tokenizer import check_tokenizer, load_tokenizer
 from kdcore.taps import Taps
 from kdcore.teachers.base import DTYPES, model_identity, network_settings, pick_device
+from kdcore.teachers.slots import SlotMemory, check_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -81,7 +82,8 @@ class CausalLMTeacher:
         self._ranks = config.tensor_parallel
         self._dtype: DType = config.dtype
         self._valid = check_tokenizer(self.tokenizer, self._num_rows())
-        self._check_context(config.context)
+        self._memory: SlotMemory | None = None
+        self._check_context(config.context, "teacher.context")
 
     @property
     def num_classes(self) -> int:
@@ -110,6 +112,33 @@ class CausalLMTeacher:
         device = self.model.device
         logits = self.model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
         return [logits[row, :length, : self._valid] for row, length in enumerate(lengths)]
+
+    def check_slots(self, length: int) -> None:
+        """TeacherError when this model cannot write texts, or none of so many tokens."""
+        self._check_context(length, "synthesis.max_tokens (and a prompt's tokens)")
+        check_memory(self.model, length)
+
+    def begin_slots(self, slots: int, length: int) -> None:
+        """Make room to write `slots` texts of up to `length` tokens; raises as `check_slots`.
+
+        Whatever was being written is forgotten.
+        """
+        self.check_slots(length)
+        self._memory = SlotMemory(self.model, slots, length)
+
+    def keep_slots(self, slots: np.ndarray) -> None:
+        """Let all slots go but these, int64 [n], which are slots 0 .. n - 1 from now on."""
+        assert self._memory is not None
+        self._memory.keep(slots)
+
+    @torch.inference_mode()
+    def decode(self, tokens: np.ndarray, positions: np.ndarray) -> Tensor:
+        """Logits [n, valid vocabulary], in the dtype of the teacher, after a token int64 [n] more in each slot.
+
+        It is at `positions` int64 [n] of its text; at 0 a new text begins in the slot.
+        """
+        assert self._memory is not None
+        return self._memory.step(tokens, positions)[:, : self._valid]
 
     def window_features(self, windows: Sequence[np.ndarray], layers: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
         """Logits as in `window_logits`, and the features float32 [T, D] of the modules `layers`, side by side.
@@ -151,10 +180,10 @@ class CausalLMTeacher:
         rows = self.model.get_output_embeddings().weight.shape[0]  # pyright: ignore
         return int(rows)
 
-    def _check_context(self, context: int) -> None:
+    def _check_context(self, context: int, setting: str) -> None:
         limit = getattr(self.model.config, "max_position_embeddings", None)
         if isinstance(limit, int) and context > limit:
             raise TeacherError(
-                f"teacher.context must be within the model's positions: {context} is more than {limit}. "
-                f"Set teacher.context to at most {limit}."
+                f"{setting} must be within the model's positions: {context} is more than {limit}. "
+                f"Set {setting} to at most {limit}."
             )

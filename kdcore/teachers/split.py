@@ -18,7 +18,7 @@ from kdcore.teachers.causal_lm import CausalLMTeacher, check_group
 
 __all__ = ["FollowingTeacher", "LeadingTeacher"]
 
-_REST, _IDENTITY, _LOGITS = range(3)
+_REST, _IDENTITY, _LOGITS, _BEGIN, _KEEP, _DECODE = range(6)
 # Between two calls rank 0 reads, encodes, learns a codec or writes; when it dies, the connection ends the wait.
 _HEARER_SECONDS = 6 * 3600.0
 
@@ -45,6 +45,22 @@ class LeadingTeacher(CausalLMTeacher):
         with self._together(_LOGITS, windows):
             return super().window_logits(windows)
 
+    def begin_slots(self, slots: int, length: int) -> None:
+        """As of an unsplit teacher."""
+        self.check_slots(length)  # what can be refused alone does not tear the group
+        with self._together(_BEGIN, [np.array([slots, length])]):
+            super().begin_slots(slots, length)
+
+    def keep_slots(self, slots: np.ndarray) -> None:
+        """As of an unsplit teacher."""
+        with self._together(_KEEP, [slots]):
+            super().keep_slots(slots)
+
+    def decode(self, tokens: np.ndarray, positions: np.ndarray) -> Tensor:
+        """As of an unsplit teacher."""
+        with self._together(_DECODE, [tokens, positions]):
+            return super().decode(tokens, positions)
+
     def rest(self) -> None:
         """Let the others go until the next call, whatever became of this one."""
         if not self.torn:
@@ -69,13 +85,22 @@ class FollowingTeacher:
     def follow(self) -> None:
         """Make the calls of rank 0 until it rests. RuntimeError when it is gone or a call fails."""
         while True:
-            call, windows = self._channel.hear()
+            call, arrays = self._channel.hear()
             if call == _REST:
                 return
-            if call == _IDENTITY:
-                self._teacher.identity()
-            else:
-                self._teacher.window_logits(windows)
+            self._make(call, arrays)
+
+    def _make(self, call: int, arrays: Sequence[np.ndarray]) -> None:
+        if call == _IDENTITY:
+            self._teacher.identity()
+        elif call == _LOGITS:
+            self._teacher.window_logits(arrays)
+        elif call == _BEGIN:
+            self._teacher.begin_slots(*arrays[0].tolist())
+        elif call == _KEEP:
+            self._teacher.keep_slots(arrays[0])
+        else:
+            self._teacher.decode(arrays[0], arrays[1])
 
 
 class _Channel:

@@ -36,7 +36,7 @@ _NOT_OF_SAMPLES = {"samples", "generations", "student", "real_per_class"}
 
 def settings_of_samples(config: SynthesisBase) -> dict[str, Any]:
     """The settings that a unit's samples depend on, as JSON."""
-    return config.model_dump(mode="json", exclude=_NOT_OF_SAMPLES)
+    return config.model_dump(mode="json", exclude=_NOT_OF_SAMPLES | config.gathering)
 
 
 def cut_units(config: SynthesisBase, generation: int = 0) -> tuple[SynthesisUnit, ...]:
@@ -56,4 +56,5 @@ def cut_units(config: SynthesisBase, generation: int = 0) -> tuple[SynthesisUnit
 
 def asked_of(config: SynthesisBase, generation: int = 0) -> str:
     """The digest of all that is asked for in a generation."""
-    return digest_json([unit.digest for unit in cut_units(config, generation)])
+    gathered = config.model_dump(mode="json", include=set(config.gathering))
+    return digest_json([[unit.digest for unit in cut_units(config, generation)], gathered])

@@ -79,7 +79,7 @@ class CausalLMTeacher:
         self.model = load_causal_lm(
             config.path, config.dtype, config.revision, config.trust_remote_code, device, config.tensor_parallel
         )
-        self._ranks = config.tensor_parallel
+        self.config, self._ranks = config, config.tensor_parallel
         self._dtype: DType = config.dtype
         self._valid = check_tokenizer(self.tokenizer, self._num_rows())
         self._memory: SlotMemory | None = None

@@ -6,8 +6,9 @@ from pydantic import Field
 
 from kdcore.config.synthesis.base import SynthesisBase
 from kdcore.config.synthesis.images import ImageSynthesis
+from kdcore.config.synthesis.text import SelfGenerationConfig
 
-__all__ = ["SynthesisBase", "SynthesisConfig"]
+__all__ = ["SelfGenerationConfig", "SynthesisBase", "SynthesisConfig"]
 
-SynthesisConfig = Annotated[ImageSynthesis, Field(discriminator="type")]
+SynthesisConfig = Annotated[ImageSynthesis | SelfGenerationConfig, Field(discriminator="type")]
 """Any `synthesis` of a recipe."""

@@ -44,7 +44,9 @@ class SelfGenerationConfig(SynthesisBase):
     Labels are what it says at temperature 1, whatever the next token is drawn at.
     """
 
-    kind: ClassVar[Literal["image", "text"]] = "text"
+    kind: ClassVar[str] = "text"
+    apart: ClassVar[frozenset[str]] = SynthesisBase.apart | {"batch", "filters"}
+    gathering: ClassVar[frozenset[str]] = frozenset({"filters"})
 
     type: Literal["self_generation"] = "self_generation"
     max_tokens: int = Field(default=256, ge=1, description="written of each text, its prompt not counted")

@@ -62,9 +62,7 @@ class Prompts:
     in a scattered order. Raises ConfigError for a slot without words, and where there is neither prompt nor `begin`.
     """
 
-    def __init__(
-        self, config: SelfGenerationConfig, encode: Callable[[str], Sequence[int]], begin: int | None
-    ) -> None:
+    def __init__(self, config: SelfGenerationConfig, encode: Callable[[str], Sequence[int]], begin: int | None) -> None:
         self._encode, self._begin = encode, [] if begin is None else [begin]
         self._slots = dict(sorted(config.slots.items()))
         given = config.prompts if config.prompt_file is None else _lines(config.prompt_file)

@@ -67,9 +67,7 @@ class LabelTaker:
             self._log_probs[row].append(likely)
         self._waiting, self._elements = [], 0
 
-    def _encoded(
-        self, logits: torch.Tensor, seeds: np.ndarray, targets: np.ndarray
-    ) -> tuple[Encoded, np.ndarray]:
+    def _encoded(self, logits: torch.Tensor, seeds: np.ndarray, targets: np.ndarray) -> tuple[Encoded, np.ndarray]:
         if isinstance(self._codec, CountsCodec):
             encoded, normalisers = self._codec.draw(logits, seeds)
         else:

@@ -1,0 +1,192 @@
+"""A teacher that writes texts: its units are labelled while they are written, as shards of an ordinary label store."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from cluster.labelling.disk_room import free_bytes
+from cluster.labelling.probe import learn_on, settle_codec
+from cluster.labelling.replica.answers import token_bounded_batches
+from cluster.labelling.statistics import Statistics
+from kdcore.config import Recipe
+from kdcore.config.models import TeacherLMConfig
+from kdcore.config.synthesis.text import SelfGenerationConfig
+from kdcore.data.synthesised.places import units_folder
+from kdcore.errors import ConfigError
+from kdcore.facts import package_versions
+from kdcore.identity import digest_file, digest_tokenizer, sample_key_text
+from kdcore.labels import Codec
+from kdcore.labels.learn import ProbeBatch
+from kdcore.store import find_receipt, publish_probe, read_probe
+from kdcore.store.schema import TOKEN_LOG_PROBS, ShardRow, batches_from_rows, store_schema
+from kdcore.store.writer import Receipt, write_shard
+from kdcore.synthesis.text.beginnings import Prompts
+from kdcore.synthesis.text.labelling import LabelTaker, probed
+from kdcore.synthesis.text.unit import beginnings_of, probe_unit, writing_of
+from kdcore.synthesis.text.weak_spots import disagreement, weakest
+from kdcore.synthesis.units import SynthesisUnit
+from kdcore.teachers.causal_lm import CausalLMTeacher
+from kdcore.teachers.split import LeadingTeacher
+
+__all__ = ["TextReplica", "text_identity"]
+
+
+class TextReplica:
+    """The teacher of a recipe, loaded, to write texts. A unit depends on nothing but its number and the codec."""
+
+    def __init__(self, recipe_json: str, store_path: str) -> None:
+        recipe = Recipe.model_validate_json(recipe_json)
+        self._recipe, self._store_path = recipe, store_path
+        self._config, teacher = _asked(recipe)
+        split = teacher.tensor_parallel > 1
+        timeout = recipe.cluster.rank_timeout_seconds
+        self._teacher = LeadingTeacher(teacher, timeout) if split else CausalLMTeacher(teacher)
+        self._prompts = Prompts(self._config, self._encode, _begin(self._teacher.tokenizer))
+        self._stops = _stops(self._teacher)
+        self._teacher.check_slots(len(self._prompts.tokens(0)) + self._config.max_tokens)
+        self._seed: int = getattr(recipe.codec, "seed", 0)
+
+    def _encode(self, text: str) -> list[int]:
+        # Special tokens in a prompt are meant: <|im_start|>user begins a question.
+        return self._teacher.tokenizer.encode(text, add_special_tokens=False, verbose=False)
+
+    @cached_property
+    def _student(self) -> CausalLMTeacher | None:
+        """The one whose weak spots are looked for."""
+        path, teacher = self._config.student, self._recipe.teacher
+        if self._config.weak_spots is None or path is None:
+            return None
+        assert isinstance(teacher, TeacherLMConfig)
+        whose = {"path": path, "tokenizer": teacher.tokenizer or teacher.path, "revision": None, "tensor_parallel": 1}
+        return CausalLMTeacher(teacher.model_copy(update=whose))
+
+    @cached_property
+    def _asked_of_codec(self) -> dict[str, Any]:
+        return {
+            "kind": "text",
+            "teacher": self._teacher.identity(),
+            "tokenizer": digest_tokenizer(self._teacher.tokenizer),
+            "numerics": {"written": True},
+            "vocabulary": self._teacher.num_classes,
+            "synthesis": text_identity(self._config),
+        }
+
+    @cached_property
+    def _codec(self) -> Codec:
+        """The store's, or what texts of this replica say it should be; of all generations that of the first."""
+        first = units_folder(self._recipe, 0)
+        learnt = None if str(first) == self._store_path else read_probe(first)
+        if learnt is not None:
+            publish_probe(self._store_path, learnt)
+        learn = learn_on(self._probe(), self._recipe.codec, self._teacher.num_classes, ())
+        return settle_codec(self._store_path, self._asked_of_codec, self._recipe.codec, learn)
+
+    def _probe(self) -> Iterator[ProbeBatch]:
+        config = self._config
+        unit = probe_unit(config, self._recipe.labels.probe_labels)
+        beginnings = beginnings_of(config, self._prompts, unit)
+        writing = writing_of(config, beginnings, self._stops)
+        yield from probed(writing.steps(self._teacher), beginnings, writing.longest, self._seed)
+
+    def identity(self) -> dict[str, Any]:
+        """Kind, teacher, tokenizer, how texts are written, codec and versions. The first call settles the codec."""
+        asked = dict(self._asked_of_codec)
+        if self._student is not None:
+            asked["synthesis"] = {**asked["synthesis"], "student": self._student.identity()}
+        return {**asked, "codec": self._codec.spec(), "versions": package_versions()}
+
+    def outlook(self) -> dict[str, float | None]:
+        """The free bytes here."""
+        return {"free": free_bytes(self._store_path)}
+
+    def label(self, unit: SynthesisUnit, attempt: str, batch_divisor: int = 1) -> Receipt:
+        """Write the texts of a unit and its shard; the receipt is not published yet. `batch_divisor`: fewer at a time.
+
+        A unit that has a valid receipt meanwhile is answered with that one. LabelError when the teacher's outputs are
+        not finite, OutOfSpace when the disk is full.
+        """
+        there = find_receipt(self._store_path, unit.id, unit.digest)
+        if there is not None:
+            return there
+        codec, vocabulary = self._codec, self._teacher.num_classes
+        schema, statistics = store_schema("text", codec, vocabulary), Statistics("text", codec, vocabulary)
+        batches = statistics.watch(batches_from_rows(schema, self._rows(unit, batch_divisor)))
+        receipt = write_shard(self._store_path, unit.id, attempt, schema, batches, unit_digest=unit.digest, codec=codec)
+        return statistics.noted(receipt)
+
+    def _rows(self, unit: SynthesisUnit, batch_divisor: int) -> list[ShardRow]:
+        """What is kept of a unit's texts, in the order of their rows."""
+        beginnings = beginnings_of(self._config, self._prompts, unit)
+        writing = writing_of(self._config, beginnings, self._stops, batch_divisor)
+        taker = LabelTaker(self._codec, beginnings, writing.longest, self._seed)
+        for step in writing.steps(self._teacher):
+            taker.take(step)
+        texts = [row[:length] for row, length in zip(writing.tokens, writing.lengths.tolist(), strict=True)]
+        labels = list(taker.rows(writing.tokens, writing.lengths))
+        rows = []
+        for row in self._kept(texts, [log_probs for _, log_probs in labels]):
+            columns, log_probs = labels[row]
+            name = f"generation-{unit.generation:03d}/{unit.id}/{row:05d}"
+            key = sample_key_text(self._teacher.tokenizer.decode(texts[row], skip_special_tokens=True))
+            rows.append(ShardRow(key, name, 1, {**columns, TOKEN_LOG_PROBS: log_probs}, tokens=texts[row]))
+        return rows
+
+    def _kept(self, texts: Sequence[np.ndarray], log_probs: Sequence[np.ndarray]) -> list[int]:
+        student, share = self._student, self._config.weak_spots
+        if student is None or share is None:
+            return list(range(len(texts)))
+        limit = student.config.batch_tokens
+        theirs: list[np.ndarray] = [np.empty(0)] * len(texts)
+        for batch in token_bounded_batches([len(text) for text in texts], limit):
+            for row, logits in zip(batch, student.window_logits([texts[row] for row in batch]), strict=True):
+                targets = torch.from_numpy(texts[row][1:]).to(logits.device)[:, None]
+                theirs[row] = logits[:-1].float().log_softmax(1).gather(1, targets)[:, 0].cpu().numpy()
+        return weakest(disagreement(log_probs, theirs), share).tolist()
+
+    @property
+    def torn(self) -> bool:
+        """Whether the processes of a split teacher are no longer at the same call."""
+        return isinstance(self._teacher, LeadingTeacher) and self._teacher.torn
+
+    def rest(self) -> None:
+        """Let the other processes of a split teacher go until the next call."""
+        if isinstance(self._teacher, LeadingTeacher):
+            self._teacher.rest()
+
+
+def text_identity(config: SelfGenerationConfig) -> dict[str, Any]:
+    """What decides the words of a text, for the identity of a store."""
+    names = ("type", "seed", "max_tokens", "temperature", "top_p", "first_token", "prompts", "slots", "weak_spots")
+    found = {name: value for name, value in config.model_dump(mode="json").items() if name in names}
+    return found if config.prompt_file is None else {**found, "prompt_file": digest_file(config.prompt_file)}
+
+
+def _asked(recipe: Recipe) -> tuple[SelfGenerationConfig, TeacherLMConfig]:
+    config, teacher = recipe.synthesis, recipe.teacher
+    if not isinstance(config, SelfGenerationConfig) or not isinstance(teacher, TeacherLMConfig):
+        raise ConfigError(
+            f"recipe '{recipe.name}' lets a teacher write texts: it needs synthesis.type self_generation and "
+            "teacher.type causal_lm"
+        )
+    if recipe.codec.type in ("feature", "span"):
+        raise ConfigError(
+            f"labels that are taken while a text is written are distributions over its next token; labels.codec.type "
+            f"'{recipe.codec.type}' is something else: leave it out, or label the samples in a run of their own"
+        )
+    return config, teacher
+
+
+def _begin(tokenizer: Any) -> int | None:
+    """The token before a text: the BOS, or what ends the text before it."""
+    return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+
+
+def _stops(teacher: CausalLMTeacher) -> set[int]:
+    """The tokens after which a text is over: EOS, a BOS, which begins the next one, and those of the model's own."""
+    own = getattr(getattr(teacher.model, "generation_config", None), "eos_token_id", None)
+    listed = own if isinstance(own, list) else [own]
+    tokenizer = teacher.tokenizer
+    return {token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id, *listed) if token is not None}

@@ -1,0 +1,73 @@
+"""What texts that a teacher wrote are like: how various, how long, how likely; and whether they have collapsed."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["collapse_notes", "distinct", "text_figures"]
+
+_NGRAMS = (1, 2, 3, 4)
+_QUANTILES = (0.05, 0.5, 0.95)
+# A store of stories has a distinct-4 of a third after a million tokens; of one text over and over it is near nothing.
+_FEW_DISTINCT, _MANY_LEFT_OUT, _ONE_BEGINNING, _RUT = 0.02, 0.5, 0.99, 1.05
+
+
+def distinct(texts: Sequence[np.ndarray], size: int) -> float:
+    """Distinct runs of `size` tokens over all such runs of the texts, each int [T] (distinct-n; Li et al. 2016)."""
+    runs = [np.lib.stride_tricks.sliding_window_view(text, size) for text in texts if len(text) >= size]
+    total = sum(len(part) for part in runs)
+    return len(np.unique(np.concatenate(runs), axis=0)) / total if total else 0.0
+
+
+def text_figures(
+    texts: Sequence[np.ndarray], perplexities: np.ndarray, left_out: Mapping[str, int], finished: np.ndarray
+) -> dict[str, Any]:
+    """Figures as JSON of the texts that are kept, each int [T]; `perplexities` float [R] and `finished` bool [R] too.
+
+    `left_out` counts the others, by reason. Quantiles are those at 5, 50 and 95%.
+    """
+    lengths = np.array([len(text) for text in texts] or [0])
+    beginnings = [tuple(text[:2].tolist()) for text in texts]
+    shares = sorted((beginnings.count(begin) for begin in set(beginnings)), reverse=True)
+    return {
+        "texts": len(texts),
+        "tokens": int(lengths.sum()),
+        "distinct": {str(size): round(distinct(texts, size), 4) for size in _NGRAMS},
+        "length": [round(float(value), 1) for value in np.quantile(lengths, _QUANTILES)],
+        "perplexity": [round(float(value), 3) for value in np.quantile(perplexities, _QUANTILES)] if len(texts) else [],
+        "finished": round(float(finished.mean()), 4) if len(texts) else 0.0,
+        "first_tokens": len(shares),
+        "commonest_first_token": round(shares[0] / len(texts), 4) if shares else 0.0,
+        "left_out": {reason: count for reason, count in left_out.items() if count},
+    }
+
+
+def collapse_notes(figures: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is wrong with texts of these figures, in words; empty where nothing is."""
+    kept, left_out = figures["texts"], sum(figures["left_out"].values())
+    notes: list[str] = []
+    if not kept:
+        return (f"collapsed: none of {left_out:,} texts is left: {_reasons(figures)}",)
+    if left_out > _MANY_LEFT_OUT * (kept + left_out):
+        notes.append(f"{left_out:,} of {kept + left_out:,} texts were left out: {_reasons(figures)}")
+    if figures["distinct"]["4"] < _FEW_DISTINCT:
+        notes.append(
+            f"collapsed: repeated text, only {figures['distinct']['4']:.1%} of all runs of four tokens are distinct; "
+            "raise synthesis.temperature or synthesis.top_p, or give prompts"
+        )
+    if figures["perplexity"][1] < _RUT:
+        notes.append(
+            f"collapsed: half of the texts have a perplexity below {figures['perplexity'][1]:.2f}, so that the teacher "
+            "had next to nothing to choose: raise synthesis.temperature"
+        )
+    if figures["commonest_first_token"] > _ONE_BEGINNING and figures["texts"] > 1:
+        notes.append(
+            f"{figures['commonest_first_token']:.1%} of the texts begin alike: give synthesis.prompts, or raise the "
+            "temperature of the first positions"
+        )
+    return tuple(notes)
+
+
+def _reasons(figures: Mapping[str, Any]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in figures["left_out"].items())

@@ -25,10 +25,11 @@ _KINDS = ("full_attention", "sliding_attention")
 
 @dataclass
 class _Places:
-    """Where each slot's next token goes, int64 [n], and one more than the largest of them."""
+    """Where each slot's next token goes, int64 [n], one more than the largest of them, and whether all are the same."""
 
     at: Tensor
     top: int = 0
+    level: bool = False
     slots: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,7 +71,7 @@ class _Layer:
         return self.places.top, 0
 
     def get_seq_length(self) -> int:
-        return 0
+        return self.places.top - 1 if self.places.level else 0
 
     def get_max_length(self) -> int:
         return self._length
@@ -83,8 +84,9 @@ class SlotMemory:
     """
 
     def __init__(self, model: PreTrainedModel, slots: int, length: int) -> None:
-        from transformers.cache_utils import Cache
+        from transformers.cache_utils import Cache, CacheLayerMixin
 
+        CacheLayerMixin.register(_Layer)  # it is one in all but name, which would have to be imported above
         config = model.config.get_text_config()
         self._model, self._mask = model, _mask_kind(model)
         self._layers = [_Layer(slots, length) for _ in range(config.num_hidden_layers)]
@@ -102,16 +104,14 @@ class SlotMemory:
         What a slot held beyond its position is forgotten.
         """
         device = self._model.device
-        places = _Places(torch.from_numpy(positions).to(device), int(positions.max()) + 1)
+        top, level = int(positions.max()) + 1, bool((positions == positions[0]).all())
+        places = _Places(torch.from_numpy(positions).to(device), top, level)
         for layer in self._layers:
             layer.places = places
-        seen = (torch.arange(places.top, device=device) <= places.at[:, None])[:, None, None]
-        if self._mask == "added":
-            hidden = torch.finfo(self._model.dtype).min
-            seen = torch.zeros(seen.shape, dtype=self._model.dtype, device=device).masked_fill_(~seen, hidden)
         answer = self._model(
             input_ids=torch.from_numpy(tokens).to(device)[:, None],
-            attention_mask=seen,
+            # Texts of one length see all there is, and attention without a mask is faster by far.
+            attention_mask=None if level else self._seen(places),
             position_ids=places.at[:, None],
             past_key_values=self._cache,
             use_cache=True,
@@ -119,6 +119,14 @@ class SlotMemory:
         if not all(layer.is_initialized for layer in self._layers):
             raise _other_memory(self._model.config.model_type, "a layer without keys and values")
         return answer.logits[:, 0]
+
+    def _seen(self, places: _Places) -> Tensor:
+        """Which places each slot looks at, [n, 1, 1, top]."""
+        seen = (torch.arange(places.top, device=places.at.device) <= places.at[:, None])[:, None, None]
+        if self._mask == "boolean":
+            return seen
+        dtype = self._model.dtype
+        return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
 
 
 def _mask_kind(model: PreTrainedModel) -> str:

@@ -45,12 +45,12 @@ class SelfGenerationConfig(SynthesisBase):
     """
 
     kind: ClassVar[str] = "text"
-    apart: ClassVar[frozenset[str]] = SynthesisBase.apart | {"batch", "filters"}
+    apart: ClassVar[frozenset[str]] = SynthesisBase.apart | {"filters"}
     gathering: ClassVar[frozenset[str]] = frozenset({"filters"})
 
     type: Literal["self_generation"] = "self_generation"
     max_tokens: int = Field(default=256, ge=1, description="written of each text, its prompt not counted")
-    batch: int = Field(default=128, ge=1, description="texts written side by side: no text depends on it")
+    batch: int = Field(default=128, ge=1, description="texts written side by side; no draw depends on it, but sums of floating point do, in their last bits")
     temperature: float | Points = Field(
         default=1.0, description="of the draw of the next token; or [[position, temperature], ...] of what is written"
     )

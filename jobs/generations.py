@@ -43,16 +43,19 @@ def _train_between(recipe: Recipe, generation: int, student: str | None) -> str:
     from kdcore.training.arms import plan_arms
 
     between = _recipe_between(recipe, generation, student)
-    stages.label(between)
+    if not recipe.labels_come_with_samples:
+        stages.label(between)
     stages.train_arms(between)
     return str(plan_arms(between)[0].export_directory(between))
 
 
 def _recipe_between(recipe: Recipe, generation: int, student: str | None) -> Recipe:
     from kdcore.config.models import FittedTeacher
+    from kdcore.data.synthesised.places import labels_folder
     from kdcore.data.synthesised.recipes import learning_from
     from kdcore.training.arms import with_fitted_teacher
 
+    came = labels_folder(recipe, generation) if recipe.labels_come_with_samples else None
     so_far = learning_from(with_fitted_teacher(recipe), generation + 1)
     teacher = so_far.teacher
     if isinstance(teacher, FittedTeacher):
@@ -67,7 +70,7 @@ def _recipe_between(recipe: Recipe, generation: int, student: str | None) -> Rec
         "teacher": teacher,
         "training": alone,
         "student": model if student is None else model.model_copy(update={"path": student}),
-        "labels": so_far.labels.model_copy(update={"path": None}),
+        "labels": so_far.labels.model_copy(update={"path": came}),
         "synthesis": None,
     }
     return so_far.model_copy(update=changes)

@@ -26,7 +26,10 @@ class TextFilters(Settings):
     min_perplexity: float | None = Field(default=None, ge=1, description="under the teacher; a lower one is a rut")
     max_perplexity: float | None = Field(default=None, gt=1, description="under the teacher; a higher one is noise")
     near_duplicates: float | None = Field(
-        default=0.8, gt=0, le=1, description="likeness (Jaccard, of shingles) to an earlier text from which one is out"
+        default=0.8,
+        ge=0.5,
+        le=1,
+        description="likeness (Jaccard of shingles) to an earlier text, from which one is out",
     )
     shingle_tokens: int = Field(default=5, ge=1, description="tokens of a shingle")
 
@@ -50,7 +53,11 @@ class SelfGenerationConfig(SynthesisBase):
 
     type: Literal["self_generation"] = "self_generation"
     max_tokens: int = Field(default=256, ge=1, description="written of each text, its prompt not counted")
-    batch: int = Field(default=128, ge=1, description="texts written side by side; no draw depends on it, but sums of floating point do, in their last bits")
+    batch: int = Field(
+        default=128,
+        ge=1,
+        description="written side by side; no draw depends on it, but sums of floating point do, in their last bits",
+    )
     temperature: float | Points = Field(
         default=1.0, description="of the draw of the next token; or [[position, temperature], ...] of what is written"
     )

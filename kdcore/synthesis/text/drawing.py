@@ -58,7 +58,7 @@ def _column(values: np.ndarray, like: Tensor) -> Tensor:
 
 def _likeliest(masses: Tensor, shares: Tensor) -> Tensor:
     """Masses, zero for all but the fewest likeliest tokens that have `shares` of a row's mass."""
-    ordered, order = masses.sort(1, descending=True, stable=True)
+    ordered, order = masses.sort(dim=1, descending=True, stable=True)
     before = ordered.cumsum(1) - ordered
     ordered = torch.where(before < shares * masses.sum(1, keepdim=True), ordered, 0.0)
     return torch.zeros_like(masses).scatter_(1, order, ordered)

@@ -1,0 +1,145 @@
+"""Texts from a tiny teacher to a label store: died, continued, gathered, learnt from in generations."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.labelling.run import PoolMaker
+from cluster.labelling.twin import InProcessPool
+from cluster.synthesis.kinds import gather_here
+from cluster.synthesis.run import synthesize
+from cluster.synthesis.text_replica import TextReplica
+from kdcore.config.recipe import Recipe
+from kdcore.data.synthesised.gathering import Generation
+from kdcore.data.synthesised.places import labels_folder, units_folder
+from kdcore.errors import ConfigError, StoreError
+from kdcore.identity import sample_key_text
+from kdcore.models.tokenizer import load_tokenizer
+from kdcore.store import open_store, verify_store
+from kdcore.training.text_samples import text_samples
+from tests.support.labelling_runs import content
+from tests.support.tiny_teacher import write_teacher
+
+pytest.importorskip("transformers")
+
+LABELS = {"codec": {"type": "threshold", "draws": 12}, "probe_labels": 100}
+STUDENT = {"type": "causal_lm", "architecture": {"model_type": "llama"}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("written")
+    write_teacher(folder / "teacher")
+    return folder
+
+
+def recipe(folder: Path, name: str, changes: dict[str, Any] | None = None, **synthesis: Any) -> Recipe:
+    asked = {"samples": 14, "unit_samples": 6, "max_tokens": 24, "batch": 4, "prompts": ["the {who}", "a "]}
+    asked |= {"slots": {"who": ["cat", "dog", "old log"]}, **synthesis}
+    return Recipe.model_validate(
+        {
+            "name": name,
+            "runs": str(folder / "runs"),
+            "data": {"type": "text", "path": str(folder / "nothing" / "*.txt")},
+            "teacher": {"type": "causal_lm", "path": str(folder / "teacher"), "context": 24, "overlap": 8},
+            "synthesis": {"type": "self_generation", **asked},
+            "labels": LABELS,
+            "cluster": {"replicas": 1},
+            **(changes or {}),
+        }
+    )
+
+
+def pool(generation: int = 0, deaths: Sequence[tuple[str, int]] = ()) -> PoolMaker:
+    @contextmanager
+    def make(recipe: Recipe, replicas: int) -> Iterator[InProcessPool]:
+        asked = recipe.model_dump_json()
+        yield InProcessPool(lambda: TextReplica(asked, str(units_folder(recipe, generation))), deaths)
+
+    return make
+
+
+def write(asked: Recipe, generation: int = 0, deaths: Sequence[tuple[str, int]] = ()) -> Generation:
+    return synthesize(asked, generation, lambda note: None, pool(generation, deaths), gather_here)
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> tuple[Recipe, Generation]:
+    asked = recipe(folder, "whole")
+    return asked, write(asked)
+
+
+def test_texts_and_their_labels_are_an_ordinary_store(whole: tuple[Recipe, Generation], folder: Path) -> None:
+    asked, made = whole
+    assert verify_store(asked.store_path, full=True).ok
+    store, tokenizer = open_store(asked.store_path), load_tokenizer(str(folder / "teacher"))
+    files = sorted((asked.run_dir / "samples").glob("*.parquet"))
+    lines = [line for file in files for line in pq.read_table(file).to_pylist()]
+    assert (made.made, made.kept) == (14, store.num_rows)
+    assert store.num_rows == len(lines) > 10
+    assert store.manifest.extra["derived"]["how"] == "self_generation"
+    assert store.manifest.extra["fidelity"]
+    for line in lines:
+        assert line["text"].startswith(("the cat", "the dog", "the old log", "a "))
+        row = store.row_of(sample_key_text(line["text"]))
+        assert store.name(row) == line["name"]
+        assert len(store.tokens(row)) == line["tokens"] == line["step"] + 1
+        assert line["perplexity"] == pytest.approx(np.exp(-store.token_log_probs(row).mean()), rel=1e-3)
+        assert tokenizer.decode(store.tokens(row), skip_special_tokens=True) == line["text"]
+        labels = store.labels(row)
+        assert labels.num_labels == line["step"]
+    assert {(line["method"], line["generation"]) for line in lines} == {("self_generation", 0)}
+
+
+def test_students_learn_from_them_without_a_document(whole: tuple[Recipe, Generation], folder: Path) -> None:
+    asked, _ = whole
+    samples = text_samples(asked, load_tokenizer(str(folder / "teacher")), True, 32)
+    batch = samples.batch(np.arange(3))
+    assert batch.labels is not None
+    assert batch.labels.num_labels == len(batch.targets)
+
+
+def test_a_unit_whose_writer_died_is_written_again_to_the_bit(whole: tuple[Recipe, Generation], folder: Path) -> None:
+    torn = recipe(folder, "torn")
+    made = write(torn, deaths=[("unit-000000", 0), ("unit-000002", 0)])
+    # The codec was learnt on the same texts by another process, with the same tables.
+    assert content(torn.store_path) == content(whole[0].store_path)
+    assert made.figures == whole[1].figures
+
+
+def test_other_filters_sieve_what_is_written(whole: tuple[Recipe, Generation], folder: Path) -> None:
+    asked = recipe(folder, "whole", {"labels": {**LABELS, "path": str(folder / "strict")}}, filters={"min_tokens": 30})
+    made = write(asked, deaths=[("unit-000000", 0)])  # nobody was asked, so that nobody died
+    assert made.kept == 0
+    assert "none of" in made.notes[0]
+
+
+def test_another_temperature_is_another_set(whole: tuple[Recipe, Generation], folder: Path) -> None:
+    with pytest.raises(StoreError, match="cut differently"):
+        write(recipe(folder, "whole", temperature=0.5))
+
+
+def test_a_later_generation_keeps_the_codec_and_what_the_student_knows_least(
+    whole: tuple[Recipe, Generation], folder: Path
+) -> None:
+    student = {"student": str(folder / "teacher"), "weak_spots": 0.5}
+    later = recipe(folder, "later", {"student": STUDENT, "training": {"steps": 1}}, generations=2, **student)
+    first, second = write(later), write(later, 1)
+    assert first.made == second.made == 7
+    before, both = (open_store(labels_folder(later, number)) for number in (0, 1))
+    assert both.path == later.store_path
+    assert (before.num_rows, both.num_rows) == (first.kept, first.kept + second.kept)
+    assert both.codec.spec() == before.codec.spec()
+    assert set(before.keys().tolist()) < set(both.keys().tolist())
+    assert both.name(before.num_rows).startswith("generation-001/unit-000000/")
+
+
+def test_labels_that_cannot_be_taken_while_writing(folder: Path) -> None:
+    asked = recipe(folder, "bytes", {"labels": {"codec": {"type": "span"}}})
+    with pytest.raises(ConfigError, match=r"labels.codec.type 'span' is something else"):
+        TextReplica(asked.model_dump_json(), str(folder / "span"))

@@ -54,9 +54,10 @@ def test_the_paths_of_a_recipe() -> None:
     models = [f"{role}.{key}" for role in ("teacher", "student") for key in ("path", "tokenizer", "name")]
     offloading = ["training.engine.offload_path", "teacher.fit.engine.offload_path"]
     others = ["runs", "labels.path", "labels.mix.stores.path", "data.path", "data.heldout", "data.chat_template"]
-    assert sorted(marks) == sorted([*others, *models, *offloading])
-    stores = {"labels.path", "labels.mix.stores.path"}
-    assert {name for name, mark in marks.items() if mark.url} == {*stores, "data.path", "data.heldout"}
+    made = ["data.real.path", "data.real.heldout", "data.real.chat_template", "synthesis.student", "synthesis.path"]
+    assert sorted(marks) == sorted([*others, *models, *offloading, *made, "synthesis.prompt_file"])
+    data = {f"{data}.{name}" for data in ("data", "data.real") for name in ("path", "heldout")}
+    assert {name for name, mark in marks.items() if mark.url} == {"labels.path", "labels.mix.stores.path", *data}
     assert {name for name, mark in marks.items() if mark.made} == {"labels.path", "runs", *offloading}
 
 

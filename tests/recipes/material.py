@@ -72,8 +72,21 @@ def mnist(folder: Path) -> list[str]:
     return parquet(folder, 28)
 
 
+def stories(folder: Path) -> list[str]:
+    """A teacher of a few thousand weights that writes eight texts, and three real ones."""
+    from tests.support.tiny_teacher import write_teacher
+
+    write_teacher(folder / "teacher")
+    (folder / "real.jsonl").write_text('{"text": "the cat sat on a mat"}\n' * 3)
+    teacher = [f"teacher.{name}={folder / 'teacher'}" for name in ("path", "tokenizer")]
+    data = [f"data.{name}={folder / 'real.jsonl'}" for name in ("path", "heldout")]
+    made = {"samples": 8, "unit_samples": 4, "max_tokens": 16, "batch": 4}
+    return [*teacher, *data, "teacher.context=64", *(f"synthesis.{name}={value}" for name, value in made.items())]
+
+
 MATERIAL: dict[str, Callable[[Path], list[str]]] = {
     "cifar10": cifar10,
     "imagenet": imagenet,
     "mnist-hinton": mnist,
+    "stories-data-free": stories,
 }

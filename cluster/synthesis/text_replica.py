@@ -130,7 +130,7 @@ class TextReplica:
         for row in self._kept(texts, [log_probs for _, log_probs in labels]):
             columns, log_probs = labels[row]
             name = f"generation-{unit.generation:03d}/{unit.id}/{row:05d}"
-            key = sample_key_text(self._teacher.tokenizer.decode(texts[row], skip_special_tokens=True))
+            key = sample_key_text(str(self._teacher.tokenizer.decode(texts[row], skip_special_tokens=True)))
             rows.append(ShardRow(key, name, 1, {**columns, TOKEN_LOG_PROBS: log_probs}, tokens=texts[row]))
         return rows
 
@@ -186,7 +186,6 @@ def _begin(tokenizer: Any) -> int | None:
 
 def _stops(teacher: CausalLMTeacher) -> set[int]:
     """The tokens after which a text is over: EOS, a BOS, which begins the next one, and those of the model's own."""
-    own = getattr(getattr(teacher.model, "generation_config", None), "eos_token_id", None)
-    listed = own if isinstance(own, list) else [own]
-    tokenizer = teacher.tokenizer
-    return {token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id, *listed) if token is not None}
+    own: Any = getattr(getattr(teacher.model, "generation_config", None), "eos_token_id", None)
+    ends: list[Any] = [teacher.tokenizer.bos_token_id, teacher.tokenizer.eos_token_id]
+    return {int(token) for token in ends + (own if isinstance(own, list) else [own]) if token is not None}

@@ -46,10 +46,11 @@ def recipe(folder: Path, name: str, arguments: argparse.Namespace, samples: int 
         del settings["synthesis"]
     else:
         settings["synthesis"] |= {"samples": samples, "max_tokens": arguments.max_tokens}
-    del settings["training"]["epochs"]
+    for name in ("epochs", "batch_size"):
+        del settings["training"][name]
     settings["training"] |= {
         "steps": arguments.steps,
-        "batch_size": arguments.batch_size,
+        "tokens_per_step": arguments.tokens_per_step,
         "seeds": list(range(arguments.seeds)),
         "baseline": samples is None,
         "checkpoint": {"every_steps": 500, "keep": 1},
@@ -86,7 +87,7 @@ def main() -> None:
     """Measure, and print the JSON line."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.teaches_data_free_text", description=__doc__)
     parser.add_argument("--steps", type=int, default=400, help="optimizer steps")
-    parser.add_argument("--batch-size", type=int, default=16, help="sequences of a step, of up to 512 tokens")
+    parser.add_argument("--tokens-per-step", type=int, default=6144)
     parser.add_argument("--samples", type=int, nargs="*", default=[1600, 6400], help="texts that the teacher writes")
     parser.add_argument("--max-tokens", type=int, default=500, help="of a text")
     parser.add_argument("--seeds", type=int, default=3)

@@ -14,10 +14,8 @@ class SynthesisBase(Settings):
     """
 
     kind: ClassVar[str] = "image"
-    apart: ClassVar[frozenset[str]] = frozenset({"samples", "generations", "student"})
-    """Settings that a unit does not depend on, or whose part in it its identity tells."""
     gathering: ClassVar[frozenset[str]] = frozenset()
-    """Those of them that decide what is kept of the units."""
+    """Settings that decide what is kept of the units, and not what is in them."""
 
     samples: int = Field(ge=1, description="how many are made in each generation, before any is filtered out")
     unit_samples: int = Field(default=256, ge=1, description="samples of one unit of work, which is lost as a whole")

@@ -48,7 +48,6 @@ class SelfGenerationConfig(SynthesisBase):
     """
 
     kind: ClassVar[str] = "text"
-    apart: ClassVar[frozenset[str]] = SynthesisBase.apart | {"filters"}
     gathering: ClassVar[frozenset[str]] = frozenset({"filters"})
 
     type: Literal["self_generation"] = "self_generation"

@@ -81,7 +81,13 @@ def stories(folder: Path) -> list[str]:
     teacher = [f"teacher.{name}={folder / 'teacher'}" for name in ("path", "tokenizer")]
     data = [f"data.{name}={folder / 'real.jsonl'}" for name in ("path", "heldout")]
     made = {"samples": 8, "unit_samples": 4, "max_tokens": 16, "batch": 4}
-    return [*teacher, *data, "teacher.context=64", *(f"synthesis.{name}={value}" for name, value in made.items())]
+    return [
+        *teacher,
+        *data,
+        "teacher.context=64",
+        "teacher.overlap=8",
+        *(f"synthesis.{name}={value}" for name, value in made.items()),
+    ]
 
 
 MATERIAL: dict[str, Callable[[Path], list[str]]] = {

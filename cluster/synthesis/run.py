@@ -42,18 +42,19 @@ def synthesize(
 ) -> Generation:
     """Make a generation of samples, or continue it; what is finished is returned as it is.
 
-    Raises ConfigError without `teacher` or `synthesis`, IdentityMismatch when what was begun is another teacher's,
+    Raises ConfigError without `teacher` or `synthesis`, IdentityMismatch when what is there is another teacher's,
     ResourceError when the cluster is too small, UnitFailed when a unit fails for good, and the replicas' own KDErrors.
     """
     if recipe.teacher is None or recipe.synthesis is None:
         raise ConfigError(f"recipe '{recipe.name}' needs a teacher that makes samples: add `teacher` and `synthesis`")
     job = _Job(with_fitted_teacher(absolute_paths(recipe)), recipe.synthesis, generation, on_note)
+    pool = make_pool or partial(ray_pool, store_path=str(job.raw), kind=making_of(recipe).replica)
     found = read_generation(samples_folder(job.recipe), generation)
     if found is not None and found.asked == job.asked:
+        _check_made(job, found, pool)
         on_note(f"samples: generation {generation} in {samples_folder(recipe)} is finished; nothing to do")
         return found
-    replica = making_of(recipe).replica
-    _make(job, make_pool or partial(ray_pool, store_path=str(job.raw), kind=replica))
+    _make(job, pool)
     receipts = job.patience(lambda: read_journal(job.raw, {unit.id: unit.digest for unit in job.units}))
     made = gather(Gathering(job.recipe.model_dump_json(), generation, job.asked, receipts), job.recipe)
     _tell(made, samples_folder(recipe), on_note)
@@ -84,6 +85,16 @@ class _Job:
     @property
     def patience(self) -> Patience:
         return Patience.of(self.recipe.labels, self.on_note)
+
+
+def _check_made(job: _Job, found: Generation, make_pool: PoolMaker) -> None:
+    """IdentityMismatch when finished samples are another teacher's, or were made to teach another student."""
+
+    def compare(answer: Mapping[str, Any]) -> None:
+        compare_identity(found.identity, _wanted(job, answer), what=f"the samples in {samples_folder(job.recipe)}")
+
+    with make_pool(job.recipe, 1) as pool:
+        run_units((), pool, labelling_rules(job.recipe, 0), lambda receipt: None, compare)
 
 
 def _make(job: _Job, make_pool: PoolMaker) -> None:
@@ -136,14 +147,19 @@ class _Admission:
     def __call__(self, answer: Mapping[str, Any]) -> bool:
         """Whether it is continued; IdentityMismatch when it, or another replica, is another teacher's or method's."""
         job = self._job
-        own = {name: value for name, value in answer.items() if name != OUTLOOK}
-        wanted = {"format": FORMAT, **own, "generation": job.generation}
+        wanted = _wanted(job, answer)
         if self._begun is not None:
             compare_identity(self._begun, wanted, what="another replica of this job")
             return False
         continued = not job.patience(lambda: begin_or_continue(job.raw, wanted))
         self._begun = wanted
         return continued
+
+
+def _wanted(job: _Job, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity of a generation that a replica with this answer makes."""
+    own = {name: value for name, value in answer.items() if name != OUTLOOK}
+    return {"format": FORMAT, **own, "generation": job.generation}
 
 
 def _tell(made: Generation, folder: Path, on_note: Callable[[str], None]) -> None:

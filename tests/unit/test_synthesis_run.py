@@ -96,7 +96,7 @@ def test_finished_samples_are_left_alone_and_more_of_them_keep_the_whole_units(t
     asked = recipe(tmp_path)
     make(asked)
     before = content(asked)
-    assert make(asked, deaths=[("unit-000000", 0)]).kept == SAMPLES  # nobody was asked, so that nobody died
+    assert make(asked, deaths=[("unit-000000", 0)]).kept == SAMPLES  # nothing is made again, so that nobody dies
     more = cut_units(recipe(tmp_path, samples=40).synthesis)  # pyright: ignore[reportArgumentType]
     assert [unit.digest for unit in more[:2]] == [unit.digest for unit in cut_units(asked.synthesis)[:2]]  # pyright: ignore
     assert content(asked) == before
@@ -108,6 +108,13 @@ def test_samples_of_another_teacher_are_not_continued(tmp_path: Path) -> None:
     (asked.run_dir / "samples" / "generation-000.json").unlink()
     next((asked.run_dir / "synthesis").glob("*/journal/unit-000001.json")).unlink()
     with pytest.raises(IdentityMismatch, match="noise"):
+        make(asked, teacher="another")
+
+
+def test_finished_samples_of_another_teacher_are_not_taken_for_this_ones(tmp_path: Path) -> None:
+    asked = recipe(tmp_path)
+    make(asked)
+    with pytest.raises(IdentityMismatch, match="another"):
         make(asked, teacher="another")
 
 

@@ -92,7 +92,9 @@ def stories(folder: Path) -> list[str]:
 
 MATERIAL: dict[str, Callable[[Path], list[str]]] = {
     "cifar10": cifar10,
+    "cifar10-data-free": cifar10,
     "imagenet": imagenet,
+    "mnist-data-free": mnist,
     "mnist-hinton": mnist,
     "stories-data-free": stories,
 }

@@ -54,6 +54,10 @@ def tiny(recipe: dict, runs: Path, material: list[str]) -> list[str]:
     overrides += tiny_training("training", recipe)
     if (recipe.get("teacher") or {}).get("fit"):
         overrides += tiny_training("teacher.fit", recipe)
+    if recipe.get("synthesis"):
+        overrides += ["synthesis.samples=16", "synthesis.unit_samples=8"]
+        if "steps" in recipe["synthesis"]:
+            overrides += ["synthesis.steps=2", "synthesis.batch_size=4"]
     return [*overrides, *material]
 
 

@@ -86,7 +86,7 @@ def recipe(name: str, arguments: argparse.Namespace) -> Path:
     training |= {"seeds": list(range(arguments.seeds))}
     if arguments.steps is not None:
         training |= {"steps": arguments.steps}
-        del training["epochs"]
+        training.pop("epochs", None)
     path = arguments.runs / f"{name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(tree, sort_keys=False))
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=None, help="where a second call goes on")
     parser.add_argument("--methods", nargs="+", default=None, help="default: all of the set")
     parser.add_argument("--samples", type=int, default=None, help="images made; default: the recipe's")
-    parser.add_argument("--steps", type=int, default=None, help="of each student; default: the recipe's epochs")
+    parser.add_argument("--steps", type=int, default=None, help="of each student; default: as the recipe says")
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     arguments.runs = (arguments.runs or Path("runs/teaches-data-free") / arguments.set).resolve()

@@ -20,7 +20,7 @@ def shifted(pixels: Tensor, most: int) -> Tensor:
 
 def flipped(pixels: Tensor) -> Tensor:
     """Each image mirrored with probability one half."""
-    mirrored = torch.rand(len(pixels), 1, 1, 1) < 0.5
+    mirrored = (torch.rand(len(pixels), 1, 1, 1) < 0.5).to(pixels.device)
     return torch.where(mirrored, pixels.flip(-1), pixels)
 
 

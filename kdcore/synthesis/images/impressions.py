@@ -45,8 +45,7 @@ class Impressions(Inversion[ImpressionsConfig]):
         """Pixels, and the soft targets of the batch drawn."""
         scales = torch.tensor(self.settings.scales)[torch.arange(len(targets)) % len(self.settings.scales)]
         concentration = (scales[:, None].to(self.device) * self._similarity[targets]).clamp_min(_LEAST)
-        draws = torch._standard_gamma(concentration).clamp_min(1e-30)
-        self._soft = draws / draws.sum(1, keepdim=True)
+        self._soft = torch.distributions.Dirichlet(concentration).sample()
         return pixel_canvas(len(targets), self.space, self.device)
 
     def classified(self, logits: Tensor, targets: Tensor) -> Tensor:

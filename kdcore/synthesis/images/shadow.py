@@ -32,7 +32,9 @@ class ShadowStudent:
         remembered = round(settings.replay * settings.student_batch_size) if pool.size else 0
         for _ in range(steps):
             rows = torch.randint(0, len(fresh), (settings.student_batch_size - remembered,))
-            pixels = torch.cat([fresh[rows].detach(), pool.sample(remembered)]) if remembered else fresh[rows].detach()
+            pixels = fresh[rows].detach()
+            if remembered:
+                pixels = torch.cat([pixels, pool.sample(remembered).to(pixels.device)])
             losses.append(self._step(self._space.seen(pixels)))
         return sum(losses) / max(1, len(losses))
 

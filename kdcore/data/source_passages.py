@@ -52,6 +52,12 @@ class StdlibPassagesSource(BaseSource):
         modules = [list(self._of_module(name, target)) for target, name in enumerate(self._config.modules)]
         times = Counter(text for module in modules for _, text, _ in module)
         once = [[passage for passage in module if times[passage[1]] == 1] for module in modules]
+        for name, module in zip(self._config.modules, once, strict=True):
+            if not module:
+                raise DataError(
+                    f"every module of data.modules is a class, and '{name}' has no passage of {self._config.lines} "
+                    "lines that is its own: leave it out, or set data.lines lower"
+                )
         return [passage for module in once for passage in sorted(module, key=_rank)[: self._config.per_module]]
 
     def _of_module(self, module: str, target: int) -> Iterator[_Passage]:

@@ -70,3 +70,8 @@ def test_a_module_that_is_not_there_is_named():
         _source(modules=["argparse", "nonesuch"]).list("train")
     with pytest.raises(ValidationError, match="twice"):
         StdlibPassagesData(modules=("http", "http"))
+
+
+def test_a_module_without_a_passage_is_no_class(library):
+    with pytest.raises(DataError, match=r"'one' has no passage of 6 lines.*data\.lines lower"):
+        _source(modules=["one", "two"], lines=6).list("train")

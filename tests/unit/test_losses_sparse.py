@@ -160,6 +160,26 @@ def test_classes_that_the_teacher_masks_out_leave_loss_and_gradient_finite(kind)
         assert gradient.isfinite().all(), wanted
 
 
+def test_a_label_that_names_no_class_says_nothing_without_its_tail():
+    """As where teachers of a geometric mix name no class together."""
+    torch.manual_seed(0)
+    teacher, logits = torch.randn(3, 6), torch.randn(3, 6, requires_grad=True)
+    full, targets = labels_of("topk", teacher, 2), torch.tensor([0, 3, 5])
+    assert isinstance(full, TopKLabels)
+    ids, log_probs, tail = full.ids.clone(), full.log_probs.clone(), full.tail_log_prob.clone()
+    ids[1], log_probs[1], tail[1] = -1, -torch.inf, 0.0
+    labels = TopKLabels(ids, log_probs, tail, 6)
+    for wanted in (call for call in calls_of("topk") if call.tail == "drop" and not call.hard_weight):
+        objective = objective_of(wanted)
+        loss, metrics = soft_target_loss(logits, labels, targets, objective=objective)
+        others, _ = soft_target_loss(logits[[0, 2]], labels.index([0, 2]), targets[[0, 2]], objective=objective)
+        torch.testing.assert_close(loss, others, msg=lambda text, of=wanted: f"{of}: {text}")
+        assert metrics["kl"].isfinite()
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert gradient.isfinite().all()
+        assert gradient[1].abs().max() < 1e-6
+
+
 @pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 1.0])
 def test_all_classes_are_the_generalised_jsd_of_trl(beta):
     generalized_jsd_loss = definition_of("trl", "experimental/gkd/gkd_trainer.py", "generalized_jsd_loss")

@@ -78,7 +78,11 @@ def _divergence(log_p: Tensor, support: Support, objective: Objective) -> tuple[
     count, temperature = support.ids.shape[1], objective.temperature
     log_t = support.log_t.to(log_p.dtype)
     if objective.tail == "drop":
-        own_t, own_p = (torch.log_softmax(log[:, :count] / temperature, 1) for log in (log_t, log_p))
+        # A label that names no class says nothing without its tail: both sides are made alike.
+        silent = (log_t == float("-inf")).all(1, keepdim=True)
+        own_t, own_p = (
+            torch.log_softmax((log[:, :count] / temperature).masked_fill(silent, 0.0), 1) for log in (log_t, log_p)
+        )
     else:
         rest = log_p.new_full((len(log_p), log_p.shape[1] - count), float("-inf"))
         rest[:, 0] = support.tail_log_t

@@ -14,6 +14,7 @@ from cluster.labelling.twin import InProcessPool
 from cluster.synthesis.kinds import gather_here
 from cluster.synthesis.run import synthesize
 from cluster.synthesis.text_replica import TextReplica
+from kdcore import LabelledText, open_mix
 from kdcore.config.recipe import Recipe
 from kdcore.data.synthesised.gathering import Generation
 from kdcore.data.synthesised.places import labels_folder, units_folder
@@ -22,8 +23,8 @@ from kdcore.identity import sample_key_text
 from kdcore.models.tokenizer import load_tokenizer
 from kdcore.store import open_store, verify_store
 from kdcore.training.text_samples import text_samples
-from tests.support.labelling_runs import content
-from tests.support.tiny_teacher import write_teacher
+from tests.support.labelling_runs import content, label
+from tests.support.tiny_teacher import write_documents, write_teacher
 
 pytest.importorskip("transformers")
 
@@ -143,3 +144,17 @@ def test_labels_that_cannot_be_taken_while_writing(folder: Path) -> None:
     asked = recipe(folder, "bytes", {"labels": {"codec": {"type": "span"}}})
     with pytest.raises(ConfigError, match=r"labels.codec.type 'span' is something else"):
         TextReplica(asked.model_dump_json(), str(folder / "span"))
+
+
+def test_a_few_real_documents_and_written_ones_are_one_mix(whole: tuple[Recipe, Generation], folder: Path) -> None:
+    write_documents(folder / "docs", 5)
+    real = label(folder, "few", labels={**LABELS, "unit_bytes": 600})
+    written = whole[0].store_path
+    mix = open_mix([written, real], missing="rest")
+    stores = [open_store(path) for path in (written, real)]
+    assert mix.num_rows == sum(store.num_rows for store in stores)
+    data = LabelledText(mix, load_tokenizer(str(folder / "teacher")), 128, "cut")
+    batch = data.collate([data[number] for number in range(len(data))])
+    assert batch.labels is not None
+    learnt = [int((store.num_labels_per_row() * store.occurrences()).sum()) for store in stores]
+    assert batch.labels.num_labels == len(batch.targets) == sum(learnt)

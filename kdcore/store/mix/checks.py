@@ -11,8 +11,8 @@ from kdcore.store.reader import LabelStore
 
 __all__ = ["check_alike", "check_covered", "check_rule", "forms_of", "shared_classes"]
 
-_OF_TEACHER = ("codec", "format", "input", "numerics", "teacher", "versions", "vocabulary")
-"""What may differ of two stores: who made the labels, how they are kept, and of how many samples."""
+_OF_TEACHER = ("codec", "format", "input", "numerics", "synthesis", "teacher", "versions", "vocabulary")
+"""What may differ of two stores: who made the labels (or the samples too), how they are kept, and of how many."""
 _FORMS: dict[str, Form] = {"threshold": "weights", "sampled": "weights", "topk": "topk", "dense": "dense"}
 
 

@@ -1,10 +1,13 @@
 """The report as Markdown."""
 
+import html
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
 __all__ = ["render"]
 
+_CELL = 400
 _OVER = {
     "completion": ", over the tokens of completions alone",
     "assistant": ", over the tokens of the assistant's turns alone",
@@ -42,11 +45,25 @@ def _made(generations: list[dict[str, Any]] | None) -> list[str]:
     parts = ["## Samples made by the teacher"]
     if "nearest_made" in generations[-1]:
         parts.append("![made images by class, beside real ones](samples.png)")
-    names = [name for name in generations[-1] if name != "notes"]
+    names = [name for name in generations[-1] if name not in ("notes", "texts")]
     rows = [[str(each.get(name, "-")).strip("{}[]").replace("'", "") for name in names] for each in generations]
     parts.append(_table(["", *(row[0] for row in rows)], [list(row) for row in zip(names, *rows, strict=True)][1:]))
     notes = [f"- generation {each['generation']}: {note}" for each in generations for note in each["notes"]]
-    return [*parts, "\n".join(notes)] if notes else parts
+    return [*parts, *(["\n".join(notes)] if notes else []), *_texts(generations[-1].get("texts"))]
+
+
+def _texts(texts: dict[str, list[str]] | None) -> list[str]:
+    """Made texts beside real ones, their beginnings."""
+    if not texts:
+        return []
+    pairs = itertools.zip_longest(texts["made"], texts["real"], fillvalue="")
+    return [_table(("made", "real"), ([_cell(text) for text in pair] for pair in pairs))]
+
+
+def _cell(text: str) -> str:
+    """A text as it may stand in a table, shortened."""
+    flat = " ".join(text.split()).replace("|", "\\|")
+    return html.escape(flat if len(flat) <= _CELL else flat[:_CELL] + " ...", quote=False)
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -10,7 +10,7 @@ import torch
 from kdcore.config.models import TeacherLMConfig
 from kdcore.config.synthesis.text import SelfGenerationConfig, TextFilters
 from kdcore.errors import ConfigError, LabelError, TeacherError
-from kdcore.evaluation.synthesis_text import collapse_notes, text_figures
+from kdcore.evaluation.synthesis_text import collapse_notes, distinct, likest, text_figures
 from kdcore.labels import DenseCodec, cut, join
 from kdcore.labels.threshold import ThresholdCodec
 from kdcore.synthesis.text.beginnings import Beginning, Prompts, first_points, spread, text_key
@@ -293,7 +293,8 @@ def test_a_collapse_is_said_in_words() -> None:
 
     def notes(texts: list[np.ndarray], perplexities: float = 4.0, **left_out: int) -> str:
         finished = np.ones(len(texts), bool)
-        return "; ".join(collapse_notes(text_figures(texts, np.full(len(texts), perplexities), left_out, finished)))
+        figures = text_figures(texts, np.full(len(texts), perplexities), left_out, finished)
+        return "; ".join(collapse_notes(figures, len(texts)))
 
     various = [random.integers(0, 500, 50) for _ in range(20)]
     assert notes(various) == ""
@@ -305,3 +306,10 @@ def test_a_collapse_is_said_in_words() -> None:
     assert "none of 7 texts is left: 4 short, 3 duplicate" in notes([], short=4, duplicate=3)
     assert "30 of 50 texts were left out" in notes(various, repetitive=30)
     assert "begin alike" in notes([np.concatenate([[1, 2], text]) for text in various])
+
+
+def test_likeness_to_other_texts() -> None:
+    texts = ["a b c d e", "a b c d f", "x y z", ""]
+    np.testing.assert_allclose(likest(texts), [0.5, 0.5, 0, 0])
+    np.testing.assert_allclose(likest(texts[:3], ["x y z", "a b c"]), [1 / 3, 1 / 3, 1])
+    assert distinct([np.array([1, 2, 1, 2, 1]), np.array([2, 1])], 2) == pytest.approx(2 / 5)

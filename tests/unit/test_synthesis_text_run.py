@@ -15,10 +15,13 @@ from cluster.synthesis.kinds import gather_here
 from cluster.synthesis.run import synthesize
 from cluster.synthesis.text_replica import TextReplica
 from kdcore import LabelledText, open_mix
+from kdcore.config.data import TextData
 from kdcore.config.recipe import Recipe
 from kdcore.data.synthesised.gathering import Generation
 from kdcore.data.synthesised.places import labels_folder, units_folder
 from kdcore.errors import ConfigError, StoreError
+from kdcore.evaluation.markdown import _made
+from kdcore.evaluation.synthesis import measure_made
 from kdcore.identity import sample_key_text
 from kdcore.models.tokenizer import load_tokenizer
 from kdcore.store import open_store, verify_store
@@ -103,6 +106,20 @@ def test_students_learn_from_them_without_a_document(whole: tuple[Recipe, Genera
     batch = samples.batch(np.arange(3))
     assert batch.labels is not None
     assert batch.labels.num_labels == len(batch.targets)
+
+
+def test_a_report_shows_them_beside_real_ones(whole: tuple[Recipe, Generation], folder: Path) -> None:
+    asked, made = whole
+    (folder / "real.jsonl").write_text('{"text": "the cat sat | on"}\n{"text": "a dog"}\n')
+    data = TextData(path=str(folder / "real.jsonl"), heldout=str(folder / "real.jsonl"))
+    (found,) = measure_made(asked.model_copy(update={"data": data}))
+    assert found["kept"] == made.kept
+    assert found["texts"]["real"] == ["the cat sat | on", "a dog"]
+    assert 0 <= found["likest_made"] <= 1
+    page = "\n".join(_made([found]))
+    assert "the cat sat \\| on" in page
+    assert found["texts"]["made"][0][:8] in page
+    assert "samples.png" not in page
 
 
 def test_a_unit_whose_writer_died_is_written_again_to_the_bit(whole: tuple[Recipe, Generation], folder: Path) -> None:

@@ -10,21 +10,26 @@ import numpy as np
 
 from kdcore.identity import mix
 
-__all__ = ["NearDuplicates", "shingles"]
+__all__ = ["NearDuplicates", "runs_of", "shingles"]
 
 _BANDS, _ROWS = 16, 4
 _FUNCTIONS = _BANDS * _ROWS
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def shingles(tokens: np.ndarray, size: int) -> np.ndarray:
-    """The distinct runs of `size` tokens of a text int [T], as hashes uint64; of a shorter text the one that it is."""
+def runs_of(tokens: np.ndarray, size: int) -> np.ndarray:
+    """The runs of `size` tokens of a text int [T], at least one token, as hashes uint64; of a shorter text itself."""
     windows = np.lib.stride_tricks.sliding_window_view(tokens.astype(np.uint64), min(size, len(tokens)))
     found = np.zeros(len(windows), np.uint64)
     with np.errstate(over="ignore"):
         for column in windows.T:
             found = mix(found + _GOLDEN + column)
-    return np.unique(found)
+    return found
+
+
+def shingles(tokens: np.ndarray, size: int) -> np.ndarray:
+    """The distinct ones of `runs_of`, rising."""
+    return np.unique(runs_of(tokens, size))
 
 
 class NearDuplicates:

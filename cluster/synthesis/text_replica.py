@@ -43,15 +43,15 @@ class TextReplica:
         self._config, teacher = _asked(recipe)
         split = teacher.tensor_parallel > 1
         timeout = recipe.cluster.rank_timeout_seconds
-        self._teacher = LeadingTeacher(teacher, timeout) if split else CausalLMTeacher(teacher)
-        self._prompts = Prompts(self._config, self._encode, _begin(self._teacher.tokenizer))
-        self._stops = _stops(self._teacher)
-        self._teacher.check_slots(len(self._prompts.tokens(0)) + self._config.max_tokens)
+        self.teacher = LeadingTeacher(teacher, timeout) if split else CausalLMTeacher(teacher)
+        self._prompts = Prompts(self._config, self._encode, _begin(self.teacher.tokenizer))
+        self._stops = _stops(self.teacher)
+        self.teacher.check_slots(len(self._prompts.tokens(0)) + self._config.max_tokens)
         self._seed: int = getattr(recipe.codec, "seed", 0)
 
     def _encode(self, text: str) -> list[int]:
         # Special tokens in a prompt are meant: <|im_start|>user begins a question.
-        return self._teacher.tokenizer.encode(text, add_special_tokens=False, verbose=False)
+        return self.teacher.tokenizer.encode(text, add_special_tokens=False, verbose=False)
 
     @cached_property
     def _student(self) -> CausalLMTeacher | None:
@@ -67,10 +67,10 @@ class TextReplica:
     def _asked_of_codec(self) -> dict[str, Any]:
         return {
             "kind": "text",
-            "teacher": self._teacher.identity(),
-            "tokenizer": digest_tokenizer(self._teacher.tokenizer),
+            "teacher": self.teacher.identity(),
+            "tokenizer": digest_tokenizer(self.teacher.tokenizer),
             "numerics": {"written": True},
-            "vocabulary": self._teacher.num_classes,
+            "vocabulary": self.teacher.num_classes,
             "synthesis": text_identity(self._config),
         }
 
@@ -81,7 +81,7 @@ class TextReplica:
         learnt = None if str(first) == self._store_path else read_probe(first)
         if learnt is not None:
             publish_probe(self._store_path, learnt)
-        learn = learn_on(self._probe(), self._recipe.codec, self._teacher.num_classes, ())
+        learn = learn_on(self._probe(), self._recipe.codec, self.teacher.num_classes, ())
         return settle_codec(self._store_path, self._asked_of_codec, self._recipe.codec, learn)
 
     def _probe(self) -> Iterator[ProbeBatch]:
@@ -89,7 +89,7 @@ class TextReplica:
         unit = probe_unit(config, self._recipe.labels.probe_labels)
         beginnings = beginnings_of(config, self._prompts, unit)
         writing = writing_of(config, beginnings, self._stops)
-        yield from probed(writing.steps(self._teacher), beginnings, writing.longest, self._seed)
+        yield from probed(writing.steps(self.teacher), beginnings, writing.longest, self._seed)
 
     def identity(self) -> dict[str, Any]:
         """Kind, teacher, tokenizer, how texts are written, codec and versions. The first call settles the codec."""
@@ -111,7 +111,7 @@ class TextReplica:
         there = find_receipt(self._store_path, unit.id, unit.digest)
         if there is not None:
             return there
-        codec, vocabulary = self._codec, self._teacher.num_classes
+        codec, vocabulary = self._codec, self.teacher.num_classes
         schema, statistics = store_schema("text", codec, vocabulary), Statistics("text", codec, vocabulary)
         batches = statistics.watch(batches_from_rows(schema, self._rows(unit, batch_divisor)))
         receipt = write_shard(self._store_path, unit.id, attempt, schema, batches, unit_digest=unit.digest, codec=codec)
@@ -122,7 +122,7 @@ class TextReplica:
         beginnings = beginnings_of(self._config, self._prompts, unit)
         writing = writing_of(self._config, beginnings, self._stops, batch_divisor)
         taker = LabelTaker(self._codec, beginnings, writing.longest, self._seed)
-        for step in writing.steps(self._teacher):
+        for step in writing.steps(self.teacher):
             taker.take(step)
         texts = [row[:length] for row, length in zip(writing.tokens, writing.lengths.tolist(), strict=True)]
         labels = list(taker.rows(writing.tokens, writing.lengths))
@@ -130,7 +130,7 @@ class TextReplica:
         for row in self._kept(texts, [log_probs for _, log_probs in labels]):
             columns, log_probs = labels[row]
             name = f"generation-{unit.generation:03d}/{unit.id}/{row:05d}"
-            key = sample_key_text(str(self._teacher.tokenizer.decode(texts[row], skip_special_tokens=True)))
+            key = sample_key_text(str(self.teacher.tokenizer.decode(texts[row], skip_special_tokens=True)))
             rows.append(ShardRow(key, name, 1, {**columns, TOKEN_LOG_PROBS: log_probs}, tokens=texts[row]))
         return rows
 
@@ -149,12 +149,12 @@ class TextReplica:
     @property
     def torn(self) -> bool:
         """Whether the processes of a split teacher are no longer at the same call."""
-        return isinstance(self._teacher, LeadingTeacher) and self._teacher.torn
+        return isinstance(self.teacher, LeadingTeacher) and self.teacher.torn
 
     def rest(self) -> None:
         """Let the other processes of a split teacher go until the next call."""
-        if isinstance(self._teacher, LeadingTeacher):
-            self._teacher.rest()
+        if isinstance(self.teacher, LeadingTeacher):
+            self.teacher.rest()
 
 
 def text_identity(config: SelfGenerationConfig) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from kdcore.config.models import TeacherLMConfig
 from kdcore.errors import TeacherError
 from kdcore.teachers.causal_lm import CausalLMTeacher
+from kdcore.teachers.split import FollowingTeacher, LeadingTeacher
 from tests.support.tiny_teacher import write_teacher
 
 pytest.importorskip("transformers")
@@ -60,7 +61,25 @@ def work(folder: Path, rank: int, stop: int) -> None:
     with pytest.raises(TeacherError, match="feature"):
         teacher.feature_layers(["model.norm"])
     torch.save({"logits": logits, "identity": teacher.identity(), "shares": shares}, folder / f"rank{rank}.pt")
+    if rank:
+        FollowingTeacher(settings(folder, 2), device="cpu").follow()
+    else:
+        torch.save(written(LeadingTeacher(settings(folder, 2), TIMEOUT, device="cpu")), folder / "written.pt")
     leave_group()
+
+
+def written(teacher: CausalLMTeacher) -> list[torch.Tensor]:
+    """Answers of a teacher that writes: two texts, of which the first goes."""
+    teacher.begin_slots(2, 5)
+    found = [teacher.decode(np.array([3, 5]), np.array([place, place])) for place in range(3)]
+    teacher.keep_slots(np.array([1]))
+    found.append(teacher.decode(np.array([7]), np.array([3])))
+    if isinstance(teacher, LeadingTeacher):
+        with pytest.raises(TeacherError, match="positions"):
+            teacher.begin_slots(2, 1000)
+        assert not teacher.torn  # what is refused alone leaves the others where they are
+        teacher.rest()
+    return found
 
 
 def work_twice(folder: Path, stop: int) -> list[int | None]:
@@ -104,6 +123,12 @@ def test_two_ranks_answer_like_one(folder: Path) -> None:
         for mine, wanted in zip(found["logits"], whole, strict=True):
             assert mine.shape == wanted.shape
             assert (mine.log_softmax(1) - wanted).abs().max() < 1e-4
+
+
+def test_two_ranks_write_like_one(folder: Path) -> None:
+    one = written(CausalLMTeacher(settings(folder, 1), device="cpu"))
+    for mine, wanted in zip(torch.load(folder / "written.pt", weights_only=True), one, strict=True):
+        assert (mine.log_softmax(1) - wanted.log_softmax(1)).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGSTOP])

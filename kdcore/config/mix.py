@@ -9,7 +9,9 @@ from kdcore.config.base import IsPath, Settings
 
 __all__ = ["WEIGHTED", "MixConfig", "MixedStore", "Rule"]
 
-Rule = Literal["arithmetic", "geometric", "entropy", "agreement", "min_ce", "max_confidence", "random", "routed"]
+Rule = Literal[
+    "arithmetic", "geometric", "entropy", "agreement", "min_ce", "max_confidence", "random", "routed", "apart"
+]
 WEIGHTED: tuple[Rule, ...] = ("arithmetic", "geometric", "entropy", "agreement", "random")
 """Rules in which each teacher has a weight."""
 
@@ -35,7 +37,7 @@ class MixConfig(Settings):
         default="arithmetic",
         description="arithmetic: weighted mean, unbiased labels stay so; geometric: of probabilities; entropy, "
         "agreement: mean by shares that hang on the position; min_ce, max_confidence: one teacher a position; random: "
-        "one a sample and epoch; routed: one a sample, by its name",
+        "one a sample and epoch; routed: one a sample, by its name; apart: each by itself, for training.losses",
     )
     missing: Literal["refuse", "rest"] = Field(
         default="refuse",
@@ -65,6 +67,8 @@ class MixConfig(Settings):
     def _names_of_routes(self) -> "MixConfig":
         if self.rule != "routed" and any(store.names for store in self.stores):
             raise ValueError(f"`names` are of rule routed, not of '{self.rule}': leave them out, or set the rule")
+        if self.rule == "apart" and self.missing != "refuse":
+            raise ValueError("rule 'apart' hears every teacher of every sample: set `missing` to refuse")
         if self.rule == "routed" and not any(store.names for store in self.stores):
             raise ValueError("rule 'routed' needs `names` of at least one store: patterns of the names of its samples")
         return self

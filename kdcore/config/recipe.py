@@ -73,11 +73,26 @@ class Recipe(Settings):
             self._splittable(self.ranks)
         if self.labels.mix is not None and self.teacher is not None:
             raise ValueError("labels.mix learns from the teachers of finished stores: leave `teacher` out")
+        self._apart(kind)
         if self.training is not None and self.teacher is not None:
             self._trainable(self.training)
         if self.synthesis is not None:
             self._made(self.synthesis)
         return self
+
+    def _apart(self, kind: str) -> None:
+        apart = self.labels.mix is not None and self.labels.mix.rule == "apart"
+        losses = () if self.training is None else self.training.losses
+        if apart and (kind == "causal_lm" or not losses):
+            raise ValueError(
+                "labels.mix.rule 'apart' is for training.losses of a classifier, which say what is heard of each "
+                "teacher: list them, or set the rule to arithmetic"
+            )
+        for number, term in enumerate(losses):
+            if term.teacher is not None and not apart:
+                raise ValueError(
+                    f"training.losses.{number}.teacher is of labels.mix with rule apart, and there is none: leave it"
+                )
 
     def _made(self, synthesis: SynthesisConfig) -> None:
         if self.teacher is None or isinstance(self.teacher, TeacherEndpointConfig):

@@ -6,7 +6,16 @@ import torch
 from torch import Tensor
 
 from kdcore.errors import LabelError
-from kdcore.labels import Codec, DenseLabels, FeatureLabels, SoftLabels, SpanLabels, SparseLabels, TopKLabels
+from kdcore.labels import (
+    ApartLabels,
+    Codec,
+    DenseLabels,
+    FeatureLabels,
+    SoftLabels,
+    SpanLabels,
+    SparseLabels,
+    TopKLabels,
+)
 
 __all__ = ["distance", "room"]
 
@@ -50,6 +59,7 @@ def room(codec: Codec, fresh: SoftLabels, dtype: str) -> Tensor:
         own, boundary = (log.clamp(min=_FLOOR) for log in (fresh.log_probs, fresh.boundary_log_probs))
         steps = own.exp() * _steps(own, {}), boundary.exp() * _steps(boundary, {"bits": 8})
         return torch.maximum(*steps) + numerics
+    assert not isinstance(fresh, ApartLabels), "no codec makes labels of several teachers"
     cells = fresh.log_probs
     if isinstance(fresh, TopKLabels):
         cells = torch.cat([cells, fresh.tail_log_prob[:, None]], 1)

@@ -1,5 +1,6 @@
 """A soft label in memory, and the codecs that turn it into columns."""
 
+from kdcore.labels.apart import ApartLabels
 from kdcore.labels.checks import check_logits
 from kdcore.labels.chunk_labels import ChunkLabels
 from kdcore.labels.codec import Codec, Encoded, RowView, cut, join
@@ -23,6 +24,7 @@ from kdcore.labels.threshold import ThresholdCodec
 from kdcore.labels.topk import TopKCodec
 
 __all__ = [
+    "ApartLabels",
     "ChunkLabels",
     "Codec",
     "DenseCodec",

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kdcore.errors import LabelError
+from kdcore.labels.apart import ApartLabels
 from kdcore.labels.chunk_labels import ChunkLabels
 from kdcore.labels.span_labels import SpanLabels
 from kdcore.labels.tensors import OfTensors
@@ -162,7 +163,7 @@ class FeatureLabels(OfTensors):
         return FeatureLabels(self.features[_as_index(index)], self.layers)
 
 
-SoftLabels = TopKLabels | DenseLabels | SparseLabels | FeatureLabels | SpanLabels | ChunkLabels
+SoftLabels = TopKLabels | DenseLabels | SparseLabels | FeatureLabels | SpanLabels | ChunkLabels | ApartLabels
 """Labels of any kind."""
 
 
@@ -172,8 +173,8 @@ def best_class(labels: SoftLabels) -> Tensor:
         return labels.ids.gather(1, labels.log_probs.argmax(1, keepdim=True)).squeeze(1)
     if isinstance(labels, DenseLabels):
         return labels.log_probs.argmax(1)
-    if isinstance(labels, FeatureLabels | SpanLabels | ChunkLabels):
-        raise LabelError("features and spans have no best class: they are not distributions")
+    if isinstance(labels, FeatureLabels | SpanLabels | ChunkLabels | ApartLabels):
+        raise LabelError("features, spans and several labels have no best class: they are not one distribution")
     # Sorted by label, then by falling weight: the first entry of each label is its best.
     order = torch.argsort(labels.weights, descending=True, stable=True)
     order = order[torch.argsort(labels.label_of_entry()[order], stable=True)]
@@ -199,6 +200,9 @@ def concat(parts: Sequence[SoftLabels]) -> SoftLabels:
     if isinstance(parts[0], SpanLabels):
         values = zip(*(vars(part).values() for part in parts), strict=True)
         return SpanLabels(*(torch.cat(column) for column in values))
+    if isinstance(parts[0], ApartLabels):
+        every = [part.parts for part in parts if isinstance(part, ApartLabels)]
+        return ApartLabels(tuple(concat(theirs) for theirs in zip(*every, strict=True)))
     if isinstance(parts[0], ChunkLabels):
         raise LabelError("chunks are of one batch of a student's tokens: make them of all its sequences at once")
     return _concat_topk([part for part in parts if isinstance(part, TopKLabels)])

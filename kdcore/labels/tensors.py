@@ -11,7 +11,7 @@ __all__ = ["OfTensors"]
 
 
 class OfTensors:
-    """Base of a frozen dataclass whose fields are tensors, other such dataclasses, and what has no device."""
+    """Base of a frozen dataclass whose fields are tensors, other such (or tuples of them), and what has no device."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -24,6 +24,8 @@ class OfTensors:
                 changed[entry.name] = change(value)
             elif isinstance(value, OfTensors):
                 changed[entry.name] = value.each(change)
+            elif isinstance(value, tuple) and value and all(isinstance(one, OfTensors) for one in value):
+                changed[entry.name] = tuple(one.each(change) for one in value)
         return replace(self, **changed)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:

@@ -12,7 +12,7 @@ from kdcore.errors import ConfigError
 from kdcore.losses.method import LossInputs, Shapes
 from kdcore.losses.registry import make_method, method_class
 
-__all__ = ["LOSSES", "ComposedLoss", "student_paths", "teacher_paths", "term_names"]
+__all__ = ["LOSSES", "ComposedLoss", "paths_apart", "student_paths", "teacher_paths", "term_names"]
 
 LOSSES = "training.losses"
 """Where a recipe lists them."""
@@ -26,6 +26,11 @@ def student_paths(terms: Sequence[LossTerm], where: str = LOSSES) -> dict[str, s
 def teacher_paths(terms: Sequence[LossTerm], where: str = LOSSES) -> dict[str, str]:
     """Module paths whose features the terms need of the teacher, each once, and which of `where` names it, in words."""
     return _named(terms, where, lambda term: (term.teacher_paths, "at" if term.teacher_at is None else "teacher_at"))
+
+
+def paths_apart(terms: Sequence[LossTerm], teachers: int) -> list[dict[str, str]]:
+    """As `teacher_paths`, of each of several teachers; a loss that names none hears all."""
+    return [teacher_paths([term for term in terms if term.teacher in (None, number)]) for number in range(teachers)]
 
 
 def _named(
@@ -60,7 +65,8 @@ class ComposedLoss(nn.Module):
         self.methods = nn.ModuleList()
         for number, term in enumerate(terms):
             try:
-                self.methods.append(make_method(term, shapes))
+                heard = shapes if term.teacher is None else shapes.hearing(term.teacher)
+                self.methods.append(make_method(term, heard))
             except ConfigError as error:
                 raise ConfigError(f"{where}.{number}, {term.label}: {error.message}") from error
 
@@ -81,7 +87,8 @@ class ComposedLoss(nn.Module):
             wanted = isinstance(term, OwnTerm) or bool(method.wants_autocast)
             kept = wanted and torch.is_autocast_enabled(total.device.type)
             with torch.autocast(total.device.type, enabled=kept):
-                value = method(inputs) * count
+                heard = inputs if term.teacher is None else inputs.hearing(term.teacher)
+                value = method(heard) * count
             values[name] = value.detach()
             total = total + weight * value
         return total, values

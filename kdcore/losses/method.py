@@ -7,7 +7,7 @@ tensors as the paper has it, and the Method that a recipe names, which owns what
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
@@ -18,12 +18,25 @@ from kdcore.errors import ConfigError
 from kdcore.labels.soft_labels import SoftLabels
 from kdcore.losses.projectors import require_maps
 
-__all__ = ["FeatureMethod", "LossInputs", "MapMethod", "Method", "Shape", "Shapes"]
+__all__ = ["Answer", "FeatureMethod", "LossInputs", "MapMethod", "Method", "Shape", "Shapes"]
 
 TermT = TypeVar("TermT", bound=LossTerm)
 FeatureTermT = TypeVar("FeatureTermT", bound=FeatureTerm)
 Shape = tuple[int, ...]
 """Of features, without the batch."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of N samples what a teacher says: logits float [N, C] or None, features [N, ...] by module path, labels or None.
+
+    `each` is what several say, one by one; empty of one teacher.
+    """
+
+    logits: Tensor | None = None
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    labels: SoftLabels | None = None
+    each: "tuple[Answer, ...]" = ()
 
 
 @dataclass(frozen=True)
@@ -38,8 +51,20 @@ class Shapes:
     student_model: nn.Module | None = None
     teacher_model: nn.Module | None = None
     """None where the teacher's labels and features come from a store."""
+    each: tuple[Mapping[str, Shape], ...] = ()
+    """The shapes of several teachers' features, one by one; empty of one teacher."""
     of_first_tokens: bool = False
     """Whether the teacher's are vectors where its layers give tokens, as a store of texts has them."""
+
+    @property
+    def teachers(self) -> tuple[Mapping[str, Shape], ...]:
+        """Of every teacher."""
+        return self.each or (self.teacher,)
+
+    def hearing(self, number: int) -> "Shapes":
+        """Of one of several teachers; ConfigError where there is none of this number."""
+        _require_teacher(number, len(self.each))
+        return replace(self, teacher=self.each[number], each=())
 
 
 @dataclass(frozen=True)
@@ -69,6 +94,18 @@ class LossInputs:
     labels: SoftLabels | None = None
     partner_targets: Tensor | None = None
     shares: Tensor | None = None
+    each: tuple[Answer, ...] = ()
+    """What several teachers say, one by one; empty of one teacher."""
+
+    @property
+    def teachers(self) -> tuple[Answer, ...]:
+        """What every teacher says."""
+        return self.each or (Answer(self.teacher_logits, self.teacher, self.labels),)
+
+    def hearing(self, number: int) -> "LossInputs":
+        """The same with one of several teachers alone."""
+        one = self.each[number]
+        return replace(self, teacher_logits=one.logits, teacher=one.features, labels=one.labels, each=())
 
     def mask_of(self, features: Tensor) -> Tensor | None:
         """The mask of tokens [B, L, D], None of other features; ConfigError for tokens that are not the inputs'."""
@@ -82,6 +119,14 @@ class LossInputs:
         return self.mask
 
 
+def _require_teacher(number: int, count: int) -> None:
+    if number >= count:
+        raise ConfigError(
+            f"`teacher` is the number of one of the stores of labels.mix with rule apart, from 0: got {number}, and "
+            f"there are {count} such stores"
+        )
+
+
 class Method(nn.Module, ABC, Generic[TermT]):
     """One loss, built from its settings and the shapes of what it will see.
 
@@ -93,6 +138,8 @@ class Method(nn.Module, ABC, Generic[TermT]):
     """
 
     needs_teacher_logits: ClassVar[bool] = False
+    hears_all: ClassVar[bool] = False
+    """Whether it looks at each of several teachers, `inputs.teachers`."""
     needs_input_gradient: ClassVar[bool] = False
     """Whether `pixels` must require a gradient, for losses of a network's Jacobian."""
     needs_live_teacher: ClassVar[bool] = False

@@ -63,6 +63,8 @@ class LabelStore:
     """What a person should know before training from it; a mix may have some."""
     changes = False
     """Whether the label of a sample differs from epoch to epoch; of a mix it may."""
+    codecs: tuple[Codec, ...] = ()
+    """Of several teachers whose labels are kept apart, as a mix may have them."""
 
     def __init__(self, place: Place, manifest: Manifest) -> None:
         self.place, self.path = place, place.url

@@ -38,7 +38,8 @@ class StoreJoin:
         self._rows = store.rows_of(key for _, key, _ in samples)
         self.elsewhere = store.elsewhere
         self.views = StoredViews(store, self._rows)
-        self.codec, self.notes, self.changes = store.codec, store.notes, store.changes
+        self.codec, self.codecs = store.codec, store.codecs
+        self.notes, self.changes = store.notes, store.changes
         self._viewed = store.view_spec is not None
 
     def bring(self, numbers: np.ndarray) -> None:
@@ -81,6 +82,7 @@ class ClassifiedSamples(ABC):
         self.elsewhere = joined is not None and joined.elsewhere
         self.num_classes = int(source.num_classes or 0)
         self.codec = None if labels is None else labels.codec
+        self.codecs = () if labels is None else labels.codecs
 
     def __len__(self) -> int:
         return len(self._index)

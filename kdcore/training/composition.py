@@ -65,6 +65,7 @@ class Composition:
             labels=answer.labels,
             partner_targets=batch.partner_targets,
             shares=batch.shares,
+            each=answer.each,
         )
         if batch.indices is not None:
             self.memories.keep(batch.indices)
@@ -116,6 +117,7 @@ def compose(
         num_samples,
         student,
         teacher.model,
+        teacher.each,
         of_first_tokens=teacher.model is None and not example.is_floating_point(),
     )
     return Composition(student, taps, ComposedLoss(terms, shapes, where), teacher)

@@ -5,7 +5,14 @@ from typing import Any
 
 from kdcore.config import Recipe
 from kdcore.config.data import DataConfig, kind_of
-from kdcore.config.labels import CodecConfig, DenseConfig, FeatureConfig
+from kdcore.config.labels import (
+    CodecConfig,
+    DenseConfig,
+    FeatureConfig,
+    SampledConfig,
+    ThresholdConfig,
+    TopKConfig,
+)
 from kdcore.config.loss import KIND_OF_CODEC, LabelKind
 from kdcore.config.losses import LossTerm
 from kdcore.config.losses.base import FeatureTerm
@@ -13,10 +20,11 @@ from kdcore.config.models import TextClassifierConfig
 from kdcore.config.views import ViewPolicy
 from kdcore.errors import ConfigError, TokenizerMismatch
 from kdcore.identity import digest_tokenizer
+from kdcore.labels import Codec, FeatureCodec
 from kdcore.losses.registry import method_class
 from kdcore.taps import WHOLE
 
-__all__ = ["check_kinds", "check_losses", "check_reads_alike"]
+__all__ = ["check_apart", "check_kinds", "check_losses", "check_reads_alike"]
 
 
 def check_losses(recipe: Recipe) -> str | None:
@@ -33,7 +41,8 @@ def check_losses(recipe: Recipe) -> str | None:
     if training is None or not training.losses:
         return None
     if recipe.labels.mix is not None:
-        _refuse_beyond_labels(training.losses)
+        if recipe.labels.mix.rule != "apart":  # what their stores have is known only when they are opened
+            _refuse_beyond_labels(training.losses)
         return None
     if recipe.teacher is None:
         _refuse_without_teacher(training.losses, "training.losses", "add `teacher`")
@@ -101,6 +110,38 @@ def check_kinds(terms: Sequence[LossTerm], kinds: Collection[LabelKind]) -> None
                 f"the loss '{term.label}' needs the logits of all classes, but the stores of labels.mix give labels "
                 f"that are {unfit[0]}: label all of them with labels.codec.type dense, or leave the loss out"
             )
+
+
+def check_apart(terms: Sequence[LossTerm], codecs: Sequence[Codec]) -> None:
+    """ConfigError for a loss that needs what the store of the teacher it hears (or all of them) does not have."""
+    for term in terms:
+        method = method_class(term)
+        if term.teacher is not None and term.teacher >= len(codecs):
+            raise ConfigError(
+                f"the loss '{term.label}' hears teacher {term.teacher}, and labels.mix has the stores 0 to "
+                f"{len(codecs) - 1}: set its `teacher` to one of them"
+            )
+        if term.teacher is None and isinstance(term, FeatureTerm) and term.teacher_paths and not method.hears_all:
+            raise ConfigError(
+                f"the loss '{term.label}' compares features of one teacher, and labels.mix keeps {len(codecs)} apart: "
+                "set its `teacher` to the number of the store that has them; one entry of training.losses for each"
+            )
+        heard = codecs if term.teacher is None else [codecs[term.teacher]]
+        lacks = [lack for codec in heard if (lack := _lacking(term, _settings_of(codec))) is not None]
+        # Of several distributions the mean is heard: one store that has none, but features, is left out of it.
+        mean = term.teacher is None and not method.hears_all
+        if lacks and not (mean and len(lacks) < len(heard) and not method.needs_live_teacher):
+            raise ConfigError(
+                f"the loss '{term.label}' needs {lacks[0]}, which a store of labels.mix that it hears does not have: "
+                "set its `teacher` to one that does, label that store with another labels.codec, or leave the loss out"
+            )
+
+
+def _settings_of(codec: Codec) -> CodecConfig:
+    """The settings of a store's codec, as far as losses ask."""
+    if isinstance(codec, FeatureCodec):
+        return FeatureConfig(layers=tuple(codec.shape_of()))
+    return {"threshold": ThresholdConfig, "sampled": SampledConfig, "topk": TopKConfig}.get(codec.name, DenseConfig)()
 
 
 def _refuse_beyond_labels(terms: Sequence[LossTerm]) -> None:

@@ -4,7 +4,7 @@ from kdcore.config import Recipe
 from kdcore.errors import ConfigError
 from kdcore.store.mix.mix import LabelMix
 from kdcore.store.reader import LabelStore, open_store
-from kdcore.training.needs import check_kinds
+from kdcore.training.needs import check_apart, check_kinds
 
 __all__ = ["Labelled", "open_labels"]
 
@@ -21,6 +21,9 @@ def open_labels(recipe: Recipe) -> Labelled:
         return open_store(recipe.store_path)
     mix = LabelMix.of(settings)
     if training is None:
+        return mix
+    if mix.apart:
+        check_apart(training.losses, mix.codecs)
         return mix
     if training.losses:
         check_kinds(training.losses, mix.kinds)

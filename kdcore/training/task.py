@@ -22,7 +22,7 @@ from kdcore.config.models import (
 from kdcore.data.chat import read_template
 from kdcore.data.sources import Source, open_source
 from kdcore.data.tokenizer import load_tokenizer
-from kdcore.losses.compose import LOSSES, teacher_paths
+from kdcore.losses.compose import LOSSES, paths_apart, teacher_paths
 from kdcore.students.build import (
     build_classified_text_student,
     build_image_student,
@@ -37,7 +37,7 @@ from kdcore.training.classified_samples import ClassifiedTextSamples, classified
 from kdcore.training.composition import Composition, compose
 from kdcore.training.image_samples import ImageSamples, image_samples
 from kdcore.training.needs import check_losses, check_reads_alike
-from kdcore.training.teacher_side import LiveTeacher, NoTeacher, StoredTeacher, TeacherSide
+from kdcore.training.teacher_side import LiveTeacher, NoTeacher, StoredTeacher, StoredTeachers, TeacherSide
 from kdcore.training.text_samples import text_samples
 
 
@@ -98,7 +98,9 @@ def compose_task(recipe: Recipe, arm: Arm, task: Task, student: nn.Module, devic
     if not terms or not isinstance(samples, ImageSamples | ClassifiedTextSamples):
         return None
     side: TeacherSide = NoTeacher()
-    if arm.uses_labels and samples.codec is not None:
+    if arm.uses_labels and samples.codecs:
+        side = StoredTeachers(samples.codecs, paths_apart(terms, len(samples.codecs)))
+    elif arm.uses_labels and samples.codec is not None:
         side = StoredTeacher(samples.codec, teacher_paths(terms))
     elif arm.uses_labels:
         with torch.random.fork_rng(devices=[]):

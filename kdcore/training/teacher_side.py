@@ -1,30 +1,23 @@
 """What a student's losses are told of the teacher: by itself, or by its store."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from kdcore.errors import ConfigError
+from kdcore.labels.apart import ApartLabels
 from kdcore.labels.feature import FeatureCodec
+from kdcore.labels.mixing import arithmetic
 from kdcore.labels.soft_labels import DenseLabels, FeatureLabels, SoftLabels
+from kdcore.losses.method import Answer
 from kdcore.taps import WHOLE, Taps, feature_shapes
 
-__all__ = ["Answer", "LiveTeacher", "NoTeacher", "StoredTeacher", "TeacherSide"]
+__all__ = ["Answer", "LiveTeacher", "NoTeacher", "StoredTeacher", "StoredTeachers", "TeacherSide"]
 
 # As the forms count it: a class without mass, so that losses of logits stay finite.
 _NOTHING = -87.0
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Of N samples: logits float [N, C] or None, features [N, ...] by module path, and labels or None."""
-
-    logits: Tensor | None = None
-    features: Mapping[str, Tensor] = field(default_factory=dict)
-    labels: SoftLabels | None = None
 
 
 class TeacherSide(Protocol):
@@ -33,6 +26,11 @@ class TeacherSide(Protocol):
     @property
     def model(self) -> nn.Module | None:
         """The network, where it is live."""
+        ...
+
+    @property
+    def each(self) -> tuple[dict[str, tuple[int, ...]], ...]:
+        """The shapes of several teachers' features, one by one; empty of one."""
         ...
 
     def shapes(self, inputs: Tensor) -> dict[str, tuple[int, ...]]:
@@ -48,6 +46,7 @@ class NoTeacher:
     """Of a student that learns from hard labels."""
 
     model: nn.Module | None = None
+    each: tuple[dict[str, tuple[int, ...]], ...] = ()
 
     def shapes(self, inputs: Tensor) -> dict[str, tuple[int, ...]]:
         """None."""
@@ -60,6 +59,8 @@ class NoTeacher:
 
 class LiveTeacher:
     """The network itself: frozen, in eval mode, in its own dtype, run under no gradient; no part of what is trained."""
+
+    each: tuple[dict[str, tuple[int, ...]], ...] = ()
 
     def __init__(self, model: nn.Module, paths: Sequence[str] | Mapping[str, str]) -> None:
         self._network = model.requires_grad_(False).eval()
@@ -93,6 +94,7 @@ class StoredTeacher:
     """A label store: `codec` decoded the labels. `paths` says by which setting each is named."""
 
     model: nn.Module | None = None
+    each: tuple[dict[str, tuple[int, ...]], ...] = ()
 
     def __init__(self, codec: object, paths: Mapping[str, str]) -> None:
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -121,3 +123,28 @@ class StoredTeacher:
         found = {path: labels.layer(path).reshape(count, *shape) for path, shape in self._shapes.items()}
         logits = found.get(WHOLE)
         return Answer(logits, found, None if logits is None else DenseLabels(logits.log_softmax(1)))
+
+
+class StoredTeachers:
+    """Several label stores whose labels are kept apart. `paths` says of each what a StoredTeacher is told."""
+
+    model: nn.Module | None = None
+
+    def __init__(self, codecs: Sequence[object], paths: Sequence[Mapping[str, str]]) -> None:
+        self._sides = [StoredTeacher(codec, named) for codec, named in zip(codecs, paths, strict=True)]
+        self.each = tuple(side.shapes(torch.empty(0)) for side in self._sides)
+
+    def shapes(self, inputs: Tensor) -> dict[str, tuple[int, ...]]:
+        """None that are of all: a loss of features says which teacher's."""
+        return {}
+
+    def answer(self, inputs: Tensor, labels: SoftLabels | None) -> Answer:
+        """See TeacherSide. What they say together is the mean of those that say a distribution."""
+        assert isinstance(labels, ApartLabels)
+        each = tuple(side.answer(inputs, part) for side, part in zip(self._sides, labels.parts, strict=True))
+        said = [one.labels for one in each if one.labels is not None]
+        if not said:
+            return Answer(each=each)
+        mean = arithmetic(said, torch.full((len(said),), 1 / len(said), dtype=torch.float64))
+        logits = mean.log_probs.clamp(min=_NOTHING) if isinstance(mean, DenseLabels) else None
+        return Answer(logits, {}, mean, each)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kdcore.config.losses import AnyLossTerm, LossTerm
 from kdcore.losses.method import LossInputs, Method, Shapes
 from kdcore.losses.registry import make_method
-from tests.support.method_examples import attention, feature, relation, response, transformer
+from tests.support.method_examples import attention, feature, relation, response, teachers, transformer
 
 TERMS: TypeAdapter[LossTerm] = TypeAdapter(AnyLossTerm)  # made once: it is a hundred times the cost of its use
 CLASSES, SAMPLES, PIXELS = 5, 12, (3, 4, 4)
@@ -21,6 +21,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     **relation.EXAMPLES,
     **attention.EXAMPLES,
     **transformer.EXAMPLES,
+    **teachers.EXAMPLES,
 }
 # `maps` are convolutional features [B, C, H, W], `vectors` [B, D], `tokens` hidden states [B, L, D].
 FEATURES = {

@@ -60,7 +60,9 @@ def test_a_method_takes_features_of_another_type_than_its_own(name):
 def test_a_method_says_where_it_comes_from():
     for name in EXAMPLES:
         home = TYPES[name].home
-        assert re.fullmatch(r"kdcore\.losses\.(response|feature|relation|attention|transformer)\.\w+:\w+", home)
+        assert re.fullmatch(
+            r"kdcore\.losses\.(response|feature|relation|attention|transformer|teachers)\.\w+:\w+", home
+        )
         assert method_class(term(name)).__doc__, name
 
 

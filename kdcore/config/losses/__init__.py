@@ -13,12 +13,13 @@ from kdcore.config.losses.feature import FeatureLossTerm
 from kdcore.config.losses.own import OwnTerm
 from kdcore.config.losses.relation import RelationTerm
 from kdcore.config.losses.response import ResponseTerm
+from kdcore.config.losses.teachers import TeachersTerm
 from kdcore.config.losses.transformer import TransformerTerm
 
 __all__ = ["AnyLossTerm", "FeatureTerm", "LossTerm"]
 
 AnyLossTerm = Annotated[
-    ResponseTerm | FeatureLossTerm | RelationTerm | AttentionTerm | TransformerTerm | OwnTerm,
+    ResponseTerm | FeatureLossTerm | RelationTerm | AttentionTerm | TransformerTerm | TeachersTerm | OwnTerm,
     Field(discriminator="type"),
 ]
 """Any entry of `training.losses`, told by its `type`."""

@@ -24,6 +24,12 @@ class LossTerm(Settings):
         default=0.0, ge=0, le=1, description="share of the steps over which the weight rises from zero"
     )
     until: float = Field(default=1.0, gt=0, le=1, description="share of the steps after which the loss is left out")
+    teacher: int | None = Field(
+        default=None,
+        ge=0,
+        description="of labels.mix with rule apart: the one of its stores, counted from 0, that this loss hears; "
+        "default: the mean of all, or each of them where the loss is one of several teachers",
+    )
 
     @property
     def label(self) -> str:

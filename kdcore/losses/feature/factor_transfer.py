@@ -15,7 +15,7 @@ from kdcore.losses.method import LossInputs, MapMethod, Shapes
 from kdcore.losses.numerics import unit, wide
 from kdcore.losses.projectors import ChannelNorm, project, same_size
 
-__all__ = ["FactorTransfer", "Paraphraser", "factor_transfer"]
+__all__ = ["FactorTransfer", "Paraphraser", "convolutions", "factor_transfer"]
 
 
 def factor_transfer(student: Tensor, teacher: Tensor, p: int = 1) -> Tensor:
@@ -27,7 +27,7 @@ def factor_transfer(student: Tensor, teacher: Tensor, p: int = 1) -> Tensor:
     return gap.abs().mean() if p == 1 else torch.linalg.vector_norm(gap, dim=1).mean()
 
 
-def _layers(*widths: int, transposed: bool = False) -> nn.Sequential:
+def convolutions(*widths: int, transposed: bool = False) -> nn.Sequential:
     """3 x 3 convolutions from each width to the next, with BatchNorm and leaky ReLU."""
     kind = nn.ConvTranspose2d if transposed else nn.Conv2d
     parts: list[nn.Module] = []
@@ -42,8 +42,8 @@ class Paraphraser(nn.Module):
     def __init__(self, channels: int, rate: float) -> None:
         super().__init__()
         factors = self.factors_of(channels, rate)
-        self.encoder = _layers(channels, channels, factors, factors)
-        self.decoder = _layers(factors, factors, channels, channels, transposed=True)
+        self.encoder = convolutions(channels, channels, factors, factors)
+        self.decoder = convolutions(factors, factors, channels, channels, transposed=True)
 
     @staticmethod
     def factors_of(channels: int, rate: float) -> int:
@@ -69,7 +69,7 @@ class FactorTransfer(MapMethod[FactorTransferTerm]):
 
     def _translator(self, ours: tuple[int, ...], theirs: tuple[int, ...]) -> nn.Module:
         factors = Paraphraser.factors_of(theirs[0], self.term.rate)
-        return _layers(ours[0], ours[0], factors, factors)
+        return convolutions(ours[0], ours[0], factors, factors)
 
     def pair(self, number: int, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
         """See FeatureMethod."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kdcore.errors import LabelError
-from kdcore.labels import ChunkLabels, DenseLabels, FeatureLabels, SoftLabels, SpanLabels, TopKLabels
+from kdcore.labels import ApartLabels, ChunkLabels, DenseLabels, FeatureLabels, SoftLabels, SpanLabels, TopKLabels
 
 __all__ = ["Ranked", "join_ranked", "ranked"]
 
@@ -38,8 +38,10 @@ def ranked(labels: SoftLabels, top: int) -> Ranked:
 
     Equal weights rank by falling log-probability as stored, then by id. LabelError for features and spans.
     """
-    if isinstance(labels, FeatureLabels | SpanLabels | ChunkLabels):
-        raise LabelError("features and spans have no most probable classes: they are not distributions")
+    if isinstance(labels, FeatureLabels | SpanLabels | ChunkLabels | ApartLabels):
+        raise LabelError(
+            "features, spans and several labels have no most probable classes: they are not one distribution"
+        )
     if top < 1:
         raise LabelError(f"at least one class a label is needed, got {top}")
     if isinstance(labels, TopKLabels):

@@ -86,8 +86,8 @@ def shared_classes(stores: Sequence[LabelStore]) -> tuple[int, tuple[str, ...]]:
     padding. IdentityMismatch where the tokenizer is not known to be one, or labels are of other things than tokens.
     """
     classes = [store.num_classes for store in stores]
-    fewest = min(classes)
-    if max(classes) == fewest:
+    fewest = min(classes, default=0)
+    if max(classes, default=0) == fewest:
         return fewest, ()
     counts = ", ".join(f"{count:,} in {store.path}" for count, store in zip(classes, stores, strict=True))
     if stores[0].kind != "text" or any(store.identity.get("tokenizer") is None for store in stores):

@@ -10,7 +10,7 @@ import torch
 
 from kdcore.config.mix import MixConfig
 from kdcore.errors import MissingLabels, StoreError
-from kdcore.labels import Codec, SoftLabels, TopKCodec
+from kdcore.labels import ApartLabels, Codec, SoftLabels, TopKCodec
 from kdcore.labels.mixing import (
     Form,
     common_form,
@@ -57,9 +57,11 @@ class LabelMix:
         """
         self.stores, self.config = tuple(stores), config
         check_alike(self.stores)
-        self._forms = forms_of(self.stores)
-        check_rule(self.stores, self._forms, config)
-        self.num_classes, self.notes = shared_classes(self.stores)
+        self.apart = config.rule == "apart"
+        self._forms = [] if self.apart else forms_of(self.stores)
+        if not self.apart:
+            check_rule(self.stores, self._forms, config)
+        self.num_classes, self.notes = shared_classes([store for store in self.stores if store.num_classes])
         self.rows = MixedRows.of(self.stores)
         refuse = config.missing == "refuse"
         if refuse and config.rule != "routed":
@@ -100,8 +102,13 @@ class LabelMix:
 
     @property
     def codec(self) -> Codec:
-        """That of the first store; none is of features."""
+        """That of the first store; none is of features, unless they are kept apart."""
         return self.stores[0].codec
+
+    @property
+    def codecs(self) -> tuple[Codec, ...]:
+        """Of each store whose labels are kept apart; none of stores that are mixed."""
+        return tuple(store.codec for store in self.stores) if self.apart else ()
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -285,6 +292,8 @@ class LabelMix:
     def _mixed(self, stores: tuple[int, ...], asked: _Asked) -> SoftLabels:
         """Labels of slices that all of `stores` have, by the rule."""
         labels = self._read(stores, asked)
+        if self.apart:
+            return ApartLabels(tuple(labels))
         if len(labels) == 1:
             return labels[0]
         return mixed(self.config.rule, labels, self._decide(stores, labels, asked), self.top)
@@ -294,7 +303,7 @@ class LabelMix:
 
         def read(place: int) -> SoftLabels:
             found = self.stores[place].labels_of(self.rows.rows[place, asked.rows], asked.starts, asked.stops)
-            return cut_classes(found, self.num_classes)
+            return cut_classes(found, self.num_classes) if found.num_classes else found
 
         # One after the other: a codec that is worth threads decodes by several itself.
         return [read(place) for place in stores]
@@ -327,7 +336,7 @@ class LabelMix:
         return max((codec.k for codec in codecs if isinstance(codec, TopKCodec)), default=0)
 
     def _of_form(self, labels: SoftLabels) -> SoftLabels:
-        return in_form(labels, self.form, self.top)
+        return labels if self.apart else in_form(labels, self.form, self.top)
 
 
 def _by_value(values: np.ndarray) -> Iterator[Group]:

@@ -1,0 +1,239 @@
+"""Losses of several teachers, whose labels a mix keeps apart, against what they mean."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdcore.config import Recipe
+from kdcore.config.mix import MixConfig
+from kdcore.errors import ConfigError
+from kdcore.labels import ApartLabels, DenseCodec, DenseLabels, FeatureCodec, concat
+from kdcore.losses.method import Answer, LossInputs, Shapes
+from kdcore.losses.registry import make_method
+from kdcore.losses.teachers.gradient_space import capped_simplex, shortest
+from kdcore.losses.teachers.learned_weights import LearnedWeights
+from kdcore.store import LabelStore
+from kdcore.store.mix.mix import LabelMix
+from kdcore.training.batches import ImageBatch
+from kdcore.training.composition import compose
+from kdcore.training.needs import check_apart
+from kdcore.training.teacher_side import StoredTeacher, StoredTeachers
+from tests.support.methods import CLASSES, TERMS
+from tests.support.mixes import write_store
+
+BATCH, TEACHERS = 6, 3
+
+
+def terms(*given: dict[str, Any]) -> list[Any]:
+    return [TERMS.validate_python(one) for one in given]
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def heard(maps: tuple[int, ...] = (4, 3, 3)) -> LossInputs:
+    """Of three teachers, logits and one layer each."""
+    each = tuple(
+        Answer(2 * random(BATCH, CLASSES, seed=1 + number), {"maps": random(BATCH, 5 + number, 3, 3, seed=9 + number)})
+        for number in range(TEACHERS)
+    )
+    features = {"maps": random(BATCH, *maps, seed=20).requires_grad_()}
+    logits = random(BATCH, CLASSES).requires_grad_()
+    return LossInputs(logits, None, torch.arange(BATCH) % CLASSES, features, each=each)
+
+
+def shapes() -> Shapes:
+    each = tuple({"maps": (5 + number, 3, 3)} for number in range(TEACHERS))
+    return Shapes({"maps": (4, 3, 3)}, {}, CLASSES, BATCH, each=each)
+
+
+def made(**settings: Any) -> Any:
+    torch.manual_seed(0)
+    return make_method(TERMS.validate_python(settings), shapes())
+
+
+@pytest.mark.parametrize("tolerance", [1.0, 0.6, 0.4])
+def test_the_shortest_sum_of_gradients_on_a_grid(tolerance):
+    steps = torch.linspace(0, 1, 101, dtype=torch.float64)
+    grid = torch.cartesian_prod(steps, steps)
+    grid = torch.cat([grid, 1 - grid.sum(1, keepdim=True)], 1)
+    grid = grid[(grid > -1e-9).all(1) & (grid <= tolerance + 1e-9).all(1)]
+    for seed in range(6):
+        gradients = random(TEACHERS, 4, seed=seed).double() * torch.tensor([1.0, 3.0, 0.2])[:, None]
+        products = gradients @ gradients.T
+        shares = shortest(products, tolerance)
+        assert float(shares.sum()) == pytest.approx(1)
+        assert 0 <= float(shares.min()) <= float(shares.max()) <= tolerance + 1e-9
+        lengths = torch.einsum("gm,mn,gn->g", grid, products, grid)
+        assert float(shares @ products @ shares) <= float(lengths.min()) * (1 + 1e-6)
+
+
+def test_a_tolerance_of_one_share_leaves_the_mean():
+    assert shortest(torch.eye(4), 0.25).tolist() == [0.25] * 4
+    assert shortest(torch.zeros(2, 2), 1.0).tolist() == [0.5] * 2
+    assert capped_simplex(torch.tensor([5.0, 0.0, -5.0]).double(), 0.6).tolist() == pytest.approx([0.6, 0.4, 0.0])
+
+
+def test_gradient_space_goes_down_for_every_teacher():
+    """Without a bound the sum has no negative product with any teacher's own gradient."""
+    inputs = heard()
+    (found,) = torch.autograd.grad(made(type="ae_kd", tolerance=1)(inputs), inputs.student_logits)
+    ours = (inputs.student_logits / 4).softmax(1)
+    own = torch.stack([4 * (ours - (one.logits / 4).softmax(1)) / BATCH for one in inputs.teachers])  # pyright: ignore
+    shares = shortest((own.flatten(1) @ own.flatten(1).T).detach(), 1.0).float()
+    torch.testing.assert_close(found, torch.einsum("m,mbc->bc", shares, own))
+    products = (own * found).sum((1, 2))
+    assert bool((products >= found.square().sum() * (1 - 1e-3)).all())
+
+
+def test_learned_shares_are_equal_at_first_and_the_loss_is_that_of_the_weighted_mean():
+    inputs, method = heard(), made(type="amtml", at="maps", temperature=2, truth=0.5)
+    assert isinstance(method, LearnedWeights)
+    torch.testing.assert_close(method.shares(inputs).exp(), torch.full((TEACHERS, BATCH), 1 / TEACHERS))
+    nn.init.normal_(method.scores.weight)
+    shares = method.shares(inputs).exp()
+    assert float(shares.detach().std()) > 0.05
+    said = torch.stack([one.logits for one in inputs.teachers if one.logits is not None])
+    mean = (shares[:, :, None] * (said / 2).softmax(-1)).sum(0)
+    distance = functional.kl_div((inputs.student_logits / 2).log_softmax(-1), mean, reduction="batchmean")
+    right = (shares[:, :, None] * said.softmax(-1)).sum(0).gather(1, inputs.targets[:, None])
+    torch.testing.assert_close(method(inputs), 4 * distance - 0.5 * right.log().mean())
+
+
+def test_shares_learn_who_is_right():
+    inputs = heard()
+    right = functional.one_hot(inputs.targets, CLASSES) * 8.0
+    inputs = replace(inputs, each=(Answer(-right), Answer(right), Answer(random(BATCH, CLASSES))))
+    method = made(type="amtml", at="maps")
+    optimizer = torch.optim.SGD(method.parameters(), 1.0)
+    for _ in range(30):
+        optimizer.zero_grad()
+        method(inputs).backward()
+        optimizer.step()
+    assert float(method.shares(inputs).exp()[1].min().detach()) > 0.9
+    assert inputs.student["maps"].grad is None, "the student's features are looked at, and not moved by shares"
+
+
+def test_a_common_space_has_an_adapter_for_every_teacher_and_keeps_their_features():
+    method, inputs = made(type="common_space", at="maps", dimension=7, reconstruction=0.5), heard()
+    ours = method.shared[0](method.ours[0](inputs.student["maps"]))
+    wanted = []
+    for number, answer in enumerate(inputs.teachers):
+        theirs = method.shared[0](method.theirs[0][number](answer.features["maps"]))
+        again = method.again[0][number](theirs)
+        wanted.append((ours - theirs).square().mean() + 0.5 * (again - answer.features["maps"]).square().mean())
+    loss = method(inputs)
+    torch.testing.assert_close(loss, torch.stack(wanted).mean())
+    loss.backward()
+    assert inputs.student["maps"].grad is not None
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> list[LabelStore]:
+    """Two of distributions, one of features."""
+    root: Path = tmp_path_factory.mktemp("stores")
+    features = FeatureCodec.of_shapes((("layer", (2, 2, 2)),))
+    codecs = (DenseCodec(8), DenseCodec(8), features)
+    return [write_store(root / str(number), number, codec, kind="image") for number, codec in enumerate(codecs)]
+
+
+def mixed(stores: list[LabelStore], rule: str = "apart", **settings: Any) -> LabelMix:
+    paths = [{"path": store.path} for store in stores]
+    return LabelMix(stores, MixConfig.model_validate({"stores": paths, "rule": rule, **settings}))
+
+
+def test_labels_of_a_mix_are_kept_apart(stores):
+    mix, rows = mixed(stores), np.array([2, 0])
+    labels = mix.labels_of(rows, np.zeros(2, int), np.ones(2, int))
+    assert isinstance(labels, ApartLabels)
+    assert (labels.num_labels, labels.num_classes, mix.num_classes) == (2, 8, 8)
+    for part, store in zip(labels.parts, stores, strict=True):
+        own = store.labels_of(rows, np.zeros(2, int), np.ones(2, int))
+        value = "log_probs" if isinstance(own, DenseLabels) else "features"
+        assert torch.equal(getattr(part, value), getattr(own, value))
+    twice = concat([labels, labels.index([0])])
+    assert isinstance(twice, ApartLabels)
+    assert twice.num_labels == 3
+    assert all(part.num_labels == 3 for part in labels.index([0, 1, 1]).each(lambda one: one.clone()).parts)
+
+
+def test_a_loss_hears_the_teacher_that_it_names_or_the_mean(stores):
+    mix = mixed(stores)
+    labels = mix.labels_of(np.arange(4), np.zeros(4, int), np.ones(4, int))
+    assert isinstance(labels, ApartLabels)
+    batch = ImageBatch(random(4, 1, 4, 4), torch.arange(4), labels, indices=torch.arange(4))
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Conv2d(1, 2, 3, stride=2, padding=1), nn.Flatten(), nn.Linear(8, 8))
+    given = terms(
+        {"type": "kl", "teacher": 1},
+        {"type": "kl"},
+        {"type": "attention_transfer", "at": "0", "teacher_at": "layer", "teacher": 2},
+    )
+    from kdcore.losses.compose import paths_apart
+
+    side = StoredTeachers(mix.codecs, paths_apart(given, 3))
+    together = compose(student, given, side, batch.pixels[:1], 8, 4)
+    total, values = together.loss(batch)
+    total.backward()
+
+    def alone(term: Any, codec: Any, part: Any) -> Tensor:
+        paths = {"layer": "x"} if codec is mix.codecs[2] else {}
+        found = compose(
+            student, [term.model_copy(update={"teacher": None})], StoredTeacher(codec, paths), batch.pixels[:1], 8, 4
+        )
+        return found.loss(replace(batch, labels=part))[0]
+
+    dense = [part for part in labels.parts if isinstance(part, DenseLabels)]
+    mean = DenseLabels(torch.stack([part.log_probs.exp() for part in dense]).mean(0).log())
+    wanted = [alone(given[0], mix.codecs[1], dense[1]), alone(given[1], mix.codecs[0], mean)]
+    wanted.append(alone(given[2], mix.codecs[2], labels.parts[2]))
+    for name, one in zip(("loss/kl", "loss/kl_2", "loss/attention_transfer"), wanted, strict=True):
+        torch.testing.assert_close(values[name], one.detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [
+        ({"type": "kl", "teacher": 3}, "hears teacher 3, and labels.mix has the stores 0 to 2"),
+        ({"type": "kl", "teacher": 2}, "needs the logits of all classes, which a store"),
+        ({"type": "feed", "at": "0", "teacher_at": "layer"}, "compares features of one teacher"),
+        ({"type": "feed", "at": "0", "teacher_at": "layer", "teacher": 0}, "needs features of layer"),
+        ({"type": "amtml", "at": "0"}, "needs the logits of all classes"),
+        ({"type": "sskd", "at": "0", "teacher": 0}, "passes of the teacher of its own"),
+    ],
+)  # fmt: skip
+def test_what_a_store_does_not_have_is_told(stores, term, message):
+    with pytest.raises(ConfigError, match=message):
+        check_apart(terms(term), mixed(stores).codecs)
+
+
+def test_rule_and_losses_go_together():
+    mix = {"rule": "apart", "stores": [{"path": "a"}, {"path": "b"}]}
+    values: dict[str, Any] = {
+        "name": "apart",
+        "data": {"type": "digits"},
+        "labels": {"mix": mix},
+        "student": {"type": "image_classifier", "name": "mlp"},
+        "training": {"steps": 1, "losses": [{"type": "ae_kd"}]},
+    }
+    Recipe.model_validate(values)
+    for change, message in (
+        ({"training": {"steps": 1}}, "is for training.losses of a classifier"),
+        (
+            {
+                "labels": {"mix": {**mix, "rule": "random"}},
+                "training": {"steps": 1, "losses": [{"type": "kl", "teacher": 1}]},
+            },
+            "teacher is of labels.mix",
+        ),
+        ({"labels": {"mix": {**mix, "missing": "rest"}}}, "hears every teacher of every sample"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Recipe.model_validate({**values, **change})

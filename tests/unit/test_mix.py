@@ -215,6 +215,24 @@ def test_samples_are_routed_by_their_names(stores):
     same(found, choose([alone(stores["drawn0"]), alone(stores["topk1"])], which, 4))
 
 
+@pytest.mark.parametrize(
+    ("rule", "names", "wanted"),
+    [
+        ("arithmetic", None, [("dense0", 0, 1, 2), ("dense1", 0, 1, 2), ("part2", 0)]),
+        ("routed", [["code/0*"], ["text/*"], []], [("dense0", 0, 1, 2), ("dense0", 0), ("dense1", 1), ("part2", 0)]),
+    ],
+)
+def test_what_is_read_is_brought_from_a_bucket(stores, monkeypatch, rule, names, wanted):
+    mix = mix_of(stores, "dense0", "dense1", "part2", rule=rule, names=names, missing="rest")
+    brought = []
+    monkeypatch.setattr(LabelStore, "elsewhere", True)
+    monkeypatch.setattr(
+        LabelStore, "bring", lambda store, rows: brought.append((Path(store.path).name, *rows.tolist()))
+    )
+    mix.bring([2, 0, 1, 2])
+    assert brought == wanted
+
+
 def test_a_route_to_a_store_without_the_sample_is_refused_or_passed_over(stores):
     names = [["code/*"], ["*"]]
     refusing = mix_of(stores, "part2", "dense0", rule="routed", names=names)

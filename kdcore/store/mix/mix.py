@@ -215,11 +215,23 @@ class LabelMix:
         return parts[0] if len(parts) == 1 else Views.concat(parts)[np.argsort(np.concatenate(places), kind="stable")]
 
     def bring(self, rows: Indices) -> None:
-        """Copies the shards that the labels of rows are in to this machine, several at once."""
+        """Copies the shards that the labels of rows are in to this machine, several at once.
+
+        Of rule routed those of the one store, after that of the first, which knows the name.
+        """
         chosen = np.unique(np.asarray(rows, np.int64))
-        for store, inner in zip(self.stores, self.rows.rows[:, chosen], strict=True):
-            if store.elsewhere:
-                store.bring(inner[inner >= 0])
+        if self.config.rule != "routed":
+            self._bring(chosen, self.rows.rows[:, chosen] >= 0)
+            return
+        places = np.arange(len(self.stores))[:, None]
+        self._bring(chosen, places == self.rows.first[chosen])
+        self._bring(chosen, places == self._routes.of(chosen))
+
+    def _bring(self, rows: np.ndarray, wanted: np.ndarray) -> None:
+        """Of each store those of the rows int64 [n] that are `wanted` of it, bool [M, n]."""
+        for store, inner, those in zip(self.stores, self.rows.rows[:, rows], wanted, strict=True):
+            if store.elsewhere and those.any():
+                store.bring(inner[those])
 
     def labels_of(self, rows: Indices, starts: Indices, stops: Indices, epochs: Indices | None = None) -> SoftLabels:
         """Labels of several row slices, one after the other, each mixed by the rule.

@@ -70,12 +70,12 @@ class ContrastiveInversion(Inversion[CmiConfig]):
             "contrast": told_apart(self._embedded(local), self._embedded(whole), others, settings.contrast_temperature)
         }
 
-    def after_backward(self, canvas: Canvas, step: int) -> None:
+    def after_backward(self) -> None:
         """The comparing network learns with the images."""
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 
-    def after_batch(self, canvas: Canvas) -> None:
+    def after_batch(self) -> None:
         """The batch is remembered as it was at its last step."""
         self._memory = torch.cat([self._memory, self._newest])[-self.settings.memory :]
 

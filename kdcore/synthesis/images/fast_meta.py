@@ -48,14 +48,14 @@ class FastMeta(Inversion[FastMetaConfig]):
         groups = [{"params": list(self._copy.parameters())}, {"params": [latents], "lr": self.settings.latent_rate}]
         return Canvas(drawing(self._copy, lambda: latents, self.settings), groups)
 
-    def after_backward(self, canvas: Canvas, step: int) -> None:
+    def after_backward(self) -> None:
         """MAML: the copy's gradients add up in the common generator."""
         if self.settings.meta == "maml":
             for ours, its in self._pairs():
                 assert its.grad is not None
                 ours.grad = its.grad.clone() if ours.grad is None else ours.grad + its.grad
 
-    def after_batch(self, canvas: Canvas) -> None:
+    def after_batch(self) -> None:
         """The common generator's step."""
         if self.settings.meta == "reptile":
             for ours, its in self._pairs():

@@ -130,10 +130,10 @@ class Inversion(ABC, Generic[S]):
         with in_precision(self.settings.precision, self.device):
             return self.teacher(seen).float()
 
-    def after_backward(self, canvas: Canvas, step: int) -> None:
+    def after_backward(self) -> None:
         """Called between gradients and the optimizer's step."""
 
-    def after_batch(self, canvas: Canvas) -> None:
+    def after_batch(self) -> None:
         """Called when a batch is done."""
 
     def _invert(
@@ -152,9 +152,9 @@ class Inversion(ABC, Generic[S]):
                 best = (loss.item(), pixels.detach(), step, losses)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            self.after_backward(canvas, step)
+            self.after_backward()
             optimizer.step()
             on_terms(losses)
-        self.after_batch(canvas)
+        self.after_batch()
         assert best is not None
         return best[1:]

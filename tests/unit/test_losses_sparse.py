@@ -11,6 +11,7 @@ from torch import Tensor
 from kdcore.config.loss import loss_misfit
 from kdcore.errors import ConfigError, LabelError
 from kdcore.labels import FeatureLabels
+from kdcore.labels.apart import ApartLabels
 from kdcore.labels.soft_labels import DenseLabels, SparseLabels, TopKLabels
 from kdcore.losses.forms import form_of
 from kdcore.losses.objective import METRICS, Objective
@@ -158,6 +159,12 @@ def test_classes_that_the_teacher_masks_out_leave_loss_and_gradient_finite(kind)
         (gradient,) = torch.autograd.grad(loss, logits)
         assert all(value.isfinite() for value in (loss, *metrics.values())), wanted
         assert gradient.isfinite().all(), wanted
+
+
+def test_labels_that_are_kept_apart_are_no_one_distribution():
+    dense = DenseLabels(torch.zeros(2, 5).log_softmax(1))
+    with pytest.raises(LabelError, match=r"rule 'apart' .* set the rule to arithmetic"):
+        soft_target_loss(torch.zeros(2, 5), ApartLabels((dense, dense)), torch.tensor([0, 1]))
 
 
 def test_a_label_that_names_no_class_says_nothing_without_its_tail():

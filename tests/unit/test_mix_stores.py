@@ -150,6 +150,8 @@ def test_images_and_stores_of_other_samples_are_written_too(root, tmp_path):
 def test_what_cannot_be_one_store_is_refused(root, tmp_path):
     with pytest.raises(StoreError, match="every epoch"):
         mix_stores(tmp_path / "a", mix_settings([root / "dense0", root / "dense1"], "random"))
+    with pytest.raises(StoreError, match="label of each teacher"):
+        mix_stores(tmp_path / "a", mix_settings([root / "dense0", root / "dense1"], "apart"))
     with pytest.raises(LabelError, match="geometric mean of topk"):
         mix_stores(tmp_path / "b", mix_settings([root / "topk1", root / "topk2"], "geometric"))
 

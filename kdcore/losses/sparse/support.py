@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kdcore.config.loss import Tail
 from kdcore.errors import LabelError
+from kdcore.labels.apart import ApartLabels
 from kdcore.labels.chunk_labels import ChunkLabels
 from kdcore.labels.soft_labels import DenseLabels, FeatureLabels, SoftLabels, SparseLabels, TopKLabels
 from kdcore.labels.span_labels import SpanLabels
@@ -53,6 +54,11 @@ def _check_labels(labels: SoftLabels, num_tokens: int, num_outputs: int) -> None
         raise LabelError(
             "this loss compares distributions, but the store holds likelihoods of text (codec span): train with a "
             "recipe, or with kdcore.losses.cross_tokenizer"
+        )
+    if isinstance(labels, ApartLabels):
+        raise LabelError(
+            "this loss compares one distribution, but labels.mix.rule 'apart' keeps those of several teachers apart: "
+            "set the rule to arithmetic, or train with a recipe's training.losses"
         )
     if isinstance(labels, FeatureLabels):
         raise LabelError(

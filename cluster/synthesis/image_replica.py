@@ -44,7 +44,9 @@ class ImageReplica:
         assert source.num_classes is not None  # recipes with data of another kind are refused
         assert isinstance(recipe.data, RealImages)
         size, channels, mean, std = image_form(recipe.data)
-        self._teacher = ImageTeacher(teacher, source.num_classes, channels)
+        # What its passes are computed in is said by synthesis.precision: gradients need weights of float32.
+        whole = teacher.model_copy(update={"dtype": "float32"})
+        self._teacher = ImageTeacher(whole, source.num_classes, channels)
         self._space = PixelSpace((channels, size, size), mean, std)
         # What is missing is said before any unit is begun.
         self._student()

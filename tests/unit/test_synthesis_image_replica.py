@@ -44,7 +44,7 @@ def recipe(folder: Path, teacher: Path, **changes: Any) -> Recipe:
         "name": "made",
         "runs": str(folder / "runs"),
         "data": {"type": "digits"},
-        "teacher": {"type": "image_classifier", "path": str(teacher), **NETWORK},
+        "teacher": {"type": "image_classifier", "path": str(teacher), "dtype": "bfloat16", **NETWORK},
         "student": {"type": "image_classifier", "source": "convnet", "kwargs": {"width": 2, "depth": 2}},
         "synthesis": synthesis,
         "cluster": {"replicas": 1},

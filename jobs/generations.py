@@ -1,6 +1,7 @@
 """Samples where there are none: made by the teacher, generation after generation, and learnt from in between."""
 
 from jobs.common import say
+from kdcore.config.models import ModelConfig
 from kdcore.config.recipe import Recipe
 
 __all__ = ["learning_recipe", "make_samples"]
@@ -69,8 +70,14 @@ def _recipe_between(recipe: Recipe, generation: int, student: str | None) -> Rec
         "runs": str(recipe.run_dir),
         "teacher": teacher,
         "training": alone,
-        "student": model if student is None else model.model_copy(update={"path": student}),
+        "student": model if student is None else _going_on(model, student),
         "labels": so_far.labels.model_copy(update={"path": came}),
         "synthesis": None,
     }
     return so_far.model_copy(update=changes)
+
+
+def _going_on(model: ModelConfig, path: str) -> ModelConfig:
+    """A student that begins where the one exported to `path` ended: not from an `architecture`, nor from the hub."""
+    begins = {"path": path, "architecture": {}, "revision": None}
+    return model.model_copy(update={name: value for name, value in begins.items() if name in type(model).model_fields})

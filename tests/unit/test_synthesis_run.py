@@ -1,5 +1,6 @@
 """The driver of a synthesis, on a maker of images that needs no teacher: killed, continued, gathered, learnt from."""
 
+import errno
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from kdcore.data.sources import open_source
 from kdcore.data.synthesised.gathering import read_generation
 from kdcore.data.synthesised.recipes import learning_from
 from kdcore.data.synthesised.shards import IMAGE_SHARD, MadeImage, image_batches
-from kdcore.errors import IdentityMismatch, StoreError
+from kdcore.errors import IdentityMismatch, OutOfSpace, StoreError
 from kdcore.store.writer import Receipt, write_shard
 from kdcore.synthesis.units import SynthesisUnit, cut_units
 
@@ -127,6 +128,21 @@ def test_an_altered_file_of_samples_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     with pytest.raises(StoreError, match="not those that were written"):
         read_generation(folder, 0)
+
+
+def test_a_full_disk_leaves_no_note_and_the_samples_are_gathered_again(tmp_path: Path, monkeypatch: Any) -> None:
+    asked, write = recipe(tmp_path), Path.write_text
+
+    def full(path: Path, *arguments: Any, **options: Any) -> int:
+        if "samples" in path.parts:
+            raise OSError(errno.ENOSPC, "no room")
+        return write(path, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", full)
+        with pytest.raises(OutOfSpace, match=r"generation-000\.json"):
+            make(asked)
+    assert make(asked).kept == SAMPLES
 
 
 def test_students_learn_from_made_images_and_are_measured_on_real_ones(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from kdcore.errors import StoreError, out_of_space
 from kdcore.identity import canonical_json, digest_bytes, digest_file
+from kdcore.runs import write_json
 
 __all__ = ["Generation", "SampleFile", "distinct", "files_of", "read_generation", "write_generation", "write_samples"]
 
@@ -69,17 +70,17 @@ def write_samples(folder: Path, generation: int, unit: str, table: pa.Table) -> 
 
 
 def write_generation(folder: Path, found: Generation) -> None:
-    """The note of a finished generation; files of it that the note does not know are of a killed job, and removed."""
+    """The note of a finished generation; files of it that the note does not know are of a killed job, and removed.
+
+    OutOfSpace when the disk is full.
+    """
     known = {file.name for file in found.files}
     for path in folder.glob(f"generation-{found.number:03d}-*.parquet"):
         if path.name not in known:
             path.unlink()
     value = {"format": _FORMAT, **json.loads(json.dumps(asdict(found), allow_nan=False))}
     value["digest"] = digest_bytes(canonical_json(value).encode())
-    path = folder / f"generation-{found.number:03d}.json"
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    write_json(folder / f"generation-{found.number:03d}.json", value)
 
 
 def read_generation(folder: str | Path, number: int) -> Generation | None:

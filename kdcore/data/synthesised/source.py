@@ -82,7 +82,9 @@ class SynthesisedSource:
         if not wanted:
             return found
         counts: dict[int, int] = {}
-        for ref in sorted(self._real.list("train"), key=lambda ref: digest_bytes(ref.name.encode())):
+        for ref in sorted(
+            self._real.list("train"), key=lambda ref: digest_bytes(ref.name.encode("utf-8", "surrogateescape"))
+        ):
             if len(counts) == self.num_classes and min(counts.values()) == wanted:
                 break
             image = self._real.read(ref)

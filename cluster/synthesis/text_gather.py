@@ -116,8 +116,9 @@ class _Gathered:
         content = read_probe(first)
         assert content is not None  # no unit is written before a codec is settled
         self.probe = ProbeResult.of(content)
-        self.vocabulary: int = read_identity(first)["vocabulary"]
-        self.schema = store_schema("text", self.probe.codec, self.vocabulary)
+        identity = read_identity(first)
+        self.vocabulary: int = identity["vocabulary"]
+        self.schema = store_schema("text", self.probe.codec, self.vocabulary, "mask" in identity)
         self.sieve, self.measured = TextSieve(config.filters), _Measured()
         self.chosen: list[_Chosen] = []
 

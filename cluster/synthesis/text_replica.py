@@ -20,8 +20,9 @@ from kdcore.facts import package_versions
 from kdcore.identity import digest_file, digest_tokenizer, sample_key_text
 from kdcore.labels import Codec
 from kdcore.labels.learn import ProbeBatch
+from kdcore.labels.spans import spans_of
 from kdcore.store import find_receipt, publish_probe, read_probe
-from kdcore.store.schema import TOKEN_LOG_PROBS, ShardRow, batches_from_rows, store_schema
+from kdcore.store.schema import LABEL_SPANS, TOKEN_LOG_PROBS, ShardRow, batches_from_rows, store_schema
 from kdcore.store.writer import Receipt, write_shard
 from kdcore.synthesis.text.beginnings import Prompts
 from kdcore.synthesis.text.labelling import LabelTaker, probed
@@ -53,6 +54,10 @@ class TextReplica:
         # Special tokens in a prompt are meant: <|im_start|>user begins a question.
         return self.teacher.tokenizer.encode(text, add_special_tokens=False, verbose=False)
 
+    @property
+    def _written_alone(self) -> bool:
+        return self._config.labelled == "written"
+
     @cached_property
     def _student(self) -> CausalLMTeacher | None:
         """The one whose weak spots are looked for."""
@@ -71,6 +76,7 @@ class TextReplica:
             "tokenizer": digest_tokenizer(self.teacher.tokenizer),
             "numerics": {"written": True},
             "vocabulary": self.teacher.num_classes,
+            **({"mask": "completion"} if self._written_alone else {}),
             "synthesis": text_identity(self._config),
         }
 
@@ -112,7 +118,10 @@ class TextReplica:
         if there is not None:
             return there
         codec, vocabulary = self._codec, self.teacher.num_classes
-        schema, statistics = store_schema("text", codec, vocabulary), Statistics("text", codec, vocabulary)
+        schema, statistics = (
+            store_schema("text", codec, vocabulary, self._written_alone),
+            Statistics("text", codec, vocabulary),
+        )
         batches = statistics.watch(batches_from_rows(schema, self._rows(unit, batch_divisor)))
         receipt = write_shard(self._store_path, unit.id, attempt, schema, batches, unit_digest=unit.digest, codec=codec)
         return statistics.noted(receipt)
@@ -121,20 +130,22 @@ class TextReplica:
         """What is kept of a unit's texts, in the order of their rows."""
         beginnings = beginnings_of(self._config, self._prompts, unit)
         writing = writing_of(self._config, beginnings, self._stops, batch_divisor)
-        taker = LabelTaker(self._codec, beginnings, writing.longest, self._seed)
+        taker = LabelTaker(self._codec, beginnings, writing.longest, self._seed, self._written_alone)
         for step in writing.steps(self.teacher):
             taker.take(step)
         texts = [row[:length] for row, length in zip(writing.tokens, writing.lengths.tolist(), strict=True)]
         labels = list(taker.rows(writing.tokens, writing.lengths))
         rows = []
-        for row in self._kept(texts, [log_probs for _, log_probs in labels]):
+        for row in self._kept(texts, taker.first, [log_probs for _, log_probs in labels]):
             columns, log_probs = labels[row]
+            if self._written_alone:
+                columns[LABEL_SPANS] = spans_of(np.arange(taker.first[row], len(texts[row]) - 1))
             name = f"generation-{unit.generation:03d}/{unit.id}/{row:05d}"
             key = sample_key_text(str(self.teacher.tokenizer.decode(texts[row], skip_special_tokens=True)))
             rows.append(ShardRow(key, name, 1, {**columns, TOKEN_LOG_PROBS: log_probs}, tokens=texts[row]))
         return rows
 
-    def _kept(self, texts: Sequence[np.ndarray], log_probs: Sequence[np.ndarray]) -> list[int]:
+    def _kept(self, texts: Sequence[np.ndarray], first: np.ndarray, log_probs: Sequence[np.ndarray]) -> list[int]:
         student, share = self._student, self._config.weak_spots
         if student is None or share is None:
             return list(range(len(texts)))
@@ -143,7 +154,8 @@ class TextReplica:
         for batch in token_bounded_batches([len(text) for text in texts], limit):
             for row, logits in zip(batch, student.window_logits([texts[row] for row in batch]), strict=True):
                 targets = torch.from_numpy(texts[row][1:]).to(logits.device)[:, None]
-                theirs[row] = logits[:-1].float().log_softmax(1).gather(1, targets)[:, 0].cpu().numpy()
+                found = logits[:-1].float().log_softmax(1).gather(1, targets)[:, 0]
+                theirs[row] = found[first[row] :].cpu().numpy()
         return weakest(disagreement(log_probs, theirs), share).tolist()
 
     @property
@@ -159,7 +171,18 @@ class TextReplica:
 
 def text_identity(config: SelfGenerationConfig) -> dict[str, Any]:
     """What decides the words of a text, for the identity of a store."""
-    names = ("type", "seed", "max_tokens", "temperature", "top_p", "first_token", "prompts", "slots", "weak_spots")
+    names = (
+        "type",
+        "seed",
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "first_token",
+        "prompts",
+        "slots",
+        "labelled",
+        "weak_spots",
+    )
     found = {name: value for name, value in config.model_dump(mode="json").items() if name in names}
     return found if config.prompt_file is None else {**found, "prompt_file": digest_file(config.prompt_file)}
 

@@ -232,6 +232,7 @@ def test_a_unit_is_a_function_of_its_number() -> None:
         ({"top_p": 1.5}, "at most 1"),
         ({"prompts": ["a"], "prompt_file": "b"}, "here or in a file"),
         ({"slots": {"x": ["1"]}}, "there are none"),
+        ({"labelled": "written"}, "all tokens are written"),
         ({"prompts": ["{x}"], "slots": {"x": []}}, "have nothing"),
         ({"weak_spots": 0.5}, "set `student`"),
         ({"filters": {"min_perplexity": 3, "max_perplexity": 2}}, "must be below"),

@@ -122,6 +122,23 @@ def test_a_report_shows_them_beside_real_ones(whole: tuple[Recipe, Generation], 
     assert "samples.png" not in page
 
 
+def test_prompts_may_go_without_labels(whole: tuple[Recipe, Generation], folder: Path) -> None:
+    asked = recipe(folder, "written", labelled="written")
+    made = write(asked)
+    ours, theirs = open_store(asked.store_path), open_store(whole[0].store_path)
+    assert verify_store(asked.store_path, full=True).ok
+    assert made.kept == ours.num_rows == theirs.num_rows
+    for row in range(ours.num_rows):
+        other = theirs.row_of(ours.key(row))
+        np.testing.assert_array_equal(ours.tokens(row), theirs.tokens(other))
+        first = int(ours.label_positions(row)[0])
+        assert ours.label_positions(row).tolist() == list(range(first, len(ours.tokens(row)) - 1))
+        np.testing.assert_array_equal(ours.token_log_probs(row), theirs.token_log_probs(other)[first:])
+    tokenizer = load_tokenizer(str(folder / "teacher"))
+    prompt = tokenizer.decode(ours.tokens(0)[: int(ours.label_positions(0)[0]) + 1], skip_special_tokens=True)
+    assert prompt in ("the cat", "the dog", "the old log", "a ")
+
+
 def test_a_unit_whose_writer_died_is_written_again_to_the_bit(whole: tuple[Recipe, Generation], folder: Path) -> None:
     torn = recipe(folder, "torn")
     made = write(torn, deaths=[("unit-000000", 0), ("unit-000002", 0)])

@@ -73,6 +73,9 @@ class SelfGenerationConfig(SynthesisBase):
     prompt_file: Annotated[str | None, IsPath()] = Field(
         default=None, description="prompts from a file, one a line, taken as they are; instead of `prompts`"
     )
+    labelled: Literal["all", "written"] = Field(
+        default="all", description="which tokens are labelled and trained: all, or none of the prompts'"
+    )
     filters: TextFilters = Field(default=TextFilters(), description="which texts are left out")
     weak_spots: float | None = Field(
         default=None, gt=0, lt=1, description="share of a unit that is kept: where `student` differs most from teacher"
@@ -109,6 +112,8 @@ class SelfGenerationConfig(SynthesisBase):
     def _fits_together(self) -> "SelfGenerationConfig":
         if self.prompt_file is not None and (self.prompts or self.slots):
             raise ValueError("prompts are given here or in a file: leave out prompt_file, or prompts and slots")
+        if self.labelled == "written" and not self.prompts and self.prompt_file is None:
+            raise ValueError("without prompts all tokens are written: leave `labelled` out, or add `prompts`")
         if self.slots and not self.prompts:
             raise ValueError("slots fill prompts, and there are none: add `prompts`, or leave slots out")
         if self.weak_spots is not None and self.student is None and self.generations == 1:

@@ -1,6 +1,6 @@
 """The labels of texts that are being written: what the teacher said, at temperature 1, when it drew the next token."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -20,11 +20,15 @@ _WAITING_ELEMENTS = 1 << 22
 class LabelTaker:
     """Encodes the labels of texts step by step; `seed` is the codec's.
 
-    Label j of a text is the distribution after its first j + 1 tokens, and its seed that of the text's key.
+    Label j of a text is the distribution after its first j + 1 tokens, and its seed that of the text's key. With
+    `written_alone` there are none of the prompts' tokens; `first` int [R] is the first label of each text.
     """
 
-    def __init__(self, codec: Codec, beginnings: Iterable[Beginning], longest: int, seed: int) -> None:
+    def __init__(
+        self, codec: Codec, beginnings: Sequence[Beginning], longest: int, seed: int, written_alone: bool = False
+    ) -> None:
         self._codec = codec
+        self.first = np.array([len(each.tokens) - 1 if written_alone else 0 for each in beginnings], np.int64)
         self._seeds = np.stack([label_seeds(each.key, longest, seed) for each in beginnings])
         self._waiting: list[Step] = []
         self._elements = 0
@@ -33,18 +37,23 @@ class LabelTaker:
 
     def take(self, step: Step) -> None:
         """Take the labels of a step. LabelError for logits that are not finite."""
+        taken = step.positions >= self.first[step.rows]
+        if not taken.all():
+            logits = step.logits[torch.from_numpy(taken).to(step.logits.device)]
+            step = Step(step.rows[taken], step.positions[taken], logits, step.next[taken])
         self._waiting.append(step)
         self._elements += step.logits.numel()
         if self._elements >= _WAITING_ELEMENTS:
             self._encode()
 
     def rows(self, tokens: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
-        """Of each text, the codec's columns, and the log-probability of each next token, float16 [T - 1].
+        """Of each text, the codec's columns, and the log-probability of each labelled next token, float16 [N].
 
         `tokens` int64 [R, L] of which `lengths` int64 [R] are written, all of them by steps that were taken.
         """
         self._encode()
-        targets = [row[1:length] for row, length in zip(tokens, lengths.tolist(), strict=True)]
+        places = zip(tokens, self.first.tolist(), lengths.tolist(), strict=True)
+        targets = [row[first + 1 : length] for row, first, length in places]
         columns = self._codec.pack([join(parts) for parts in self._labels], targets)
         for own, log_probs in zip(columns, self._log_probs, strict=True):
             yield own, np.concatenate(log_probs)

@@ -25,7 +25,7 @@ def nearest(images: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
 
 
 def image_figures(images: np.ndarray, targets: Sequence[int], num_classes: int) -> dict[str, Any]:
-    """Figures as JSON of images uint8 [N, H, W, C] and the classes they were made for; of 2,000 spread over them.
+    """Figures as JSON of the classes that images were made for, and of some of them, uint8 [N, H, W, C]: up to 2,000.
 
     `balance` is the entropy of the classes over its largest value: 1 where all are as frequent. `repeated` counts
     images that another one equals but for the rounding of a step; `flat` those without contrast; `nearest` are the
@@ -36,7 +36,7 @@ def image_figures(images: np.ndarray, targets: Sequence[int], num_classes: int) 
     rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), _LOOKED_AT)).astype(int))
     looked = images[rows]
     figures: dict[str, Any] = {
-        "images": len(images),
+        "images": int(counts.sum()),
         "per_class": {str(target): int(count) for target, count in enumerate(counts)},
         "balance": round(float(-(shares * np.log(shares)).sum() / np.log(max(2, num_classes))), 4),
         "flat": round(float((looked.reshape(len(looked), -1).std(1) < _FLAT).mean()), 4),

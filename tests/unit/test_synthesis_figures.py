@@ -21,6 +21,8 @@ def noise(draw: np.random.Generator, count: int) -> np.ndarray:
 def test_noise_of_all_classes_has_not_collapsed(draw: np.random.Generator) -> None:
     figures = image_figures(noise(draw, 40), [0, 1, 2, 3] * 10, 4)
     assert (figures["balance"], figures["flat"], figures["repeated"]) == (1.0, 0.0, 0.0)
+    of_many = image_figures(noise(draw, 40), [0, 1, 2, 3] * 30, 4)  # a few of them are looked at
+    assert (of_many["images"], collapse_notes(of_many)) == (120, ())
     assert figures["nearest"][0] <= figures["nearest"][1] <= figures["apart"]
     assert collapse_notes(figures) == ()
 

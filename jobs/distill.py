@@ -24,10 +24,20 @@ def distill(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost; write nothing.")] = False,
 ) -> None:
     """Label, train, evaluate, report. A killed run continues; a finished one says so and does nothing."""
+    from jobs.chain import run_chain, show_chain
     from jobs.stages import live_teacher
+    from kdcore.config.chain import load_chain
     from kdcore.config.load import load_recipe, require
-    from kdcore.runs import begin_run, is_finished
 
+    chain = load_chain(recipe, overrides or ())
+    if chain is not None:
+        for stage in chain.stages:
+            require(stage, "teacher", "student", "training")
+        if dry_run:
+            show_chain(chain)
+        else:
+            run_chain(chain, lambda stage: _distilled(stage, live_teacher(stage)))
+        return
     checked = load_recipe(recipe, overrides or ())
     mixes = checked.labels.mix is not None
     require(checked, *(() if mixes else ("teacher",)), "student", "training")
@@ -42,12 +52,20 @@ def distill(
             show(checked, live_teacher(checked))
         return
     live = live_teacher(checked)
-    run_dir = begin_run(checked)
-    if is_finished(run_dir):
-        say(f"finished before: '{run_dir}' has its report; nothing to do (another run: name={checked.name}-2)")
-    else:
-        _run(checked, live)
+    run_dir = _distilled(checked, live)
     _closing_words(checked, live, run_dir, [recipe, *(overrides or ())])
+
+
+def _distilled(recipe: "Recipe", live: str | None) -> Path:
+    """The run directory, with its report."""
+    from kdcore.runs import begin_run, is_finished
+
+    run_dir = begin_run(recipe)
+    if is_finished(run_dir):
+        say(f"finished before: '{run_dir}' has its report; nothing to do (another run: name={recipe.name}-2)")
+    else:
+        _run(recipe, live)
+    return run_dir
 
 
 def _run(recipe: "Recipe", live: str | None) -> None:

@@ -107,6 +107,11 @@ def parse_recipe(tree: Any, origin: str = "recipe", base: Path | None = None) ->
     """
     if not isinstance(tree, dict):
         raise ConfigError(f"{origin} must be a mapping of settings, got {type(tree).__name__}")
+    if "chain" in tree:
+        raise ConfigError(
+            f"{origin} is a chain of recipes, which `kd distill` runs stage by stage; this job takes one recipe: the "
+            "resolved one of a stage is RUNS/NAME/STAGE/config.yaml once it has begun"
+        )
     tree = copy.deepcopy(tree)
     tree.setdefault("runs", "runs")
     resolve_paths(tree, base or Path.cwd())

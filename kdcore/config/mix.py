@@ -7,10 +7,10 @@ from pydantic import Field, model_validator
 
 from kdcore.config.base import IsPath, Settings
 
-__all__ = ["WEIGHTED", "MixConfig", "MixedStore", "Rule"]
+__all__ = ["WEIGHTED", "MixConfig", "MixedStore", "Rule", "VotesConfig"]
 
 Rule = Literal[
-    "arithmetic", "geometric", "entropy", "agreement", "min_ce", "max_confidence", "random", "routed", "apart"
+    "arithmetic", "geometric", "entropy", "agreement", "min_ce", "max_confidence", "random", "routed", "apart", "votes"
 ]
 WEIGHTED: tuple[Rule, ...] = ("arithmetic", "geometric", "entropy", "agreement", "random")
 """Rules in which each teacher has a weight."""
@@ -29,6 +29,14 @@ class MixedStore(Settings):
     )
 
 
+class VotesConfig(Settings):
+    """PATE: the noise in the number of votes for each class, and what is allowed to go wrong."""
+
+    noise: Literal["gaussian", "laplace"] = Field(default="gaussian", description="GNMax or LNMax")
+    scale: float = Field(gt=0, description="standard deviation of gaussian noise, or the scale of laplace, in votes")
+    delta: float = Field(default=1e-5, gt=0, lt=1, description="of (epsilon, delta); below one over the records")
+
+
 class MixConfig(Settings):
     """Several label stores as one, mixed while they are read (docs/many-teachers.md)."""
 
@@ -37,13 +45,17 @@ class MixConfig(Settings):
         default="arithmetic",
         description="arithmetic: weighted mean, unbiased labels stay so; geometric: of probabilities; entropy, "
         "agreement: mean by shares that hang on the position; min_ce, max_confidence: one teacher a position; random: "
-        "one a sample and epoch; routed: one a sample, by its name; apart: each by itself, for training.losses",
+        "one a sample and epoch; routed: one a sample, by its name; apart: each by itself, for training.losses; "
+        "votes: a class by noisy votes",
     )
     missing: Literal["refuse", "rest"] = Field(
         default="refuse",
         description="a sample that a store has no label for; refuse: an error; rest: the stores that have one share it",
     )
-    seed: int = Field(default=0, ge=0, lt=2**63, description="of rule random")
+    seed: int = Field(
+        default=0, ge=0, lt=2**63, description="of rule random; and of votes, where whoever knows it knows the noise"
+    )
+    votes: VotesConfig | None = Field(default=None, description="of rule votes")
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -67,8 +79,10 @@ class MixConfig(Settings):
     def _names_of_routes(self) -> "MixConfig":
         if self.rule != "routed" and any(store.names for store in self.stores):
             raise ValueError(f"`names` are of rule routed, not of '{self.rule}': leave them out, or set the rule")
-        if self.rule == "apart" and self.missing != "refuse":
-            raise ValueError("rule 'apart' hears every teacher of every sample: set `missing` to refuse")
+        if self.rule in ("apart", "votes") and self.missing != "refuse":
+            raise ValueError(f"rule '{self.rule}' hears every teacher of every sample: set `missing` to refuse")
+        if (self.rule == "votes") != (self.votes is not None):
+            raise ValueError("rule 'votes' and the settings `votes` (its noise) go together: give both, or none")
         if self.rule == "routed" and not any(store.names for store in self.stores):
             raise ValueError("rule 'routed' needs `names` of at least one store: patterns of the names of its samples")
         return self

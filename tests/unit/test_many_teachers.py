@@ -1,5 +1,6 @@
 """Losses of several teachers, whose labels a mix keeps apart, against what they mean."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdcore.config import Recipe
-from kdcore.config.mix import MixConfig
-from kdcore.errors import ConfigError
-from kdcore.labels import ApartLabels, DenseCodec, DenseLabels, FeatureCodec, concat
+from kdcore.config.mix import MixConfig, VotesConfig
+from kdcore.errors import ConfigError, LabelError, MissingExtra
+from kdcore.labels import ApartLabels, DenseCodec, DenseLabels, FeatureCodec, SparseLabels, concat
+from kdcore.labels.mixing import epsilon, votes
+from kdcore.labels.mixing.votes import _noise as noise_of
 from kdcore.losses.method import Answer, LossInputs, Shapes
 from kdcore.losses.registry import make_method
 from kdcore.losses.teachers.gradient_space import capped_simplex, shortest
@@ -237,3 +240,71 @@ def test_rule_and_losses_go_together():
     ):
         with pytest.raises(ValueError, match=message):
             Recipe.model_validate({**values, **change})
+
+
+NOISY = {"noise": "gaussian", "scale": 0.5}
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "laplace"])
+def test_noise_has_its_distribution(noise):
+    numbers = np.random.default_rng(0).random((40_000, 1))
+    found = np.sort(noise_of(VotesConfig(noise=noise, scale=3.0), numbers).numpy().ravel())
+    wanted = torch.distributions.Normal(0.0, 3.0) if noise == "gaussian" else torch.distributions.Laplace(0.0, 3.0)
+    below = wanted.cdf(torch.from_numpy(found)).numpy()
+    assert np.abs(below - (np.arange(len(found)) + 0.5) / len(found)).max() < 0.01
+    ends = noise_of(VotesConfig(noise=noise, scale=1.0), np.array([[0.0, 1 - 2.0**-53]]))
+    assert bool(torch.isfinite(ends).all())
+
+
+def test_votes_are_counted_and_noise_hangs_on_the_label_alone():
+    classes = torch.tensor([[1, 0, 2], [1, 3, 2], [3, 3, 0]])
+    labels = [DenseLabels(functional.one_hot(row, 4).float().mul(9).log_softmax(1)) for row in classes]
+    seeds = np.arange(3, dtype=np.uint64)
+    assert votes(labels, VotesConfig(scale=1e-9), seeds).ids.tolist() == [1, 3, 2]
+    many = votes([label.index([0] * 400) for label in labels], VotesConfig(scale=1.0), np.arange(400, dtype=np.uint64))
+    shares = many.ids.bincount(minlength=4) / 400
+    assert 0.4 < float(shares[1]) < 0.9
+    assert bool((shares > 0).all()), "a class without a vote has noise, too"
+    again = votes(
+        [label.index([0] * 5) for label in labels], VotesConfig(scale=1.0), np.arange(400, dtype=np.uint64)[90:95]
+    )
+    assert torch.equal(again.ids, many.ids[90:95])
+    drawn = SparseLabels(torch.tensor([1]), torch.ones(1), torch.tensor([0, 1]), 4)
+    with pytest.raises(LabelError, match="a vote is for a teacher's best class"):
+        votes([drawn], VotesConfig(scale=1.0), seeds[:1])
+
+
+def test_a_mix_by_votes_says_what_it_gives_away(stores, monkeypatch):
+    monkeypatch.setattr("kdcore.store.mix.mix.epsilon", lambda config, asked: 100.0 * asked)
+    mix = mixed(stores[:2], "votes", votes=NOISY, seed=3)
+    assert mix.notes[0].startswith(
+        "4 labels by the votes of 2 teachers with gaussian noise of scale 0.5: epsilon 400 at"
+    )
+    rows, zeros = np.array([3, 1, 3]), np.zeros(3, int)
+    labels = mix.labels_of(rows, zeros, zeros + 1)
+    assert isinstance(labels, SparseLabels)
+    assert (labels.offsets.tolist(), labels.weights.tolist()) == ([0, 1, 2, 3], [1.0] * 3)
+    assert labels.ids[0] == labels.ids[2] == mix.labels(3).ids[0]  # pyright: ignore
+    assert (mix.form, mix.kinds) == ("weights", {"weights"})
+
+
+def test_votes_need_their_noise_and_the_accounting(stores, monkeypatch):
+    for settings in ({}, {"votes": NOISY, "missing": "rest"}):
+        with pytest.raises(ValueError, match=r"go together|hears every teacher"):
+            mixed(stores[:2], "votes", **settings)
+    monkeypatch.setitem(sys.modules, "dp_accounting", None)
+    with pytest.raises(
+        MissingExtra, match=r"needs 'dp-accounting', which is not installed: pip install 'kdcore\[privacy\]'"
+    ):
+        mixed(stores[:2], "votes", votes=NOISY)
+
+
+def test_what_noisy_votes_cost():
+    """Renyi: order a of one Gaussian vote costs a / s^2 (Papernot et al. 2018, proposition 8); Laplace 2 / b in all."""
+    pytest.importorskip("dp_accounting")
+    scale, asked, delta = 40.0, 1000, 1e-5
+    orders = np.arange(2, 500) / 2 + 0.25
+    bound = (orders * asked / scale**2 + np.log(1 / delta) / (orders - 1)).min()
+    found = epsilon(VotesConfig(scale=scale, delta=delta), asked)
+    assert 0.8 * bound < found <= bound
+    assert epsilon(VotesConfig(noise="laplace", scale=10.0, delta=1e-12), 1) == pytest.approx(0.2, rel=1e-2)

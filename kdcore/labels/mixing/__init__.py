@@ -5,6 +5,7 @@ from kdcore.labels.mixing.forms import Form, choose, common_form, cut_classes, f
 from kdcore.labels.mixing.geometric import geometric
 from kdcore.labels.mixing.rules import decide, mixed, mixed_log_probs
 from kdcore.labels.mixing.selecting import max_confidence, min_ce, random_teacher, target_log_probs
+from kdcore.labels.mixing.votes import epsilon, votes
 from kdcore.labels.mixing.weighing import agreement_shares, entropy_shares
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "cut_classes",
     "decide",
     "entropy_shares",
+    "epsilon",
     "form_of",
     "geometric",
     "in_form",
@@ -26,4 +28,5 @@ __all__ = [
     "random_teacher",
     "side_by_side",
     "target_log_probs",
+    "votes",
 ]

@@ -8,20 +8,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdcore.config.mix import MixConfig
+from kdcore.config.mix import MixConfig, VotesConfig
 from kdcore.errors import MissingLabels, StoreError
-from kdcore.labels import ApartLabels, Codec, SoftLabels, TopKCodec
+from kdcore.labels import ApartLabels, Codec, SoftLabels, TopKCodec, label_seeds
 from kdcore.labels.mixing import (
     Form,
     common_form,
     cut_classes,
     decide,
+    epsilon,
     in_form,
     mixed,
     mixed_log_probs,
     random_teacher,
     side_by_side,
     target_log_probs,
+    votes,
 )
 from kdcore.labels.views import Views
 from kdcore.labels.views.spec import ViewSpec
@@ -68,11 +70,21 @@ class LabelMix:
             check_covered(self.stores, self.rows)
         self._routes = Routes(self.stores, self.rows, [store.names for store in config.stores], not refuse)
         self._weights = np.array(config.weights)
+        if config.votes is not None:
+            self.notes = (*self.notes, self._given_away(config.votes))
 
     @classmethod
     def of(cls, config: MixConfig) -> "LabelMix":
         """The mix of a recipe's settings."""
         return cls([open_store(store.path) for store in config.stores], config)
+
+    def _given_away(self, config: VotesConfig) -> str:
+        asked = int(self.num_labels_per_row().sum())
+        return (
+            f"{asked:,} labels by the votes of {len(self.stores)} teachers with {config.noise} noise of scale "
+            f"{config.scale:g}: epsilon {epsilon(config, asked):.4g} at delta {config.delta:g}, of what each teacher "
+            "alone was trained on, if no two of them share data, and as long as labels.mix.seed is a secret"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return LabelMix, (self.stores, self.config)
@@ -93,7 +105,7 @@ class LabelMix:
     @property
     def form(self) -> Form:
         """How the mixed labels say a distribution."""
-        return common_form(self._forms)
+        return "weights" if self.config.votes is not None else common_form(self._forms)
 
     @property
     def kinds(self) -> set[Form]:
@@ -306,9 +318,17 @@ class LabelMix:
         labels = self._read(stores, asked)
         if self.apart:
             return ApartLabels(tuple(labels))
+        if self.config.votes is not None:
+            return votes(labels, self.config.votes, self._seeds(asked))
         if len(labels) == 1:
             return labels[0]
         return mixed(self.config.rule, labels, self._decide(stores, labels, asked), self.top)
+
+    def _seeds(self, asked: _Asked) -> np.ndarray:
+        """One for each label, which hangs on its sample and place alone."""
+        slices = zip(asked.rows.tolist(), asked.starts.tolist(), asked.stops.tolist(), strict=True)
+        parts = [label_seeds(self.key(row), stop, self.config.seed)[start:] for row, start, stop in slices]
+        return np.concatenate([np.empty(0, np.uint64), *parts])
 
     def _read(self, stores: tuple[int, ...], asked: _Asked) -> list[SoftLabels]:
         """What each of the stores says, of the classes that all have."""

@@ -56,14 +56,20 @@ class LabelledText(Dataset["LabelledSequence"]):
         `packing_for` is a causal LM of transformers: batches have several sequences a row, in rows of at most
         `sequence_length`, if it keeps them apart, which is tried out here on a few tokens.
 
-        Raises ConfigError for a store of images and a model that mixes packed sequences, IdentityMismatch for another
-        tokenizer, DataError for documents that are too long or no token to learn; and what `open_store` raises.
+        Raises ConfigError for a store of images, a mix that differs from epoch to epoch and a model that mixes packed
+        sequences, IdentityMismatch for another tokenizer, DataError for documents that are too long or no token to
+        learn; and what `open_store` raises.
         """
         opened = store if isinstance(store, LabelStore | LabelMix) else open_store(store)
         if opened.kind != "text":
             raise ConfigError(
                 f"LabelledText needs a label store of texts, but '{opened.path}' holds labels of {opened.kind}s: train "
                 "these with `kd train`, or read them with kdcore.open_store and pass them to kdcore.soft_target_loss"
+            )
+        if opened.changes:
+            raise ConfigError(
+                f"{opened.path} takes another teacher in every epoch, and LabelledText knows of no epochs: the first "
+                "one's would stay throughout. Open it with another rule, such as arithmetic, or train with a recipe"
             )
         if tokenizer is not None:
             check_same_tokenizer(opened, tokenizer)

@@ -206,6 +206,12 @@ def test_a_random_teacher_is_another_one_in_another_epoch(stores):
     assert {teacher for teachers in chosen for teacher in teachers} == {0, 1}
 
 
+def test_a_random_teacher_is_not_the_first_epochs_throughout(stores):
+    with pytest.raises(ConfigError, match=r"random mix of .* knows of no epochs.*such as arithmetic"):
+        kdcore.LabelledText(mix_of(stores, "dense0", "dense1", rule="random"), None)
+    assert len(kdcore.LabelledText(mix_of(stores, "dense0", "dense1"), None)) == 6
+
+
 def test_samples_are_routed_by_their_names(stores):
     mix = mix_of(stores, "drawn0", "topk1", rule="routed", names=[["code/*"], []])
     found = every(mix)

@@ -12,6 +12,7 @@ from kdcore.config.synthesis.text import SelfGenerationConfig, TextFilters
 from kdcore.errors import ConfigError, LabelError, TeacherError
 from kdcore.evaluation.synthesis_text import collapse_notes, distinct, likest, text_figures
 from kdcore.labels import DenseCodec, cut, join
+from kdcore.labels.sampling import label_seeds, uniforms
 from kdcore.labels.threshold import ThresholdCodec
 from kdcore.synthesis.text.beginnings import Beginning, Prompts, first_points, spread, text_key
 from kdcore.synthesis.text.decode import Writing
@@ -314,3 +315,11 @@ def test_likeness_to_other_texts() -> None:
     np.testing.assert_allclose(likest(texts), [0.5, 0.5, 0, 0])
     np.testing.assert_allclose(likest(texts[:3], ["x y z", "a b c"]), [1 / 3, 1 / 3, 1])
     assert distinct([np.array([1, 2, 1, 2, 1]), np.array([2, 1])], 2) == pytest.approx(2 / 5)
+
+
+def test_the_word_that_is_drawn_has_no_part_in_what_a_sampled_label_says() -> None:
+    """Labels and words of one text are drawn by numbers that know nothing of each other."""
+    beginning = Beginning(text_key(0, 0, 0, 0), np.array([0]))
+    of_words = Writing([beginning], Odds(), 2000, (), 1)._points[0]
+    of_labels = uniforms(label_seeds(beginning.key, len(of_words)), 1)[:, 0]
+    assert abs(np.corrcoef(of_words, of_labels)[0, 1]) < 0.1

@@ -16,6 +16,8 @@ __all__ = ["Decoder", "Step", "Writing"]
 
 # What is remembered of a text is copied when slots go: an idle slot costs less until a few are.
 _WORTH = 0.75
+# In the place of a codec's seed: the word that is drawn is not to decide what a sampled label says of it.
+_DRAWS = int.from_bytes(b"writing.", "little")
 
 
 class Decoder(Protocol):
@@ -65,7 +67,7 @@ class Writing:
         self._points = np.empty(self.tokens.shape)
         for row, each in enumerate(beginnings):
             self.tokens[row, : len(each.tokens)] = each.tokens
-            self._points[row] = uniforms(label_seeds(each.key, self.tokens.shape[1]), 1)[:, 0]
+            self._points[row] = uniforms(label_seeds(each.key, self.tokens.shape[1], _DRAWS), 1)[:, 0]
             if each.first is not None:
                 self._points[row, len(each.tokens) - 1] = each.first
         self.lengths = self._prompts.copy()

@@ -48,9 +48,10 @@ class MixConfig(Settings):
         "one a sample and epoch; routed: one a sample, by its name; apart: each by itself, for training.losses; "
         "votes: a class by noisy votes",
     )
-    missing: Literal["refuse", "rest"] = Field(
+    missing: Literal["refuse", "rest", "hard"] = Field(
         default="refuse",
-        description="a sample that a store has no label for; refuse: an error; rest: the stores that have one share it",
+        description="a sample that a store has no label for; refuse: an error; rest: those that have one share it; "
+        "hard: too, and the hard label where none has one (not of text)",
     )
     seed: int = Field(
         default=0, ge=0, lt=2**63, description="of rule random; and of votes, where whoever knows it knows the noise"

@@ -1,7 +1,7 @@
 """What images and texts with classes share: they are found by number, and joined to their soft labels by key."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -12,10 +12,12 @@ from kdcore.config import Recipe
 from kdcore.config.data import on_conflict_of
 from kdcore.data.document import ClassifiedText, ImageSample
 from kdcore.data.sources import Source
-from kdcore.errors import DataError
+from kdcore.errors import ConfigError, DataError
+from kdcore.labels.mixing import hard_labels, side_by_side
 from kdcore.labels.soft_labels import SoftLabels
 from kdcore.planning import plan_units
 from kdcore.planning.plan import Plan, PlannedSample
+from kdcore.store.mix.mix import LabelMix
 from kdcore.training.image_views import StoredViews
 
 if TYPE_CHECKING:
@@ -31,7 +33,10 @@ def classified_units(recipe: Recipe, source: Source) -> tuple[Plan, tuple[tuple[
 
 
 class StoreJoin:
-    """Soft labels of planned samples, found in a store by key; MissingLabels when one has none."""
+    """Soft labels of planned samples, found in a store by key; MissingLabels when one has none.
+
+    Of a mix whose `missing` is `hard` the hard label stands in for it.
+    """
 
     def __init__(self, store: "Labelled", samples: Sequence[PlannedSample]) -> None:
         self._store = store
@@ -41,18 +46,46 @@ class StoreJoin:
         self.codec, self.codecs = store.codec, store.codecs
         self.notes, self.changes = store.notes, store.changes
         self._viewed = store.view_spec is not None
+        self._known = self._rows >= 0
+        if not self._known.all():
+            self._stand_in()
+
+    def _stand_in(self) -> None:
+        """ConfigError for views, whose parameters are in stores alone."""
+        count = f"{int((~self._known).sum()):,} of {len(self._known):,}"
+        if self._viewed:
+            raise ConfigError(
+                f"{count} samples are in no store of labels.mix, and so nobody knows their views (data.views): set "
+                "labels.mix.missing to rest, or label them"
+            )
+        note = f"{count} samples are in no store of the mix: they learn from their hard label (labels.mix.missing)"
+        self.notes = (*self.notes, note)
 
     def bring(self, numbers: np.ndarray) -> None:
         """Copies the shards that the labels of `numbers` are in, where they lie elsewhere."""
-        self._store.bring(self._rows[numbers])
+        self._store.bring(self._rows[numbers[self._known[numbers]]])
 
-    def of(self, numbers: np.ndarray, views: np.ndarray) -> SoftLabels:
-        """The label of view `views[i]` of each of the planned samples `numbers[i]`.
+    def of(self, numbers: np.ndarray, views: np.ndarray, targets: Callable[[np.ndarray], Tensor]) -> SoftLabels:
+        """The label of view `views[i]` of each of the planned samples `numbers[i]`, whose classes `targets` tells.
 
         Of a store of whole samples there is one label; a view is then an epoch, which a mix may ask for.
         """
+        known = self._known[numbers]
+        if not known.all():
+            return self._with_hard(numbers, views, targets, known)
         labels = views if self._viewed else np.zeros_like(views)
         return self._store.labels_of(self._rows[numbers], labels, labels + 1, views)
+
+    def _with_hard(
+        self, numbers: np.ndarray, views: np.ndarray, targets: Callable[[np.ndarray], Tensor], known: np.ndarray
+    ) -> SoftLabels:
+        mix = self._store
+        assert isinstance(mix, LabelMix), "a store that lacks a sample says so"
+        hard = hard_labels(targets(numbers[~known]), mix.num_classes, mix.form)
+        if not known.any():
+            return hard
+        order = torch.from_numpy(np.argsort(np.concatenate([np.flatnonzero(known), np.flatnonzero(~known)])))
+        return side_by_side([self.of(numbers[known], views[known], targets), hard], mix.top, order)
 
 
 class ClassifiedSamples(ABC):
@@ -113,7 +146,7 @@ class ClassifiedSamples(ABC):
     def _shown(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, SoftLabels | None]:
         """Samples, views and labels of a batch: where `indices` are none, of the first, in place of none."""
         numbers, views = self._places(indices if len(indices) else np.zeros(1, dtype=np.int64))
-        return numbers, views, None if self._labels is None else self._labels.of(numbers, views)
+        return numbers, views, None if self._labels is None else self._labels.of(numbers, views, self._targets)
 
     def _numbers(self, indices: np.ndarray) -> Tensor:
         """Numbers in the training set, int64, the same for all views of a sample."""

@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from kdcore.config import Recipe
 from kdcore.config.mix import MixConfig, VotesConfig
-from kdcore.errors import ConfigError, LabelError, MissingExtra
-from kdcore.labels import ApartLabels, DenseCodec, DenseLabels, FeatureCodec, SparseLabels, concat
+from kdcore.errors import ConfigError, LabelError, MissingExtra, MissingLabels
+from kdcore.identity import sample_key_text
+from kdcore.labels import ApartLabels, DenseCodec, DenseLabels, FeatureCodec, SparseLabels, TopKCodec, concat
 from kdcore.labels.mixing import epsilon, votes
 from kdcore.labels.mixing.votes import _noise as noise_of
 from kdcore.losses.method import Answer, LossInputs, Shapes
@@ -24,6 +25,7 @@ from kdcore.losses.teachers.learned_weights import LearnedWeights
 from kdcore.store import LabelStore
 from kdcore.store.mix.mix import LabelMix
 from kdcore.training.batches import ImageBatch
+from kdcore.training.classified import StoreJoin
 from kdcore.training.composition import compose
 from kdcore.training.needs import check_apart
 from kdcore.training.teacher_side import StoredTeacher, StoredTeachers
@@ -81,7 +83,7 @@ def test_the_shortest_sum_of_gradients_on_a_grid(tolerance):
 def test_a_tolerance_of_one_share_leaves_the_mean():
     assert shortest(torch.eye(4), 0.25).tolist() == [0.25] * 4
     assert shortest(torch.zeros(2, 2), 1.0).tolist() == [0.5] * 2
-    assert capped_simplex(torch.tensor([5.0, 0.0, -5.0]).double(), 0.6).tolist() == pytest.approx([0.6, 0.4, 0.0])
+    assert capped_simplex(np.array([5.0, 0.0, -5.0]), 0.6).tolist() == pytest.approx([0.6, 0.4, 0.0])
 
 
 def test_gradient_space_goes_down_for_every_teacher():
@@ -308,3 +310,33 @@ def test_what_noisy_votes_cost():
     found = epsilon(VotesConfig(scale=scale, delta=delta), asked)
     assert 0.8 * bound < found <= bound
     assert epsilon(VotesConfig(noise="laplace", scale=10.0, delta=1e-12), 1) == pytest.approx(0.2, rel=1e-2)
+
+
+def whole(labels: Any) -> Tensor:
+    """The probabilities of named classes."""
+    if isinstance(labels, DenseLabels):
+        return labels.log_probs.exp()
+    named = torch.zeros(labels.num_labels, labels.num_classes)
+    return named.scatter_add(1, labels.ids.clamp(min=0), labels.log_probs.exp().masked_fill(labels.ids < 0, 0.0))
+
+
+@pytest.mark.parametrize("codec", [DenseCodec(8), TopKCodec(3, 8)])
+def test_a_sample_that_no_store_has_learns_from_its_hard_label(tmp_path, codec):
+    parts = [
+        write_store(tmp_path / str(teacher), teacher, codec, numbers, kind="image")
+        for teacher, numbers in enumerate(([0, 1], [1, 2]))
+    ]
+    mix = mixed(parts, "arithmetic", missing="hard")
+    samples: Any = [(None, sample_key_text(str(number)), 1) for number in range(5)]
+    join = StoreJoin(mix, samples)
+    assert join.notes[-1].startswith("2 of 5 samples are in no store of the mix: they learn from their hard label")
+    labels = join.of(np.array([4, 1, 3, 0]), np.zeros(4, int), lambda numbers: torch.from_numpy(numbers + 2))
+    known = join.of(np.array([1, 0]), np.zeros(2, int), lambda numbers: torch.zeros(0))
+    wanted = torch.zeros(4, 8)
+    wanted[0, 6] = wanted[2, 5] = 1
+    wanted[[1, 3]] = whole(known)
+    torch.testing.assert_close(whole(labels), wanted)
+    only = join.of(np.array([4]), np.zeros(1, int), lambda numbers: torch.from_numpy(numbers + 2))
+    torch.testing.assert_close(whole(only), wanted[:1])
+    with pytest.raises(MissingLabels):
+        StoreJoin(mixed(parts, "arithmetic", missing="rest"), samples)

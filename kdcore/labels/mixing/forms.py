@@ -10,7 +10,17 @@ from kdcore.errors import LabelError
 from kdcore.labels.mixing.cells import padded
 from kdcore.labels.soft_labels import DenseLabels, SoftLabels, SparseLabels, TopKLabels, concat
 
-__all__ = ["Form", "as_weights", "choose", "common_form", "cut_classes", "form_of", "in_form", "side_by_side"]
+__all__ = [
+    "Form",
+    "as_weights",
+    "choose",
+    "common_form",
+    "cut_classes",
+    "form_of",
+    "hard_labels",
+    "in_form",
+    "side_by_side",
+]
 
 Form = Literal["dense", "weights", "topk"]
 
@@ -60,6 +70,15 @@ def as_weights(labels: DenseLabels | SparseLabels) -> SparseLabels:
     label_of, ids = has_mass.nonzero(as_tuple=True)
     offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     return SparseLabels(ids, labels.log_probs[label_of, ids].exp(), offsets, labels.num_classes)
+
+
+def hard_labels(targets: Tensor, num_classes: int, form: Form) -> SoftLabels:
+    """All mass on `targets` int64 [N], as labels of a form."""
+    count = len(targets)
+    sure = SparseLabels(targets, torch.ones(count), torch.arange(count + 1), num_classes)
+    if form != "dense":
+        return in_form(sure, form, 1)
+    return DenseLabels(torch.full((count, num_classes), float("-inf")).scatter(1, targets[:, None], 0.0))
 
 
 def side_by_side(parts: Sequence[SoftLabels], k: int, order: Tensor | None = None) -> SoftLabels:

@@ -8,6 +8,7 @@ C = 1 / M the mean. The loss is sum_m a_m L_m, the shares without a gradient.
 
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,40 +19,39 @@ from kdcore.losses.response.logits import sample_kl
 
 __all__ = ["GradientSpace", "capped_simplex", "shortest"]
 
-_HALVINGS, _STEPS = 60, 300
+_STEPS, _ENOUGH = 300, 1e-10
 
 
-def capped_simplex(point: Tensor, most: float) -> Tensor:
-    """The nearest point of {a: sum a = 1, 0 <= a <= most} to `point` [M] float64, where M most >= 1.
+def capped_simplex(point: np.ndarray, most: float) -> np.ndarray:
+    """The nearest point of {a: sum a = 1, 0 <= a <= most} to `point` float64 [M], where M most >= 1.
 
-    a = clamp(point - t, 0, most) for the t whose sum is one, found by halving (the sum falls as t rises).
+    It is clamp(point - t, 0, most) for the t at which the sum is one. The sum falls in straight lines between values of
+    t where an entry reaches 0 or `most`.
     """
-    low, high = point.min() - 1, point.max()
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        above = (point - middle).clamp(0, most).sum() > 1
-        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-    return (point - (low + high) / 2).clamp(0, most)
+    bends = np.sort(np.concatenate([point, point - most]))[::-1]
+    sums = np.clip(point - bends[:, None], 0, most).sum(1)
+    return np.clip(point - np.interp(1.0, sums, bends), 0, most)
 
 
 def shortest(products: Tensor, tolerance: float) -> Tensor:
     """The shares float64 [M] of M gradients whose scalar products are `products` [M, M]; none above `tolerance`.
 
     A tolerance below 1 / M leaves nothing to choose: equal shares. By projected gradients with momentum (Beck and
-    Teboulle 2009), which for a few teachers is a matter of microseconds a step.
+    Teboulle 2009), on the host: a few numbers.
     """
-    count = len(products)
-    equal = products.new_full((count,), 1 / count, dtype=torch.float64)
-    bend = torch.linalg.matrix_norm(products.double(), 2)
-    if tolerance * count <= 1 or not bool(bend > 0):
-        return equal
-    scaled = products.double() / bend
-    shares, ahead, pace = equal, equal, 1.0
+    given = products.double().cpu().numpy()
+    count, bend = len(given), float(np.linalg.norm(given, 2))
+    shares = ahead = np.full(count, 1 / count)
+    if tolerance * count <= 1 or not bend > 0:
+        return torch.from_numpy(shares)
+    pace = 1.0
     for _ in range(_STEPS):
-        last, shares = shares, capped_simplex(ahead - scaled @ ahead, tolerance)
+        last, shares = shares, capped_simplex(ahead - given @ ahead / bend, tolerance)
+        if np.abs(shares - last).max() < _ENOUGH and pace > 1:
+            break
         faster = (1 + (1 + 4 * pace**2) ** 0.5) / 2
         ahead, pace = shares + (pace - 1) / faster * (shares - last), faster
-    return shares
+    return torch.from_numpy(shares)
 
 
 class GradientSpace(Method[GradientSpaceTerm]):
@@ -69,8 +69,8 @@ class GradientSpace(Method[GradientSpaceTerm]):
         return (self.shares(student, said).to(losses) * losses).sum()
 
     def shares(self, student: Tensor, teachers: list[Tensor]) -> Tensor:
-        """Of logits [B, C] over the temperature: float64 [M], on the CPU, where a few numbers are sooner dealt with."""
+        """Of logits [B, C] over the temperature: float64 [M], on the CPU."""
         with torch.no_grad():
             ours = student.softmax(-1)
             gradients = torch.stack([(ours - teacher.softmax(-1)).flatten() for teacher in teachers]).double()
-            return shortest((gradients @ gradients.T).cpu(), self.term.tolerance)
+            return shortest(gradients @ gradients.T, self.term.tolerance)

@@ -48,6 +48,8 @@ def forms_of(stores: Sequence[LabelStore]) -> list[Form]:
 def check_rule(stores: Sequence[LabelStore], forms: Sequence[Form], config: MixConfig) -> None:
     """ConfigError for a rule that needs what the labels of a store do not know."""
     drawn = ("geometric", "entropy", "agreement", "max_confidence", "votes")
+    if config.missing == "hard" and stores[0].kind == "text":
+        raise ConfigError("labels.mix.missing 'hard' is of images and texts with classes, not tokens: set it to rest")
     if config.rule == "votes" and stores[0].kind == "text":
         raise ConfigError("labels.mix.rule 'votes' is of classes of images and texts, not of tokens: set another rule")
     for store, form in zip(stores, forms, strict=True):

@@ -202,11 +202,11 @@ class LabelMix:
         return self._all_targets[rows]
 
     def rows_of(self, keys: Iterable[bytes]) -> np.ndarray:
-        """The row of each key, int64; MissingLabels if no store has one."""
+        """The row of each key, int64; MissingLabels if no store has one, or -1 where the hard label stands in."""
         listed = list(keys)
         rows = self.rows.table.find_all(listed)
         missing = np.flatnonzero(rows < 0)
-        if len(missing):
+        if len(missing) and self.config.missing != "hard":
             raise MissingLabels(
                 f"sample {listed[int(missing[0])].hex()} has no label in {self.path} ({len(missing)} of {len(listed)} "
                 "have none): the data are not what was labelled. Set the data back, or label them for one of the stores"

@@ -113,7 +113,7 @@ def _unknown_key(path: list[str], value: Any, tree: Any) -> str:
     # Its own place may be a key of another `type`.
     in_list = any(part.isdigit() for part in group)
     others = set() if in_list else set(_places(key, Recipe, ())) - {".".join(path)}
-    elsewhere = sorted(others, key=lambda place: (place.count("."), place))
+    elsewhere = sorted(others, key=lambda place: (place.split(".")[0] != path[0], place.count("."), place))
     if elsewhere:
         return f"{line}; nearest valid key: '{elsewhere[0]}'"
     return f"{line}; valid keys here: {', '.join(keys)}"

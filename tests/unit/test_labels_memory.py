@@ -89,7 +89,7 @@ def test_the_best_class_of_each_kind():
         assert torch.equal(best_class(round_trip(codec, logits)), logits.argmax(1))
     assert best_class(sparse_of(ROWS)).tolist() == [3, 0, 8, 4, 7]  # of equals, the first
     assert best_class(sparse_of([])).tolist() == []
-    with pytest.raises(LabelError, match="not distributions"):
+    with pytest.raises(LabelError, match="have no best class"):
         best_class(FeatureLabels(torch.zeros(1, 3), (("a", 3),)))
 
 

@@ -18,10 +18,12 @@ from tests.support.methods import EXAMPLES, term
 CLASSES, BATCH, LENGTH, WIDTHS = 5, 4, 6, (8, 12)
 OF_FEATURES = [name for name in sorted(EXAMPLES) if isinstance(term(name), FeatureTerm)]
 OF_FEATURES.remove("sskd")  # of pixels
+OF_FEATURES.remove("amtml")  # of whole samples
 VECTORS = [name for name in OF_FEATURES if isinstance(term(name), VectorTerm)]
 PLACES = [name for name in OF_FEATURES if isinstance(term(name), PlacesTerm)]
 MAPS = (
-    *("adain", "attention_transfer", "cat_kd", "factor_transfer", "fsp", "heatmaps", "ickd", "knowledge_adaptation"),
+    *("adain", "attention_transfer", "cat_kd", "common_space", "factor_transfer", "feed", "fsp", "heatmaps", "ickd"),
+    "knowledge_adaptation",
     *("local_correlation", "masked_generative", "matching_guided", "mhgd", "nst", "ofd", "pairwise_affinity"),
     *("review_kd", "sem_ckd", "sim_kd", "singular_vectors", "tofd", "wkd_feature"),
 )
@@ -67,6 +69,11 @@ def value_and_slope(loss: LossTerm, given: LossInputs, made_for: Shapes) -> tupl
 def test_losses_of_maps_refuse_tokens_as_they_are_built(name):
     with pytest.raises(ConfigError, match=r"B, [CK], H, W\]"):
         make_method(of_tokens(name), shapes())
+
+
+def test_shares_of_teachers_are_learnt_of_whole_samples():
+    with pytest.raises(ConfigError, match="looks at maps or vectors of a sample, and 'a' gives tokens"):
+        make_method(of_tokens("amtml"), shapes())
 
 
 @pytest.mark.parametrize("name", [name for name in OF_FEATURES if name not in MAPS])

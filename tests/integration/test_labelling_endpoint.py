@@ -102,7 +102,8 @@ def test_an_endpoint_that_is_away_costs_attempts(folder: Path, server: Server) -
 def test_a_wrong_model_ends_the_job_at_once(folder: Path, server: Server) -> None:
     with pytest.raises(TeacherError, match=r"it answered 404.*teacher.model"):
         label(folder, "wrong", teacher=endpoint(folder, server, model="other"))
-    assert len(server.keys) == 3  # those of one window each that were under way
+    # One window of each document under way: the first answer may come before the third asks.
+    assert 1 <= len(server.keys) <= 3
 
 
 def test_what_an_endpoint_cannot_give_is_refused(folder: Path, server: Server) -> None:

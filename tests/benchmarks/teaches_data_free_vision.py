@@ -33,7 +33,13 @@ OF_BARE: dict[str, Settings] = {
     "transfer": {"type": "transfer", "candidates": 4},
 }
 OF_NORMED: dict[str, Settings] = {
-    "deep_inversion": {"type": "deep_inversion", "steps": 100, "batch_size": 200, "flip": True},
+    "deep_inversion": {
+        "type": "deep_inversion",
+        "steps": 100,
+        "batch_size": 200,
+        "flip": True,
+        "precision": "bfloat16",
+    },
     "adaptive_inversion": {
         "type": "deep_inversion",
         "steps": 100,
@@ -44,7 +50,7 @@ OF_NORMED: dict[str, Settings] = {
     },
     "dafl": {"type": "dafl", "steps": 1000, "batch_size": 200},
     "zskt": {"type": "zskt", "steps": 1000, "batch_size": 200, "student_steps": 2},
-    "dfq": {"type": "dfq", "steps": 1000, "batch_size": 200},
+    "dfq": {"type": "dfq", "steps": 600, "batch_size": 128, "precision": "bfloat16"},
     "cmi": {"type": "cmi", "steps": 50, "batch_size": 200, "flip": True},
     "nayer": {"type": "nayer", "steps": 20, "batch_size": 200, "adversarial": 1, "flip": True, "student_steps": 20},
     "transfer": {"type": "transfer", "candidates": 4},
@@ -82,6 +88,7 @@ def recipe(name: str, arguments: argparse.Namespace) -> Path:
         tree["synthesis"] = {**METHODS[which][name], **units}
     else:
         tree["synthesis"] |= units
+    tree["cluster"] |= {"replicas": arguments.replicas or tree["cluster"]["replicas"]}
     training = tree["training"]
     training |= {"seeds": list(range(arguments.seeds))}
     if arguments.steps is not None:
@@ -123,6 +130,9 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=None, help="default: all of the set")
     parser.add_argument("--samples", type=int, default=None, help="images made; default: the recipe's")
     parser.add_argument("--steps", type=int, default=None, help="of each student; default: as the recipe says")
+    parser.add_argument(
+        "--replicas", type=int, default=None, help="that make images, a core each; default: the recipe's"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     arguments.runs = (arguments.runs or Path("runs/teaches-data-free") / arguments.set).resolve()

@@ -10,6 +10,7 @@ import torch
 from cluster.labelling.disk_room import free_bytes
 from cluster.labelling.probe import learn_on, settle_codec
 from cluster.labelling.replica.answers import token_bounded_batches
+from cluster.labelling.replica.loading import asked_of_teacher
 from cluster.labelling.statistics import Statistics
 from kdcore.config import Recipe
 from kdcore.config.models import TeacherLMConfig
@@ -17,7 +18,7 @@ from kdcore.config.synthesis.text import SelfGenerationConfig
 from kdcore.data.synthesised.places import units_folder
 from kdcore.errors import ConfigError
 from kdcore.facts import package_versions
-from kdcore.identity import digest_file, digest_tokenizer, sample_key_text
+from kdcore.identity import digest_file
 from kdcore.labels import Codec
 from kdcore.labels.learn import ProbeBatch
 from kdcore.labels.spans import spans_of
@@ -26,7 +27,7 @@ from kdcore.store.schema import LABEL_SPANS, TOKEN_LOG_PROBS, ShardRow, batches_
 from kdcore.store.writer import Receipt, write_shard
 from kdcore.synthesis.text.beginnings import Prompts
 from kdcore.synthesis.text.labelling import LabelTaker, probed
-from kdcore.synthesis.text.unit import beginnings_of, probe_unit, writing_of
+from kdcore.synthesis.text.unit import beginnings_of, key_of_text, name_of, probe_unit, writing_of
 from kdcore.synthesis.text.weak_spots import disagreement, weakest
 from kdcore.synthesis.units import SynthesisUnit
 from kdcore.teachers.causal_lm import CausalLMTeacher
@@ -71,11 +72,8 @@ class TextReplica:
     @cached_property
     def _asked_of_codec(self) -> dict[str, Any]:
         return {
-            "kind": "text",
-            "teacher": self.teacher.identity(),
-            "tokenizer": digest_tokenizer(self.teacher.tokenizer),
+            **asked_of_teacher(self.teacher),
             "numerics": {"written": True},
-            "vocabulary": self.teacher.num_classes,
             **({"mask": "completion"} if self._written_alone else {}),
             "synthesis": text_identity(self._config),
         }
@@ -140,9 +138,8 @@ class TextReplica:
             columns, log_probs = labels[row]
             if self._written_alone:
                 columns[LABEL_SPANS] = spans_of(np.arange(taker.first[row], len(texts[row]) - 1))
-            name = f"generation-{unit.generation:03d}/{unit.id}/{row:05d}"
-            key = sample_key_text(str(self.teacher.tokenizer.decode(texts[row], skip_special_tokens=True)))
-            rows.append(ShardRow(key, name, 1, {**columns, TOKEN_LOG_PROBS: log_probs}, tokens=texts[row]))
+            key, found = key_of_text(self.teacher.tokenizer, texts[row]), {**columns, TOKEN_LOG_PROBS: log_probs}
+            rows.append(ShardRow(key, name_of(unit, row), 1, found, tokens=texts[row]))
         return rows
 
     def _kept(self, texts: Sequence[np.ndarray], first: np.ndarray, log_probs: Sequence[np.ndarray]) -> list[int]:

@@ -31,11 +31,12 @@ def verify(
 ) -> None:
     """Read every byte and compare digests; exit code 1 when something is wrong.
 
-    With --against-teacher the labels of --rows rows, spread over the store, are made again from the recipe's data: of
-    the very views, if they are of views. What is compared, beyond the codec's rounding and the teacher's numerics: of
-    dense and topk the probability that lies on other classes; of threshold and sampled, whose draws are made again, the
-    share that falls elsewhere; of feature the norm of the difference. KEY=VALUE are settings in place of the recipe's,
-    as they were given when the labels were made; RUNS/NAME/config.yaml, a run's own recipe, has them already.
+    With --against-teacher the labels of --rows rows, spread over the store, are made again from the recipe's data:
+    of the very views, if they are of views; texts that a teacher wrote are in the store. What is compared, beyond
+    the codec's rounding and the teacher's numerics: of dense and topk the probability that lies on other classes;
+    of threshold and sampled, whose draws are made again, the share that falls elsewhere; of feature the norm of the
+    difference. KEY=VALUE are settings in place of the recipe's, as they were given when the labels were made;
+    RUNS/NAME/config.yaml, a run's own recipe, has them already.
     """
     from rich.console import Console
 

@@ -1,10 +1,7 @@
 """Labels that are made again by the live teacher: equal within the codec's error, and exchanged ones are found."""
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -14,17 +11,8 @@ from jobs.store import app
 from kdcore.config import Recipe
 from kdcore.config.load import dump_recipe
 from kdcore.errors import IdentityMismatch
-from kdcore.store import (
-    ShardRow,
-    batches_from_rows,
-    open_for_writing,
-    open_store,
-    publish_manifest,
-    publish_receipt,
-    read_journal,
-    verify_store,
-    write_shard,
-)
+from kdcore.store import ShardRow, open_store
+from tests.support.altered_stores import rewritten, with_columns
 from tests.support.labelling_runs import in_process
 from tests.support.tiny_teacher import recipe as text_recipe
 from tests.support.tiny_teacher import write_documents
@@ -54,28 +42,6 @@ def root(tmp_path_factory) -> Path:
     for name in CODECS:
         label(recipe_of(root, name))
     return root
-
-
-def rewritten(source: Path, target: Path, change: Callable[[list[ShardRow]], list[ShardRow]]) -> Path:
-    """A store of the same identity, whole and with digests of its own, after a change of its rows."""
-    store = open_store(source)
-    rows = []
-    for row in range(store.num_rows):
-        columns = dict(store.row_view(row).columns)
-        views = store._values(row, "views")
-        target_class = int(store.targets()[row])
-        rows.append(ShardRow(store.key(row), store.name(row), 1, {**columns, "views": views}, target=target_class))
-    schema = store.manifest.schema(store.codec)
-    open_for_writing(target, store.identity)
-    batches = batches_from_rows(schema, change(rows))
-    publish_receipt(target, write_shard(target, "unit-000000", 0, schema, batches, unit_digest="d", codec=store.codec))
-    publish_manifest(target, store.identity, read_journal(target, {"unit-000000": "d"}), {}, store.manifest.codec_state)
-    assert verify_store(target).ok  # all else is right
-    return target
-
-
-def with_columns(row: ShardRow, **columns: np.ndarray) -> ShardRow:
-    return replace(row, columns={**row.columns, **columns})
 
 
 def exchange_labels(rows: list[ShardRow]) -> list[ShardRow]:

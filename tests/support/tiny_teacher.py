@@ -36,7 +36,7 @@ def write_documents(folder: Path, count: int) -> None:
         (folder / f"doc{number:03d}.txt").write_text(text)
 
 
-def write_teacher(folder: Path) -> None:
+def write_teacher(folder: Path, seed: int = 0) -> None:
     """A byte-level tokenizer and a Llama that has learnt which words there are."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -48,7 +48,7 @@ def write_teacher(folder: Path) -> None:
         [" ".join(WORDS)], trainers.BpeTrainer(vocab_size=300, special_tokens=["<end>"], show_progress=False)
     )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<end>", eos_token="<end>", pad_token="<end>")
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,

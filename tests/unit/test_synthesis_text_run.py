@@ -1,24 +1,17 @@
 """Texts from a tiny teacher to a label store: died, continued, gathered, learnt from in generations."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.labelling.run import PoolMaker
-from cluster.labelling.twin import InProcessPool
-from cluster.synthesis.kinds import gather_here
-from cluster.synthesis.run import synthesize
 from cluster.synthesis.text_replica import TextReplica
 from kdcore import LabelledText, open_mix
 from kdcore.config.data import TextData
 from kdcore.config.recipe import Recipe
 from kdcore.data.synthesised.gathering import Generation
-from kdcore.data.synthesised.places import labels_folder, units_folder
+from kdcore.data.synthesised.places import labels_folder
 from kdcore.errors import ConfigError, StoreError
 from kdcore.evaluation.markdown import _made
 from kdcore.evaluation.synthesis import measure_made
@@ -28,10 +21,10 @@ from kdcore.store import open_store, verify_store
 from kdcore.training.text_samples import text_samples
 from tests.support.labelling_runs import content, label
 from tests.support.tiny_teacher import write_documents, write_teacher
+from tests.support.written_texts import LABELS, recipe, write
 
 pytest.importorskip("transformers")
 
-LABELS = {"codec": {"type": "threshold", "draws": 12}, "probe_labels": 100}
 STUDENT = {"type": "causal_lm", "architecture": {"model_type": "llama"}}
 
 
@@ -40,36 +33,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("written")
     write_teacher(folder / "teacher")
     return folder
-
-
-def recipe(folder: Path, name: str, changes: dict[str, Any] | None = None, **synthesis: Any) -> Recipe:
-    asked = {"samples": 14, "unit_samples": 6, "max_tokens": 24, "batch": 4, "prompts": ["the {who}", "a "]}
-    asked |= {"slots": {"who": ["cat", "dog", "old log"]}, **synthesis}
-    return Recipe.model_validate(
-        {
-            "name": name,
-            "runs": str(folder / "runs"),
-            "data": {"type": "text", "path": str(folder / "nothing" / "*.txt")},
-            "teacher": {"type": "causal_lm", "path": str(folder / "teacher"), "context": 24, "overlap": 8},
-            "synthesis": {"type": "self_generation", **asked},
-            "labels": LABELS,
-            "cluster": {"replicas": 1},
-            **(changes or {}),
-        }
-    )
-
-
-def pool(generation: int = 0, deaths: Sequence[tuple[str, int]] = ()) -> PoolMaker:
-    @contextmanager
-    def make(recipe: Recipe, replicas: int) -> Iterator[InProcessPool]:
-        asked = recipe.model_dump_json()
-        yield InProcessPool(lambda: TextReplica(asked, str(units_folder(recipe, generation))), deaths)
-
-    return make
-
-
-def write(asked: Recipe, generation: int = 0, deaths: Sequence[tuple[str, int]] = ()) -> Generation:
-    return synthesize(asked, generation, lambda note: None, pool(generation, deaths), gather_here)
 
 
 @pytest.fixture(scope="module")

@@ -90,6 +90,17 @@ class TextRows(ABC, Generic[_Teacher, _Config]):
         `on_read` hears of the tokens that the teacher reads for them, padding and tokens read twice left out.
         """
         documents = [self._document(ref.name, key, times, sample) for (ref, key, times), sample in samples]
+        yield from self.rows_of(unit, documents, codec, batch_divisor, on_read)
+
+    def rows_of(
+        self,
+        unit: str,
+        documents: Sequence["Document"],
+        codec: Codec,
+        batch_divisor: int = 1,
+        on_read: OnRead = lambda amount: None,
+    ) -> Iterator[ShardRow]:
+        """As `rows`, of documents that are tokens already."""
         self._fill(unit, documents, codec, batch_divisor)
         on_read(sum(document.text.num_read(self.config.context, self.config.overlap) for document in documents))
         parts = [document.joined(codec, self._width(codec)) for document in documents]

@@ -15,13 +15,14 @@ from kdcore.data.sources import Source
 from kdcore.data.viewed import view_spec
 from kdcore.errors import ConfigError
 from kdcore.identity import digest_tokenizer
+from kdcore.teachers.base import Teacher
 from kdcore.teachers.causal_lm import CausalLMTeacher
 from kdcore.teachers.endpoint import EndpointTeacher
 from kdcore.teachers.image_classifier import ImageTeacher
 from kdcore.teachers.split import LeadingTeacher
 from kdcore.teachers.text_classifier import TextClassifierTeacher
 
-__all__ = ["Answers", "asked_of", "load_answers", "unsplit"]
+__all__ = ["Answers", "asked_of", "asked_of_teacher", "load_answers", "unsplit"]
 
 Answers = TextAnswers | EndpointAnswers | ImageAnswers | ClassifiedTextAnswers
 """A teacher behind the interface of its kind of samples."""
@@ -62,13 +63,15 @@ def unsplit(recipe: Recipe) -> Recipe:
 
 def asked_of(answers: Answers) -> dict[str, Any]:
     """What an identity says of labels beyond their codec, input and versions: who made them, and of what."""
-    teacher = answers.teacher
+    return {**asked_of_teacher(answers.teacher), "numerics": answers.numerics(), **answers.reading()}
+
+
+def asked_of_teacher(teacher: Teacher) -> dict[str, Any]:
+    """What an identity says of who made labels."""
     tokenizer = teacher.tokenizer
     return {
         "kind": teacher.kind,
         "teacher": teacher.identity(),
         "tokenizer": None if tokenizer is None else digest_tokenizer(tokenizer),
-        "numerics": answers.numerics(),
         "vocabulary": teacher.num_classes,
-        **answers.reading(),
     }

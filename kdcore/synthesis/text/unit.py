@@ -1,14 +1,37 @@
 """One unit of texts: what they begin with, how they are drawn, and where they end."""
 
+import re
 from collections.abc import Collection
+from typing import Any
+
+import numpy as np
 
 from kdcore.config.synthesis.text import SelfGenerationConfig
+from kdcore.identity import sample_key_text
 from kdcore.synthesis.text.beginnings import Beginning, Prompts, first_points, text_key
 from kdcore.synthesis.text.decode import Writing
 from kdcore.synthesis.text.drawing import Odds
 from kdcore.synthesis.units import SynthesisUnit
 
-__all__ = ["beginnings_of", "probe_unit", "writing_of"]
+__all__ = ["beginnings_of", "key_of_draws", "key_of_text", "name_of", "probe_unit", "writing_of"]
+
+_NAME = re.compile(r"generation-(\d+)/unit-(\d+)/(\d+)")
+
+
+def name_of(unit: SynthesisUnit, row: int) -> str:
+    """What a text of a unit is called, in stores and files."""
+    return f"generation-{unit.generation:03d}/{unit.id}/{row:05d}"
+
+
+def key_of_draws(name: str, seed: int) -> bytes | None:
+    """The 16 bytes that all draws of the text of this name are hashes of; None for a name that no text has."""
+    found = _NAME.fullmatch(name)
+    return None if found is None else text_key(seed, *map(int, found.groups()))
+
+
+def key_of_text(tokenizer: Any, tokens: np.ndarray) -> bytes:
+    """The key of the words that tokens int64 [T] are, as of a text from anywhere."""
+    return sample_key_text(str(tokenizer.decode(tokens, skip_special_tokens=True)))
 
 
 def probe_unit(config: SelfGenerationConfig, num_labels: int) -> SynthesisUnit:

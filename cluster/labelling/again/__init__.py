@@ -1,0 +1,1 @@
+"""Stored labels made again, by the live teacher."""

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from cluster.labelling.disk_room import free_bytes
+from cluster.synthesis.unit_progress import UnitProgress
 from cluster.synthesis.unrelated import UnrelatedImages
 from kdcore.config import Recipe
 from kdcore.config.data import RealImages, image_form
@@ -97,6 +98,7 @@ class ImageReplica:
             self._teacher.num_classes,
             wanted=unit.samples,
             seed=unit.seed,
+            on_step=UnitProgress(unit.id, unit.samples, lambda line: print(line, flush=True)),
             found=self._found,
         )
 

@@ -184,8 +184,11 @@ def _pending(recipe: Recipe, arms: "list[Arm]") -> "list[Arm]":
     return pending
 
 
-def train_in_place(recipe: Recipe) -> None:
-    """Train every arm in this process, one rank of those that torchrun or deepspeed started."""
+def train_in_place(recipe: Recipe, begun: Recipe | None = None) -> None:
+    """Train every arm in this process, one rank of those that torchrun or deepspeed started.
+
+    `begun`: the run's recipe, where the one to learn by is another: samples were made in between.
+    """
     import os
 
     from kdcore.runs import begin_run
@@ -193,7 +196,7 @@ def train_in_place(recipe: Recipe) -> None:
     from kdcore.training.run import run_arms
 
     if os.environ.get("RANK", "0") == "0":
-        begin_run(recipe)
+        begin_run(begun or recipe)
         if recipe.has_labels and live_teacher(recipe) is None:
             check_labels(recipe)
     run_arms(recipe, plan_arms(recipe))

@@ -35,7 +35,7 @@ def train(recipe: RecipeFile, overrides: Overrides = None) -> None:
             f"run `kd precompute {again}` first, or set labels.path to a finished one"
         )
     if "WORLD_SIZE" in os.environ:
-        stages.train_in_place(checked)
+        stages.train_in_place(checked, begun)
         return
     begin_run(begun)
     if stored:

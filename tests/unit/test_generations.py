@@ -1,11 +1,16 @@
 """The runs between generations of made samples, as their workers are told them."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from jobs.generations import _recipe_between
+from jobs.train import train
 from kdcore.config import Recipe
+from kdcore.config.load import load_recipe
+from kdcore.runs import begin_run
 
 TEXT: dict[str, Any] = {
     "data": {"type": "text", "path": "x"},
@@ -32,3 +37,17 @@ def test_a_student_goes_on_from_where_the_last_one_was(kind: dict[str, Any]) -> 
         assert told.student.path == student
         assert told.student.type == kind["student"]["type"]
         assert told.run_dir == asked.run_dir / f"generation-{generation:03d}"
+
+
+def test_training_in_place_goes_on_with_the_run_that_made_the_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, trained = tmp_path / "recipe.yaml", list[Recipe]()
+    path.write_text(yaml.safe_dump({"name": "made", "runs": str(tmp_path), "training": {"steps": 2}, **IMAGES}))
+    begin_run(load_recipe(path))
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setattr("kdcore.store.manifest.is_finished", lambda place: True)
+    monkeypatch.setattr("jobs.stages.check_labels", lambda recipe: None)
+    monkeypatch.setattr("kdcore.training.run.run_arms", lambda recipe, arms: trained.append(recipe))
+    train(str(path))
+    assert [recipe.data.type for recipe in trained] == ["synthesised_images"]

@@ -126,11 +126,10 @@ def check_apart(terms: Sequence[LossTerm], codecs: Sequence[Codec]) -> None:
                 f"the loss '{term.label}' compares features of one teacher, and labels.mix keeps {len(codecs)} apart: "
                 "set its `teacher` to the number of the store that has them; one entry of training.losses for each"
             )
-        heard = codecs if term.teacher is None else [codecs[term.teacher]]
-        lacks = [lack for codec in heard if (lack := _lacking(term, _settings_of(codec))) is not None]
-        # Of several distributions the mean is heard: one store that has none, but features, is left out of it.
-        mean = term.teacher is None and not method.hears_all
-        if lacks and not (mean and len(lacks) < len(heard) and not method.needs_live_teacher):
+        heard = [_settings_of(codec) for codec in (codecs if term.teacher is None else [codecs[term.teacher]])]
+        said = _of_mean(heard) if term.teacher is None and not method.hears_all else heard
+        lacks = [lack for codec in said if (lack := _lacking(term, codec)) is not None]
+        if lacks:
             raise ConfigError(
                 f"the loss '{term.label}' needs {lacks[0]}, which a store of labels.mix that it hears does not have: "
                 "set its `teacher` to one that does, label that store with another labels.codec, or leave the loss out"
@@ -142,6 +141,13 @@ def _settings_of(codec: Codec) -> CodecConfig:
     if isinstance(codec, FeatureCodec):
         return FeatureConfig(layers=tuple(codec.shape_of()))
     return {"threshold": ThresholdConfig, "sampled": SampledConfig, "topk": TopKConfig}.get(codec.name, DenseConfig)()
+
+
+def _of_mean(codecs: Sequence[CodecConfig]) -> Sequence[CodecConfig]:
+    """Those that say what a mean of their labels is: one of features is left out of it, and dense ones become cells."""
+    said = [codec for codec in codecs if not isinstance(codec, FeatureConfig) or WHOLE in codec.layers]
+    few = [codec for codec in said if not isinstance(codec, DenseConfig | FeatureConfig)]
+    return few or said or codecs
 
 
 def _refuse_beyond_labels(terms: Sequence[LossTerm]) -> None:

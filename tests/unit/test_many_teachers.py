@@ -219,6 +219,13 @@ def test_what_a_store_does_not_have_is_told(stores, term, message):
         check_apart(terms(term), mixed(stores).codecs)
 
 
+def test_a_mean_with_top_k_labels_has_no_logits():
+    codecs, hears = (DenseCodec(8), TopKCodec(2, 8)), {"type": "dkd", "teacher": 0}
+    check_apart(terms(hears, {"type": "kl", "temperature": 1}), codecs)
+    with pytest.raises(ConfigError, match="the loss 'dkd' needs the logits of all classes"):
+        check_apart(terms({"type": "dkd"}), codecs)
+
+
 def test_rule_and_losses_go_together():
     mix = {"rule": "apart", "stores": [{"path": "a"}, {"path": "b"}]}
     values: dict[str, Any] = {

@@ -16,7 +16,7 @@ from kdcore.data.sources import open_source
 from kdcore.data.synthesised.shards import IMAGE_SHARD, MadeImage, image_batches
 from kdcore.errors import ConfigError
 from kdcore.facts import package_versions
-from kdcore.identity import digest_json, digest_state
+from kdcore.identity import digest_file, digest_json, digest_state
 from kdcore.models.image import build_image_model
 from kdcore.store import find_receipt
 from kdcore.store.writer import Receipt, write_shard
@@ -55,13 +55,16 @@ class ImageReplica:
         self._found = self._unrelated()
 
     def identity(self) -> dict[str, Any]:
-        """Kind, teacher, method, the student that is to be taught, and versions."""
-        student = self._student() if self._config.student is not None else None
+        """Kind, teacher, method, weights of the student that is to be taught, unrelated images, and versions."""
+        config, wanted = self._config, self._student_settings()
+        student = self._student() if wanted is not None and wanted.path is not None else None
+        unrelated = config.path if isinstance(config, TransferConfig) else None
         return {
             "kind": "image",
             "teacher": self._teacher.identity(),
-            "synthesis": digest_json(settings_of_samples(self._config)),
+            "synthesis": digest_json(settings_of_samples(config)),
             "student": None if student is None else digest_state(student.state_dict()),
+            **({} if unrelated is None else {"unrelated": digest_file(unrelated)}),
             "versions": package_versions(),
         }
 
@@ -103,6 +106,12 @@ class ImageReplica:
         )
 
     def _student(self) -> nn.Module | None:
+        wanted = self._student_settings()
+        if wanted is None:
+            return None
+        return build_image_model(wanted, self._teacher.num_classes, self._space.shape[0]).float()
+
+    def _student_settings(self) -> ImageClassifierConfig | None:
         """A student of the recipe as it begins, or the one of the last generation; None where none is asked for."""
         config = self._recipe.student
         if not self._config.needs_student:
@@ -110,8 +119,7 @@ class ImageReplica:
         if not isinstance(config, ImageClassifierConfig):
             raise ConfigError("synthesis.adversarial above 0 needs a student to disagree with: add `student`")
         path = self._config.student
-        wanted = config if path is None else config.model_copy(update={"path": path})
-        return build_image_model(wanted, self._teacher.num_classes, self._space.shape[0]).float()
+        return config if path is None else config.model_copy(update={"path": path})
 
     def _unrelated(self) -> Found | None:
         config = self._config

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from kdcore.config.paths import path_settings
 from kdcore.config.synthesis.base import SynthesisBase
 from kdcore.identity import digest_json
 
@@ -35,8 +36,14 @@ _NOT_OF_SAMPLES = {"samples", "generations", "student", "real_per_class"}
 
 
 def settings_of_samples(config: SynthesisBase) -> dict[str, Any]:
-    """The settings that a unit's samples depend on, as JSON."""
-    return config.model_dump(mode="json", exclude=_NOT_OF_SAMPLES | config.gathering)
+    """The settings that a unit's samples depend on, as JSON.
+
+    Of files that are read only whether there are any: what is in them is in the identity, and they may be moved.
+    """
+    asked = config.model_dump(mode="json", exclude=_NOT_OF_SAMPLES | config.gathering)
+    for setting in path_settings(type(config)):
+        setting.change(asked, lambda path: "given")
+    return asked
 
 
 def cut_units(config: SynthesisBase, generation: int = 0) -> tuple[SynthesisUnit, ...]:

@@ -19,7 +19,7 @@ from kdcore.config.recipe import Recipe
 from kdcore.data.document import ImageSample
 from kdcore.data.sources import open_source
 from kdcore.data.synthesised.recipes import learning_from
-from kdcore.errors import ConfigError, DataError
+from kdcore.errors import ConfigError, DataError, IdentityMismatch
 from kdcore.evaluation.markdown import render
 from kdcore.evaluation.synthesis import measure_made
 from kdcore.models.image import build_image_model, save_image_model
@@ -99,7 +99,10 @@ def test_a_replica_says_what_is_asked_and_what_is_missing(teacher: Path, tmp_pat
     assert one["synthesis"] != other["synthesis"]
     assert (one["student"], load().torn) == (None, False)
     assert load(synthesis={"samples": 40}).identity() == one
-    assert load(synthesis={"student": str(export(tmp_path))}).identity()["student"] is not None
+    exported = str(export(tmp_path))
+    assert load(synthesis={"student": exported}).identity()["student"] is not None
+    begun = {"type": "image_classifier", "source": "convnet", "kwargs": {"width": 2, "depth": 2}, "path": exported}
+    assert load(student=begun).identity()["student"] is not None
     with pytest.raises(ConfigError, match="add `student`"):
         load(student=None)
     with pytest.raises(ConfigError, match=r"synthesis\.batch_norm"):
@@ -123,6 +126,12 @@ def test_images_of_another_data_set_are_drawn_for_a_transfer_set(teacher: Path, 
     missing = Recipe.model_validate({**asked.model_dump(), "name": "x", "synthesis": {**simple, "image_column": "x"}})
     with pytest.raises(DataError, match=r"synthesis\.path"):
         make(missing)
+    moved = path.rename(tmp_path / "moved.parquet")
+    asked = Recipe.model_validate({**asked.model_dump(), "synthesis": {**simple, "path": str(moved)}})
+    assert make(asked).made == 6, "the same images in another place"
+    pq.write_table(table_of(draw.integers(0, 256, (30, 9, 9, 3), dtype=np.uint8)), moved)
+    with pytest.raises(IdentityMismatch, match="unrelated"):
+        make(asked)
 
 
 def table_of(images: np.ndarray) -> Any:

@@ -30,6 +30,7 @@ from kdcore.store.storage.places import open_place
 from kdcore.store.verify import check_digest
 from kdcore.store.writer import Receipt, write_shard
 from kdcore.synthesis.text.filters import TextSieve, perplexity
+from kdcore.synthesis.text.unit import ends_of
 from kdcore.synthesis.units import SynthesisUnit, cut_units
 
 __all__ = ["gather"]
@@ -119,6 +120,7 @@ class _Gathered:
         identity = read_identity(first)
         self.vocabulary: int = identity["vocabulary"]
         self.schema = store_schema("text", self.probe.codec, self.vocabulary, "mask" in identity)
+        self._ends = ends_of(tokenizer) | set(identity["synthesis"].get("ends", ()))
         self.sieve, self.measured = TextSieve(config.filters), _Measured()
         self.chosen: list[_Chosen] = []
 
@@ -157,7 +159,7 @@ class _Gathered:
         ]
         kept = []
         for row, (tokens, log_probs) in enumerate(zip(columns[0][1:-1], columns[1][1:-1], strict=True)):
-            ended = int(tokens[-1]) in self._tokenizer.all_special_ids
+            ended = int(tokens[-1]) in self._ends
             if self.sieve.refuses(keys[row], tokens, log_probs, ended) is not None:
                 continue
             kept.append(row)

@@ -27,13 +27,13 @@ from kdcore.store.schema import LABEL_SPANS, TOKEN_LOG_PROBS, ShardRow, batches_
 from kdcore.store.writer import Receipt, write_shard
 from kdcore.synthesis.text.beginnings import Prompts
 from kdcore.synthesis.text.labelling import LabelTaker, probed
-from kdcore.synthesis.text.unit import beginnings_of, key_of_text, name_of, probe_unit, writing_of
+from kdcore.synthesis.text.unit import beginnings_of, ends_of, key_of_text, name_of, probe_unit, writing_of
 from kdcore.synthesis.text.weak_spots import disagreement, weakest
-from kdcore.synthesis.units import SynthesisUnit
+from kdcore.synthesis.units import SynthesisUnit, settings_of_samples
 from kdcore.teachers.causal_lm import CausalLMTeacher
 from kdcore.teachers.split import LeadingTeacher
 
-__all__ = ["TextReplica", "text_identity"]
+__all__ = ["TextReplica"]
 
 
 class TextReplica:
@@ -48,7 +48,7 @@ class TextReplica:
         self.teacher = LeadingTeacher(teacher, timeout) if split else CausalLMTeacher(teacher)
         self._prompts = Prompts(self._config, self._encode, _begin(self.teacher.tokenizer))
         self._stops = _stops(self.teacher)
-        self.teacher.check_slots(len(self._prompts.tokens(0)) + self._config.max_tokens)
+        self.teacher.check_slots(self._prompts.longest() + self._config.max_tokens)
         self._seed: int = getattr(recipe.codec, "seed", 0)
 
     def _encode(self, text: str) -> list[int]:
@@ -75,7 +75,7 @@ class TextReplica:
             **asked_of_teacher(self.teacher),
             "numerics": {"written": True},
             **({"mask": "completion"} if self._written_alone else {}),
-            "synthesis": text_identity(self._config),
+            "synthesis": {**_words_of(self._config), **_ends_beyond(self.teacher.tokenizer, self._stops)},
         }
 
     @cached_property
@@ -93,7 +93,8 @@ class TextReplica:
         unit = probe_unit(config, self._recipe.labels.probe_labels)
         beginnings = beginnings_of(config, self._prompts, unit)
         writing = writing_of(config, beginnings, self._stops)
-        yield from probed(writing.steps(self.teacher), beginnings, writing.longest, self._seed)
+        steps = writing.steps(self.teacher)
+        yield from probed(steps, beginnings, writing.longest, self._seed, self._written_alone)
 
     def identity(self) -> dict[str, Any]:
         """Kind, teacher, tokenizer, how texts are written, codec and versions. The first call settles the codec."""
@@ -166,22 +167,20 @@ class TextReplica:
             self.teacher.rest()
 
 
-def text_identity(config: SelfGenerationConfig) -> dict[str, Any]:
+# How many texts there are and are written at once decides no word of one; a file of prompts is told by its content.
+_NOT_OF_WORDS = frozenset({"batch", "unit_samples", "prompt_file"})
+
+
+def _words_of(config: SelfGenerationConfig) -> dict[str, Any]:
     """What decides the words of a text, for the identity of a store."""
-    names = (
-        "type",
-        "seed",
-        "max_tokens",
-        "temperature",
-        "top_p",
-        "first_token",
-        "prompts",
-        "slots",
-        "labelled",
-        "weak_spots",
-    )
-    found = {name: value for name, value in config.model_dump(mode="json").items() if name in names}
+    found = {name: value for name, value in settings_of_samples(config).items() if name not in _NOT_OF_WORDS}
     return found if config.prompt_file is None else {**found, "prompt_file": digest_file(config.prompt_file)}
+
+
+def _ends_beyond(tokenizer: Any, stops: set[int]) -> dict[str, list[int]]:
+    """The model's own ends of a text, where it has any: who gathers the texts has the tokenizer alone."""
+    own = sorted(stops - ends_of(tokenizer))
+    return {"ends": own} if own else {}
 
 
 def _asked(recipe: Recipe) -> tuple[SelfGenerationConfig, TeacherLMConfig]:
@@ -205,7 +204,8 @@ def _begin(tokenizer: Any) -> int | None:
 
 
 def _stops(teacher: CausalLMTeacher) -> set[int]:
-    """The tokens after which a text is over: EOS, a BOS, which begins the next one, and those of the model's own."""
+    """The tokens after which a text is over: the tokenizer's, and those of the model's own."""
     own: Any = getattr(getattr(teacher.model, "generation_config", None), "eos_token_id", None)
-    ends: list[Any] = [teacher.tokenizer.bos_token_id, teacher.tokenizer.eos_token_id]
-    return {int(token) for token in ends + (own if isinstance(own, list) else [own]) if token is not None}
+    return ends_of(teacher.tokenizer) | {
+        int(token) for token in (own if isinstance(own, list) else [own]) if token is not None
+    }

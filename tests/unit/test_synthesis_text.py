@@ -134,8 +134,12 @@ def test_drawn_labels_of_a_text_are_those_of_its_key(teacher: CausalLMTeacher, m
 
     begun = beginnings(9, 5, 7)
     writing = Writing(begun, Odds(), 20, [0], 4)
-    steps = probed(writing.steps(teacher), begun, writing.longest, 0)
-    codec = learn_codec(ThresholdConfig(draws=20), teacher.num_classes, steps).codec
+    steps = list(writing.steps(teacher))
+    probe = list(probed(steps, begun, writing.longest, 0))
+    alone = sum(len(part.seeds) for part in probed(steps, begun, writing.longest, 0, written_alone=True))
+    assert sum(len(part.seeds) for part in probe) == int(writing.lengths.sum()) - len(begun)
+    assert alone == int(writing.lengths.sum()) - sum(len(each.tokens) for each in begun)
+    codec = learn_codec(ThresholdConfig(draws=20), teacher.num_classes, probe).codec
     assert isinstance(codec, ThresholdCodec)
     at_once = written(teacher, 3, codec)[1]
     monkeypatch.setattr("kdcore.synthesis.text.labelling._WAITING_ELEMENTS", 1)  # each step alone

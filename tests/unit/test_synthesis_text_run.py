@@ -1,5 +1,7 @@
 """Texts from a tiny teacher to a label store: died, continued, gathered, learnt from in generations."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from kdcore.config.data import TextData
 from kdcore.config.recipe import Recipe
 from kdcore.data.synthesised.gathering import Generation
 from kdcore.data.synthesised.places import labels_folder
-from kdcore.errors import ConfigError, StoreError
+from kdcore.errors import ConfigError, StoreError, TeacherError
 from kdcore.evaluation.markdown import _made
 from kdcore.evaluation.synthesis import measure_made
 from kdcore.identity import sample_key_text
@@ -110,6 +112,16 @@ def test_a_unit_whose_writer_died_is_written_again_to_the_bit(whole: tuple[Recip
     assert made.figures == whole[1].figures
 
 
+def test_a_text_that_ends_as_the_model_says_is_finished(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "teacher", tmp_path / "teacher")
+    path = tmp_path / "teacher" / "generation_config.json"
+    ends = list(range(5, 60))  # letters, of which the tokenizer does not know that they end a text
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": ends}))
+    made = write(recipe(tmp_path, "ended", filters={"min_tokens": 2, "near_duplicates": None}))
+    assert made.figures["finished"] > 0.5
+    assert set(made.identity["synthesis"]["ends"]) == set(ends)
+
+
 def test_other_filters_sieve_what_is_written(whole: tuple[Recipe, Generation], folder: Path) -> None:
     asked = recipe(folder, "whole", {"labels": {**LABELS, "path": str(folder / "strict")}}, filters={"min_tokens": 30})
     made = write(asked, deaths=[("unit-000000", 0)])  # nobody was asked, so that nobody died
@@ -141,6 +153,12 @@ def test_labels_that_cannot_be_taken_while_writing(folder: Path) -> None:
     asked = recipe(folder, "bytes", {"labels": {"codec": {"type": "span"}}})
     with pytest.raises(ConfigError, match=r"labels.codec.type 'span' is something else"):
         TextReplica(asked.model_dump_json(), str(folder / "span"))
+
+
+def test_a_prompt_that_leaves_no_room_is_told_before_anything_is_written(folder: Path) -> None:
+    asked = recipe(folder, "long", max_tokens=100, prompts=["a", "the cat {who}"], slots={"who": ["sat", "mat " * 40]})
+    with pytest.raises(TeacherError, match=r"more than 128"):
+        TextReplica(asked.model_dump_json(), str(folder / "long"))
 
 
 def test_a_few_real_documents_and_written_ones_are_one_mix(whole: tuple[Recipe, Generation], folder: Path) -> None:

@@ -77,6 +77,12 @@ class Prompts:
         """Int64 [P]."""
         return np.array([*self._begin, *(self._encode(self.text(number)) if self._parts else ())], np.int64)
 
+    def longest(self) -> int:
+        """The tokens of the longest one, with the longest word in each slot; a word of more tokens may be shorter."""
+        longest = {name: max(words, key=len) for name, words in self._slots.items()}
+        texts = ("".join(text + longest.get(name or "", "") for text, name in parts) for parts in self._parts)
+        return len(self._begin) + max((len(self._encode(text)) for text in texts), default=0)
+
     def text(self, number: int) -> str:
         """In words; empty without prompts."""
         if not self._parts:

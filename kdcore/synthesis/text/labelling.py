@@ -28,7 +28,7 @@ class LabelTaker:
         self, codec: Codec, beginnings: Sequence[Beginning], longest: int, seed: int, written_alone: bool = False
     ) -> None:
         self._codec = codec
-        self.first = np.array([len(each.tokens) - 1 if written_alone else 0 for each in beginnings], np.int64)
+        self.first = _first_labels(beginnings, written_alone)
         self._seeds = np.stack([label_seeds(each.key, longest, seed) for each in beginnings])
         self._waiting: list[Step] = []
         self._elements = 0
@@ -37,10 +37,7 @@ class LabelTaker:
 
     def take(self, step: Step) -> None:
         """Take the labels of a step. LabelError for logits that are not finite."""
-        taken = step.positions >= self.first[step.rows]
-        if not taken.all():
-            logits = step.logits[torch.from_numpy(taken).to(step.logits.device)]
-            step = Step(step.rows[taken], step.positions[taken], logits, step.next[taken])
+        step = _labelled(step, self.first)
         self._waiting.append(step)
         self._elements += step.logits.numel()
         if self._elements >= _WAITING_ELEMENTS:
@@ -86,8 +83,26 @@ class LabelTaker:
         return encoded, (hard.double().cpu().numpy() - normalisers).astype(np.float16)
 
 
-def probed(steps: Iterable[Step], beginnings: Iterable[Beginning], longest: int, seed: int) -> Iterator[ProbeBatch]:
+def probed(
+    steps: Iterable[Step], beginnings: Sequence[Beginning], longest: int, seed: int, written_alone: bool = False
+) -> Iterator[ProbeBatch]:
     """What a codec learns on: the same logits, hard labels and seeds, before there is a codec."""
     seeds = np.stack([label_seeds(each.key, longest, seed) for each in beginnings])
-    for step in steps:
-        yield ProbeBatch(step.logits.float().cpu(), step.next, seeds[step.rows, step.positions])
+    first = _first_labels(beginnings, written_alone)
+    for step in (_labelled(step, first) for step in steps):
+        if len(step.rows):
+            yield ProbeBatch(step.logits.float().cpu(), step.next, seeds[step.rows, step.positions])
+
+
+def _first_labels(beginnings: Sequence[Beginning], written_alone: bool) -> np.ndarray:
+    """The first label that is taken of each text, int64 [R]."""
+    return np.array([len(each.tokens) - 1 if written_alone else 0 for each in beginnings], np.int64)
+
+
+def _labelled(step: Step, first: np.ndarray) -> Step:
+    """The texts of a step that are past their first label."""
+    taken = step.positions >= first[step.rows]
+    if taken.all():
+        return step
+    logits = step.logits[torch.from_numpy(taken).to(step.logits.device)]
+    return Step(step.rows[taken], step.positions[taken], logits, step.next[taken])

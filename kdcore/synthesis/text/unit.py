@@ -13,7 +13,7 @@ from kdcore.synthesis.text.decode import Writing
 from kdcore.synthesis.text.drawing import Odds
 from kdcore.synthesis.units import SynthesisUnit
 
-__all__ = ["beginnings_of", "key_of_draws", "key_of_text", "name_of", "probe_unit", "writing_of"]
+__all__ = ["beginnings_of", "ends_of", "key_of_draws", "key_of_text", "name_of", "probe_unit", "writing_of"]
 
 _NAME = re.compile(r"generation-(\d+)/unit-(\d+)/(\d+)")
 
@@ -57,3 +57,8 @@ def writing_of(
     """The texts of a unit, still to be written; `batch_divisor` makes batches smaller."""
     odds = Odds(config.temperature, config.top_p)
     return Writing(beginnings, odds, config.max_tokens, stops, max(1, config.batch // batch_divisor))
+
+
+def ends_of(tokenizer: Any) -> set[int]:
+    """The tokens that end a text for its tokenizer: the EOS, and a BOS, which begins the next one."""
+    return {int(token) for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None}

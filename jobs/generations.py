@@ -19,7 +19,8 @@ def learning_recipe(recipe: Recipe) -> Recipe:
 def make_samples(recipe: Recipe) -> Recipe:
     """Make all generations, or continue them; the recipe that learns from them. As it is without `synthesis`.
 
-    Between two generations a student is trained on all samples so far, whom those of the next one are made to teach.
+    Between two generations a student is trained on all samples so far, whom those of the next one are made to teach;
+    of methods that ask no student none is.
     """
     if recipe.synthesis is None:
         return recipe
@@ -33,7 +34,7 @@ def make_samples(recipe: Recipe) -> Recipe:
         with stage(recipe.run_dir, "synthesis"):
             say(f"stage: synthesize, generation {generation + 1} of {last + 1}")
             synthesize(recipe.model_copy(update={"synthesis": taught}), generation)
-        if generation < last:
+        if generation < last and recipe.synthesis.needs_student:
             student = _train_between(recipe, generation, student)
     return learning_recipe(recipe)
 
@@ -44,7 +45,7 @@ def _train_between(recipe: Recipe, generation: int, student: str | None) -> str:
     from kdcore.training.arms import plan_arms
 
     between = _recipe_between(recipe, generation, student)
-    if not recipe.labels_come_with_samples:
+    if not recipe.labels_come_with_samples and stages.live_teacher(between) is None:
         stages.label(between)
     stages.train_arms(between)
     return str(plan_arms(between)[0].export_directory(between))

@@ -31,9 +31,9 @@ def precompute(
     checked = load_recipe(recipe, settings)
     require(checked, "teacher")
     if dry_run:
-        from jobs.dryrun import show
+        from jobs.dryrun import show, show_synthesis
 
-        show(checked)
+        (show if checked.synthesis is None else show_synthesis)(checked)
         return
     begin_run(checked)
     with stages.cluster(checked):

@@ -97,7 +97,8 @@ class Recipe(Settings):
     def _made(self, synthesis: SynthesisConfig) -> None:
         if self.teacher is None or isinstance(self.teacher, TeacherEndpointConfig):
             raise ValueError("synthesis needs a teacher with its weights at hand: add `teacher`")
-        if synthesis.generations > 1 and (self.student is None or self.training is None):
+        learns_between = synthesis.generations > 1 and synthesis.needs_student
+        if learns_between and (self.student is None or self.training is None):
             raise ValueError("between generations of synthesis a student is trained: add `student` and `training`")
         if synthesis.kind != kind_of(self.data):
             raise ValueError(

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from jobs.generations import _recipe_between
+from jobs import stages
+from jobs.generations import _recipe_between, make_samples
+from jobs.precompute import precompute
 from jobs.train import train
 from kdcore.config import Recipe
 from kdcore.config.load import load_recipe
@@ -51,3 +53,28 @@ def test_training_in_place_goes_on_with_the_run_that_made_the_samples(
     monkeypatch.setattr("kdcore.training.run.run_arms", lambda recipe, arms: trained.append(recipe))
     train(str(path))
     assert [recipe.data.type for recipe in trained] == ["synthesised_images"]
+
+
+@pytest.mark.parametrize(("live", "wanted"), [(None, ["label", "train"]), ("it runs beside them", ["train"])])
+def test_students_are_trained_between_generations_that_ask_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: str | None, wanted: list[str]
+) -> None:
+    done = list[str]()
+    monkeypatch.setattr("cluster.synthesis.run.synthesize", lambda recipe, generation: done.append(f"{generation}"))
+    monkeypatch.setattr(stages, "live_teacher", lambda recipe: live)
+    monkeypatch.setattr(stages, "label", lambda recipe: done.append("label"))
+    monkeypatch.setattr(stages, "train_arms", lambda recipe: done.append("train"))
+    tree = {"name": "made", "runs": str(tmp_path), "training": {"steps": 2}, **IMAGES}
+    begin_run(Recipe.model_validate(tree))
+    make_samples(Recipe.model_validate(tree))
+    assert done == ["0", "1", "2"], "nobody asks a student of plain dafl"
+    done.clear()
+    make_samples(Recipe.model_validate({**tree, "synthesis": {**IMAGES["synthesis"], "adversarial": 1}}))
+    assert done == ["0", *wanted, "1", *wanted, "2"]
+
+
+def test_a_dry_run_of_labelling_says_what_is_to_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"name": "made", "runs": str(tmp_path), **IMAGES}))
+    precompute(str(path), ["synthesis.generations=1"], dry_run=True)
+    assert "4 in each of 1 generation(s)" in capsys.readouterr().out

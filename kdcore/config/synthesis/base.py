@@ -21,8 +21,13 @@ class SynthesisBase(Settings):
     unit_samples: int = Field(default=256, ge=1, description="samples of one unit of work, which is lost as a whole")
     seed: int = Field(default=0, ge=0, description="of everything that is drawn")
     generations: int = Field(
-        default=1, ge=1, description="times that samples are made and students trained on all of them so far, in turn"
+        default=1, ge=1, description="times that samples are made; where a student takes part, it learns in between"
     )
     student: Annotated[str | None, IsPath()] = Field(
         default=None, description="an exported student that samples are to teach; later generations take the last one's"
     )
+
+    @property
+    def needs_student(self) -> bool:
+        """Whether samples are made against a student, so that one is trained between generations."""
+        return False

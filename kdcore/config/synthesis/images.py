@@ -62,7 +62,7 @@ class ImageSettings(SynthesisBase):
 
     @property
     def needs_student(self) -> bool:
-        """Whether a student takes part."""
+        """See SynthesisBase: of the unit's own, too."""
         return self.adversarial > 0
 
 

@@ -81,6 +81,11 @@ class SelfGenerationConfig(SynthesisBase):
         default=None, gt=0, lt=1, description="share of a unit that is kept: where `student` differs most from teacher"
     )
 
+    @property
+    def needs_student(self) -> bool:
+        """See SynthesisBase."""
+        return self.weak_spots is not None
+
     @field_validator("temperature", "top_p")
     @classmethod
     def _rising(cls, value: float | Points) -> float | Points:

@@ -76,7 +76,9 @@ def _taught(before: Recipe, stage: dict[str, Any]) -> dict[str, Any]:
     assert before.student is not None
     assert before.training is not None
     seed = before.training.seeds[0]
-    run = {key: value for key, value in (stage.get("teacher") or {}).items() if key not in _OF_WEIGHTS}
+    own = stage.get("teacher") or {}
+    alike = own.get("type") == before.student.type  # an endpoint is run otherwise than the networks after it
+    run = {key: value for key, value in own.items() if alike and key not in _OF_WEIGHTS}
     network = before.student.model_dump(mode="json", exclude_unset=True)
     if before.student.type == "image_classifier":
         run |= {key: network[key] for key in ("source", "name", "kwargs") if key in network}
@@ -90,7 +92,7 @@ def _taught(before: Recipe, stage: dict[str, Any]) -> dict[str, Any]:
 
 
 def _merged(tree: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """`tree` with what `own` says instead, group by group; a network of another kind is none of the settings before."""
+    """`tree` with what `own` says instead, group by group; `kwargs` of a network are replaced as one."""
     for key, value in own.items():
         before = tree.get(key)
         if isinstance(value, dict) and isinstance(before, dict) and key != "kwargs":

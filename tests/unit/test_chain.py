@@ -50,6 +50,18 @@ def test_a_stage_of_text_is_taught_by_an_exported_directory(tmp_path):
     assert chain.stages[1].teacher.path == str(chain.stages[0].run_dir / "arms/student-seed0/student")  # pyright: ignore
 
 
+def test_settings_of_an_endpoint_are_not_those_of_its_student(tmp_path):
+    recipe = yaml.safe_load((REPO / "configs" / "quickstart-text.yaml").read_text())
+    recipe["teacher"] = {"type": "endpoint", "url": "http://x/v1", "model": "m", "revision": "1"}
+    recipe["teacher"]["tokenizer"] = "models/stdlib-lm-4m"
+    recipe |= {"labels": {}, "runs": str(tmp_path), "chain": [{"name": "a"}, {"name": "b"}]}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    chain = load_chain(path)
+    assert chain is not None
+    assert [stage.teacher.type for stage in chain.stages if stage.teacher] == ["endpoint", "causal_lm"]
+
+
 def test_every_chain_of_configs_is_one():
     for path in sorted((REPO / "configs" / "many").glob("*.yaml")):
         found = load_chain(path)

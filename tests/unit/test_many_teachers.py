@@ -140,6 +140,12 @@ def test_a_common_space_has_an_adapter_for_every_teacher_and_keeps_their_feature
     assert inputs.student["maps"].grad is not None
 
 
+def test_a_common_space_is_of_maps_of_every_teacher():
+    each = ({"maps": (5, 3, 3)}, {"maps": (6,)})
+    with pytest.raises(ConfigError, match="this loss compares feature maps"):
+        make_method(terms({"type": "common_space", "at": "maps"})[0], replace(shapes(), each=each))
+
+
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> list[LabelStore]:
     """Two of distributions, one of features."""

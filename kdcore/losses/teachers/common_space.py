@@ -6,6 +6,7 @@ student from each teacher in what it gives, and the teachers' features made agai
 collapse. Theirs are discrepancies of kernels; here a sample is compared with itself, as the student sees the same ones.
 """
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from kdcore.config.losses.teachers import CommonSpaceTerm
 from kdcore.losses.method import LossInputs, MapMethod, Shapes
 from kdcore.losses.numerics import wide
-from kdcore.losses.projectors import ChannelNorm, project, same_size
+from kdcore.losses.projectors import ChannelNorm, project, require_maps, same_size
 
 __all__ = ["CommonSpace"]
 
@@ -25,9 +26,9 @@ class CommonSpace(MapMethod[CommonSpaceTerm]):
     hears_all: ClassVar[bool] = True
 
     def __init__(self, term: CommonSpaceTerm, shapes: Shapes) -> None:
-        # The shapes of a pair are those of the first teacher, checked here, and of the others below.
-        first = shapes.teachers[0]
-        super().__init__(term, Shapes(shapes.student, first, shapes.num_classes, shapes.num_samples))
+        for one in shapes.teachers:
+            require_maps(*(one[path] for path in term.teacher_paths))
+        super().__init__(term, replace(shapes, teacher=shapes.teachers[0]))
         pairs = list(zip(term.at, term.teacher_paths, strict=True))
         self.ours = nn.ModuleList(_adapter(shapes.student[path][0], term.dimension) for path, _ in pairs)
         self.theirs = nn.ModuleList(

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
 
 from cluster.connect import cluster_session
 from cluster.ray_map import run_one
@@ -13,21 +12,20 @@ from kdcore.data.synthesised.gathering import Generation
 from kdcore.errors import ConfigError
 from kdcore.store.writer import Receipt
 
-__all__ = ["Gather", "Gathering", "gather_here", "gather_on_worker", "making_of"]
+__all__ = ["Gather", "Gathering", "gather_on_worker", "making_of"]
 
 
 @dataclass(frozen=True)
 class Gathering:
     """What is to be gathered: the receipts of all units of a generation, and the digest of what was asked for."""
 
-    recipe_json: str
     generation: int
     asked: str
     receipts: Sequence[Receipt]
 
 
-Gather = Callable[[Gathering, Recipe], Generation]
-"""Gathers what is kept, on the recipe's cluster or here."""
+Gather = Callable[[Recipe, Gathering], Generation]
+"""Gathers what is kept."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +50,14 @@ def making_of(recipe: Recipe) -> _Making:
     return _MAKING[kind]
 
 
-def gather_here(task: Gathering, recipe: Recipe) -> Generation:
-    """In this process."""
-    return _gather((making_of(recipe).gather, task))
-
-
-def gather_on_worker(task: Gathering, recipe: Recipe) -> Generation:
-    """On a worker of the cluster: samples do not pass through the driver."""
+def gather_on_worker(recipe: Recipe, task: Gathering) -> Generation:
+    """On a worker of the recipe's cluster: samples do not pass through the driver."""
     with cluster_session(recipe.cluster):
-        return run_one(_gather, (making_of(recipe).gather, task), cpus=1)
+        return run_one(_gather, (making_of(recipe).gather, recipe.model_dump_json(), task), cpus=1)
 
 
-def _gather(named: tuple[str, Gathering]) -> Generation:
-    module, name = named[0].split(":")
-    gather: Any = getattr(import_module(module), name)
-    return gather(Recipe.model_validate_json(named[1].recipe_json), named[1])
+def _gather(told: tuple[str, str, Gathering]) -> Generation:
+    named, recipe_json, task = told
+    module, name = named.split(":")
+    gather: Gather = getattr(import_module(module), name)
+    return gather(Recipe.model_validate_json(recipe_json), task)

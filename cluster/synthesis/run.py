@@ -56,7 +56,7 @@ def synthesize(
         return found
     _make(job, pool)
     receipts = job.patience(lambda: read_journal(job.raw, {unit.id: unit.digest for unit in job.units}))
-    made = gather(Gathering(job.recipe.model_dump_json(), generation, job.asked, receipts), job.recipe)
+    made = gather(job.recipe, Gathering(generation, job.asked, receipts))
     _tell(made, samples_folder(recipe), on_note)
     return made
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from cluster.labelling.twin import InProcessPool
+from cluster.synthesis.image_gather import gather
 from cluster.synthesis.image_replica import ImageReplica
-from cluster.synthesis.kinds import gather_here
 from cluster.synthesis.run import synthesize
 from kdcore.config.models import ImageClassifierConfig
 from kdcore.config.recipe import Recipe
@@ -68,7 +68,7 @@ def test_killed_replicas_and_drivers_make_the_same_samples(tmp_path: Path) -> No
         build_image_model(config, 10, 1), tmp_path / "teacher", image_config=config, num_classes=10, in_channels=1
     )
     calm, killed = recipe(tmp_path, "calm"), recipe(tmp_path, "killed")
-    synthesize(calm, 0, lambda note: None, in_process, gather_here)
+    synthesize(calm, 0, lambda note: None, in_process, gather)
 
     file, raw = tmp_path / "killed.json", units_folder(killed, 0)
     file.write_text(json.dumps(killed.model_dump(mode="json")))

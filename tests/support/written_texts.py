@@ -7,8 +7,8 @@ from typing import Any
 
 from cluster.labelling.run import PoolMaker
 from cluster.labelling.twin import InProcessPool
-from cluster.synthesis.kinds import gather_here
 from cluster.synthesis.run import synthesize
+from cluster.synthesis.text_gather import gather
 from cluster.synthesis.text_replica import TextReplica
 from kdcore.config.recipe import Recipe
 from kdcore.data.synthesised.gathering import Generation
@@ -37,7 +37,7 @@ def recipe(folder: Path, name: str, changes: dict[str, Any] | None = None, **syn
 
 def write(asked: Recipe, generation: int = 0, deaths: Sequence[tuple[str, int]] = ()) -> Generation:
     """Make a generation, with writers that die at some units' attempts."""
-    return synthesize(asked, generation, lambda note: None, _pool(generation, deaths), gather_here)
+    return synthesize(asked, generation, lambda note: None, _pool(generation, deaths), gather)
 
 
 def _pool(generation: int, deaths: Sequence[tuple[str, int]]) -> PoolMaker:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from cluster.labelling.twin import InProcessPool
+from cluster.synthesis.image_gather import gather
 from cluster.synthesis.image_replica import ImageReplica
-from cluster.synthesis.kinds import gather_here
 from cluster.synthesis.run import synthesize
 from kdcore.config.models import ImageClassifierConfig
 from kdcore.config.recipe import Recipe
@@ -59,7 +59,7 @@ def make(asked: Recipe, deaths: Any = ()) -> Any:
     def pool(recipe: Recipe, replicas: int) -> Iterator[InProcessPool]:
         yield InProcessPool(lambda: ImageReplica(recipe.model_dump_json(), raw), deaths)
 
-    return synthesize(asked, 0, lambda note: None, pool, gather_here)
+    return synthesize(asked, 0, lambda note: None, pool, gather)
 
 
 def test_made_images_are_the_same_after_a_death_and_learnt_from(teacher: Path, tmp_path: Path) -> None:

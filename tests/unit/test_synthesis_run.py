@@ -13,7 +13,7 @@ import pytest
 
 from cluster.labelling.run import PoolMaker
 from cluster.labelling.twin import InProcessPool
-from cluster.synthesis.kinds import gather_here
+from cluster.synthesis.image_gather import gather
 from cluster.synthesis.run import synthesize
 from kdcore.config.recipe import Recipe
 from kdcore.data.document import ImageSample
@@ -78,7 +78,7 @@ def content(asked: Recipe) -> list[dict[str, Any]]:
 
 
 def make(asked: Recipe, **how: Any) -> Any:
-    return synthesize(asked, how.get("generation", 0), lambda note: None, pool(asked, **how), gather_here)
+    return synthesize(asked, how.get("generation", 0), lambda note: None, pool(asked, **how), gather)
 
 
 def test_a_unit_whose_maker_died_is_made_again_to_the_byte(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from kdcore.identity import digest_file, digest_json, digest_state
 from kdcore.models.image import build_image_model
 from kdcore.store import find_receipt
 from kdcore.store.writer import Receipt, write_shard
-from kdcore.synthesis.images.make import check_teacher, make_images
+from kdcore.synthesis.images.make import check_networks, make_images
 from kdcore.synthesis.images.pixels import PixelSpace, SynthesisedImages
 from kdcore.synthesis.images.transfer import Found
 from kdcore.synthesis.units import SynthesisUnit, settings_of_samples
@@ -50,8 +50,7 @@ class ImageReplica:
         self._teacher = ImageTeacher(whole, source.num_classes, channels)
         self._space = PixelSpace((channels, size, size), mean, std)
         # What is missing is said before any unit is begun.
-        self._student()
-        check_teacher(self._teacher.model, config)
+        check_networks(self._teacher.model, self._student(), config, self._space)
         self._found = self._unrelated()
 
     def identity(self) -> dict[str, Any]:

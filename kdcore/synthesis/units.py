@@ -34,6 +34,9 @@ class SynthesisUnit:
 # How many are made, what is done with them, and where the student lies whose weights are compared.
 _NOT_OF_SAMPLES = {"samples", "generations", "student", "real_per_class"}
 
+# They were not always there: without them samples are what they were, and a run that began before goes on.
+_LATER = {"layer_norm", "attention", "attention_pairs"}
+
 
 def settings_of_samples(config: SynthesisBase) -> dict[str, Any]:
     """The settings that a unit's samples depend on, as JSON.
@@ -43,7 +46,7 @@ def settings_of_samples(config: SynthesisBase) -> dict[str, Any]:
     asked = config.model_dump(mode="json", exclude=_NOT_OF_SAMPLES | config.gathering)
     for setting in path_settings(type(config)):
         setting.change(asked, lambda path: "given")
-    return asked
+    return {name: value for name, value in asked.items() if value or name not in _LATER}
 
 
 def cut_units(config: SynthesisBase, generation: int = 0) -> tuple[SynthesisUnit, ...]:

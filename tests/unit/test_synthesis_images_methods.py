@@ -10,8 +10,12 @@ from torch import Tensor, nn
 from kdcore.config.synthesis import SynthesisConfig
 from kdcore.config.synthesis.images import ImageSynthesis
 from kdcore.errors import ConfigError
-from kdcore.synthesis.images.make import make_images
-from kdcore.synthesis.images.pixels import SynthesisedImages, total
+from kdcore.synthesis.images.disagreement import kl
+from kdcore.synthesis.images.make import check_networks, make_images
+from kdcore.synthesis.images.pixels import PixelSpace, SynthesisedImages, total
+from kdcore.synthesis.images.pool import ImagePool
+from kdcore.synthesis.images.shadow import ShadowStudent
+from kdcore.taps import Taps
 from tests.support.made_images import CLASSES, SPACE, BatchNormNet, batch_norm_teacher
 
 SMALL = {"samples": 12, "batch_size": 12, "latent": 8, "width": 4, "student_batch_size": 16, "student_steps": 2}
@@ -105,6 +109,32 @@ def test_teachers_of_attention_are_asked_by_their_patches() -> None:
     assert made.losses[0].keys() == {"patch_entropy"}
     with pytest.raises(ConfigError, match=r"synthesis\.at"):
         make(BatchNormNet(), asked)
+
+
+@pytest.mark.parametrize("type", ["deep_inversion", "dfq"])
+def test_a_transformer_is_asked_by_its_layer_norms(type: str) -> None:
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    vit = models.VisionTransformer(8, 4, 2, 2, 16, 32, num_classes=CLASSES).requires_grad_(False).eval()
+    space = PixelSpace((3, 8, 8), (0.5,) * 3, (0.3,) * 3)
+    alone = {"layer_norm": 1.0, "batch_norm": 0.0, "one_hot": 0.0, "total_variation": 0.0}
+    game = {"adversarial": 0.0, "balance": 0.0, "pixel_statistics": 0.0, "learning_rate": 0.02}
+    others = {"dfq": game, "deep_inversion": {"l2": 0.0, "shift": 0}}
+    asked = settings(type, **{"steps": 20, "learning_rate": 0.1, **alone, **others[type]})
+    heard: list[float] = []
+    made = make_images(
+        vit, None, asked, space, CLASSES, wanted=12, seed=1, on_step=lambda have, losses: heard.append(total_of(losses))
+    )
+    assert made.losses[0].keys() == {"layer_norm"}
+    # It falls only if its slope comes to the pixels.
+    assert sum(heard[-3:]) / 3 < 0.95 * heard[0]
+    bare = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES)).eval()
+    with pytest.raises(ConfigError, match=r"synthesis\.layer_norm"):
+        check_networks(bare, None, asked, SPACE)
+
+
+def total_of(losses: dict[str, float]) -> float:
+    return sum(losses.values())
 
 
 class TinyVit(nn.Module):

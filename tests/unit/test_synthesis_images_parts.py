@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdcore.errors import ConfigError, LabelError
 from kdcore.synthesis.images.augment import flipped, resized_crops, shifted
@@ -57,6 +57,50 @@ def test_distance_of_statistics_is_that_of_a_dense_reference(net: BatchNormNet) 
     assert features is not None
     torch.testing.assert_close(net.head(features.double()), net(seen), rtol=1e-5, atol=1e-5)
     assert not net.bn1._forward_pre_hooks
+
+
+class ChannelsFirst(nn.LayerNorm):
+    """As convolutional networks wrap it: maps [B, C, H, W]."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def test_distance_of_layer_norms_is_that_of_a_dense_reference() -> None:
+    maps = ChannelsFirst(4)
+    net = nn.Sequential(maps, nn.Flatten(2), nn.Linear(9, 5), nn.LayerNorm(5, elementwise_affine=False))
+    nn.init.normal_(maps.weight)
+    nn.init.normal_(maps.bias)
+    seen = torch.randn(2, 4, 3, 3)
+    with Inside(net, layer_norms=True) as inside:
+        net(seen)
+        got = inside.token_distance()
+    wanted = torch.zeros(())
+    # Channel by channel and place by place, from the definition of LayerNorm.
+    for given, axis, scale, shift in ((seen, 1, maps.weight, maps.bias), (net[:3](seen), 2, torch.ones(5), None)):
+        columns = given.movedim(axis, -1).flatten(0, -2)
+        rows = [(row - row.mean()) / (row.var(correction=0) + 1e-5).sqrt() * scale for row in columns]
+        shift = torch.zeros(len(scale)) if shift is None else shift
+        outputs = torch.stack(rows) + shift
+        means = [sum(column) / len(column) - at for column, at in zip(outputs.T.tolist(), shift.tolist(), strict=True)]
+        spreads = [column.var(correction=0) - size**2 for column, size in zip(outputs.T, scale, strict=True)]
+        wanted = wanted + torch.tensor(means).norm() + torch.stack(spreads).norm()
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    assert not maps._forward_hooks
+    with pytest.raises(ConfigError, match=r"synthesis\.layer_norm above 0 needs"):
+        Inside(net[:1].append(nn.LayerNorm((3, 3)))[1:], layer_norms=True)
+
+
+def test_vectors_spread_evenly_over_what_layer_norm_lets_out_are_near_its_prior() -> None:
+    norm = nn.LayerNorm(6)
+    nn.init.uniform_(norm.weight, 0.5, 2)
+    nn.init.normal_(norm.bias)
+    found = []
+    for tokens in (torch.randn(20_000, 6), torch.randn(1, 6).expand(20_000, 6)):  # evenly spread, all alike
+        with torch.no_grad(), Inside(norm, layer_norms=True) as inside:
+            norm(tokens)
+            found.append(inside.token_distance().item())
+    assert found[0] < 0.1 < 1 < found[1]
 
 
 def test_a_teacher_without_statistics_or_linear_layers_is_refused() -> None:

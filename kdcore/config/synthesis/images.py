@@ -74,6 +74,10 @@ class InversionSettings(ImageSettings):
         default=1.0, description="of the distance to the means and variances that BatchNorm layers keep of real data"
     )
     first_layer: float = Field(default=1.0, ge=0, description="factor of that distance in the first of these layers")
+    layer_norm: Weight = Field(
+        default=0.0,
+        description="of the distance of LayerNorms' outputs to the means and variances that their weights suggest",
+    )
     total_variation: Weight = Field(default=0.0, description="of the mean difference of neighbouring pixels")
     l2: Weight = Field(default=0.0, description="of the mean square of normalised pixels")
     shift: int = Field(default=2, ge=0, description="pixels that each image is moved by, at most, before it is seen")
@@ -177,6 +181,7 @@ class _Game(_WithGenerator):
     activation: Weight = Field(default=0.0, description="of the mean size of what goes into the teacher's last layer")
     balance: Weight = Field(default=0.0, description="of how far the classes of a batch are from equally frequent")
     batch_norm: Weight = Field(default=0.0, description=InversionSettings.model_fields["batch_norm"].description)
+    layer_norm: Weight = Field(default=0.0, description=InversionSettings.model_fields["layer_norm"].description)
     total_variation: Weight = Field(
         default=0.0, description=InversionSettings.model_fields["total_variation"].description
     )

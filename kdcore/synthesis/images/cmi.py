@@ -50,9 +50,9 @@ class ContrastiveInversion(Inversion[CmiConfig]):
         groups = [{"params": list(generator.parameters())}, {"params": [latents]}]
         return Canvas(drawing(generator, lambda: latents, self.settings), groups)
 
-    def watched(self) -> Inside:
+    def watched(self, means: bool = False) -> Inside:
         """Means of the layers as well."""
-        return Inside(self.teacher, statistics=self.settings.batch_norm > 0, means=self.settings.contrast > 0)
+        return super().watched(means or self.settings.contrast > 0)
 
     def inner_terms(self, inside: Inside, pixels: Tensor) -> dict[str, Tensor]:
         """The contrast of a cut of each image with the whole ones."""

@@ -60,12 +60,15 @@ class GeneratorGame:
         """The terms of normalised images that have a weight, and the teacher's logits."""
         settings = self.settings
         head = (settings.head or True) if settings.activation else False
-        with Inside(self.teacher, statistics=settings.batch_norm > 0, head=head) as inside:
+        asked = {"statistics": settings.batch_norm > 0, "layer_norms": settings.layer_norm > 0}
+        with Inside(self.teacher, **asked, head=head) as inside:
             with in_precision(settings.precision, self._device):
                 logits = self.teacher(seen).float()
             terms = {}
             if settings.batch_norm:
                 terms["batch_norm"] = inside.distance()
+            if settings.layer_norm:
+                terms["layer_norm"] = inside.token_distance()
             if settings.activation:
                 assert inside.head_input is not None
                 terms["activation"] = -inside.head_input.abs().mean()

@@ -88,6 +88,8 @@ class Inversion(ABC, Generic[S]):
         with self.watched() as inside:
             logits = self.answers(seen)
             terms = {"batch_norm": inside.distance(settings.first_layer)} if settings.batch_norm else {}
+            if settings.layer_norm:
+                terms["layer_norm"] = inside.token_distance()
             terms |= self.inner_terms(inside, pixels)
         if settings.one_hot:
             terms["one_hot"] = self.classified(logits, targets)
@@ -99,9 +101,12 @@ class Inversion(ABC, Generic[S]):
             terms["l2"] = l2(seen)
         return terms
 
-    def watched(self) -> Inside:
-        """What is noted of the teacher's passes."""
-        return Inside(self.teacher, statistics=self.settings.batch_norm > 0)
+    def watched(self, means: bool = False) -> Inside:
+        """What is noted of the teacher's passes; means of layers for a method that compares by them."""
+        settings = self.settings
+        return Inside(
+            self.teacher, statistics=settings.batch_norm > 0, layer_norms=settings.layer_norm > 0, means=means
+        )
 
     def inner_terms(self, inside: Inside, pixels: Tensor) -> dict[str, Tensor]:
         """Terms of what was noted."""

@@ -25,10 +25,11 @@ from kdcore.synthesis.images.impressions import Impressions
 from kdcore.synthesis.images.nayer import Nayer
 from kdcore.synthesis.images.patch_similarity import PatchSimilarity
 from kdcore.synthesis.images.pixels import OnStep, PixelSpace, SynthesisedImages
+from kdcore.synthesis.images.shadow import ShadowStudent
 from kdcore.synthesis.images.statistics import Inside
 from kdcore.synthesis.images.transfer import Found, Transfer
 
-__all__ = ["check_teacher", "make_images"]
+__all__ = ["check_networks", "make_images"]
 
 
 def make_images(
@@ -56,9 +57,12 @@ def make_images(
         return _method(teacher, student, settings, space, num_classes, found).run(wanted, on_step)
 
 
-def check_teacher(teacher: nn.Module, settings: ImageSynthesis) -> None:
-    """ConfigError where a method asks for statistics of real data that the teacher does not keep."""
-    Inside(teacher, statistics=getattr(settings, "batch_norm", 0) > 0)
+def check_networks(teacher: nn.Module, student: nn.Module | None, settings: ImageSynthesis, space: PixelSpace) -> None:
+    """ConfigError where a method asks for layers, or statistics of layers, that teacher or student do not have."""
+    asked = {"statistics": "batch_norm", "layer_norms": "layer_norm"}
+    Inside(teacher, **{name: getattr(settings, weight, 0) > 0 for name, weight in asked.items()})
+    if student is not None:
+        ShadowStudent(student, teacher, settings, space)
 
 
 def _method(

@@ -99,6 +99,66 @@ def test_an_adaptive_inversion_is_drawn_to_where_its_student_errs(teacher: Batch
     assert heard[-1]["student"] > 0
 
 
+PAIRS = [["conv1", "conv1"], ["bn2", "conv2"]]
+
+
+def test_a_student_of_a_game_learns_by_attention_transfer_too(teacher: BatchNormNet) -> None:
+    asked = settings("zskt", attention=7.0, attention_pairs=PAIRS, replay=0.0, student_learning_rate=0.01)
+    torch.manual_seed(5)
+    network = BatchNormNet(3)
+    image = torch.rand(1, *SPACE.shape)
+    seen = SPACE.seen(image).expand(asked.student_batch_size, -1, -1, -1)
+
+    def apart() -> Tensor:
+        """Sum over both pairs of the mean of (Q_s - Q_t)^2, from the definition."""
+        found = torch.zeros(())
+        for ours, theirs in ((network.conv1, teacher.conv1), (network.bn2, teacher.conv2)):
+            maps = []
+            for net, layer in ((network, ours), (teacher, theirs)):
+                with Taps(net, [next(name for name, module in net.named_modules() if module is layer)]) as taps:
+                    net(seen)
+                (features,) = taps.outputs.values()
+                strength = (features**2).sum(1).flatten(1)
+                maps.append(strength / (strength**2).sum(1, keepdim=True).sqrt())
+            found = found + ((maps[0] - maps[1]) ** 2).mean()
+        return found
+
+    before = apart().item()
+    wanted = kl(network.train()(seen), teacher(seen), asked.temperature).mean().item() + 7 * before
+    student = ShadowStudent(network, teacher, asked, SPACE)
+    pool = ImagePool(SPACE.shape, 4)
+    assert student.learn(image, pool, 1) == pytest.approx(wanted, rel=1e-4)
+    student.learn(image, pool, 20)
+    after = apart().item()
+    assert after < 0.7 * before
+    assert make(teacher, settings("zskt", attention=7.0, attention_pairs=PAIRS, steps=4)).losses[0]["student"] > 0
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        (["conv3", "conv1"], r"the student has no module 'conv3' of synthesis\.attention_pairs; nearest: conv"),
+        (["conv1", "head"], r"maps \[B, C, H, W\]; 'head' of synthesis\.attention_pairs in the teacher gives"),
+    ],
+)
+def test_layers_of_attention_are_looked_for_before_anything_is_made(
+    teacher: BatchNormNet, pair: list[str], message: str
+) -> None:
+    asked = settings("zskt", attention=1.0, attention_pairs=[pair])
+    with pytest.raises(ConfigError, match=message):
+        check_networks(teacher, BatchNormNet(3), asked, SPACE)
+
+
+def test_attention_needs_layers_a_weight_and_a_student() -> None:
+    for type, changes, message in (
+        ("zskt", {"attention": 1.0}, "1 and 0 pairs"),
+        ("zskt", {"attention_pairs": PAIRS}, "0 and 2 pairs"),
+        ("dafl", {"attention": 1.0, "attention_pairs": PAIRS}, "set adversarial above 0"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            settings(type, **changes)
+
+
 def test_teachers_of_attention_are_asked_by_their_patches() -> None:
     torch.manual_seed(0)
     vit = TinyVit().requires_grad_(False).eval()

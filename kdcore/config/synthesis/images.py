@@ -53,6 +53,12 @@ class ImageSettings(SynthesisBase):
     replay: float = Field(
         default=0.5, ge=0, le=1, description="share of these images that comes from all made so far, not the newest"
     )
+    attention: Weight = Field(
+        default=0.0, description="of attention transfer, which this student learns by, too (ZSKT's code: 250)"
+    )
+    attention_pairs: tuple[tuple[str, str], ...] = Field(
+        default=(), description="modules with feature maps that are compared for it: [student's, teacher's], ..."
+    )
 
     real_per_class: int = Field(
         default=0,
@@ -64,6 +70,17 @@ class ImageSettings(SynthesisBase):
     def needs_student(self) -> bool:
         """See SynthesisBase: of the unit's own, too."""
         return self.adversarial > 0
+
+    @model_validator(mode="after")
+    def _someone_attends(self) -> "ImageSettings":
+        if self.attention and not self.needs_student:
+            raise ValueError("attention is what the unit's own student learns by: set adversarial above 0 to have one")
+        if bool(self.attention) != bool(self.attention_pairs):
+            raise ValueError(
+                "attention transfer needs a weight and layers: set both attention, above 0, and attention_pairs, or "
+                f"neither; got {self.attention:g} and {len(self.attention_pairs)} pairs"
+            )
+        return self
 
 
 class InversionSettings(ImageSettings):

@@ -7,6 +7,7 @@ module (its pre-activations), and `logits` what the whole model gives, where no 
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
@@ -34,7 +35,7 @@ class Taps:
     def __init__(self, model: nn.Module, paths: Sequence[str] | Mapping[str, str], whose: str = "the model") -> None:
         self.whose, self._named = whose, dict(paths) if isinstance(paths, Mapping) else {}
         self._places = {path: self._found(model, path) for path in paths}
-        self._handles: list[Any] = []
+        self._hooks = ExitStack()
         self._copied = dict.fromkeys(paths, True)
         self._seen: dict[str, tuple[Tensor, int]] = {}
         self.outputs: dict[str, Tensor] = {}
@@ -49,14 +50,13 @@ class Taps:
         for path, (module, part) in self._places.items():
             keep = self._keeper(path, part)
             hook = module.register_forward_pre_hook if part == "input" else module.register_forward_hook
-            self._handles.append(hook(keep))
+            self._hooks.enter_context(hook(keep))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        while self._handles:
-            self._handles.pop().remove()
+        self._hooks.close()
         seen, self._seen = self._seen, {}
         if error is not None:
             return

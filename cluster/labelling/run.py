@@ -15,6 +15,7 @@ from cluster.labelling.policy.state import Rules
 from cluster.labelling.pool import ray_pool
 from cluster.labelling.replica.replica import Replica
 from cluster.labelling.tally import Tally, totals
+from cluster.labelling.unfinished import unfinished
 from cluster.labelling.watch import Watch
 from cluster.paths import absolute_paths
 from cluster.progress import ProgressReport
@@ -32,7 +33,6 @@ from kdcore.store import (
     publish_manifest,
     publish_receipt,
     read_journal,
-    read_receipts,
 )
 from kdcore.training.arms import with_fitted_teacher
 
@@ -132,13 +132,7 @@ class _Work:
 
     @classmethod
     def left(cls, job: _Job, plan: Plan) -> "_Work":
-        journal = read_receipts(job.path, {unit.id: unit.digest for unit in plan.units})
-        for note in journal.notes:
-            job.on_note(f"labels: {note}; its unit is labelled again")
-        todo = [unit for unit in plan.units if unit.id not in journal]
-        if journal:
-            job.on_note(f"labels: {len(journal)} of {len(plan.units)} units were there, {len(todo)} to go")
-        return cls(plan.input, plan.units, todo)
+        return cls(plan.input, plan.units, unfinished(job.path, plan.units, "labels", job.on_note))
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -14,6 +14,7 @@ from cluster.labelling.patience import Patience
 from cluster.labelling.pool import ray_pool
 from cluster.labelling.run import PoolMaker, labelling_rules
 from cluster.labelling.tally import Tally
+from cluster.labelling.unfinished import unfinished
 from cluster.labelling.watch import Watch
 from cluster.paths import absolute_paths
 from cluster.progress import ProgressReport
@@ -24,13 +25,15 @@ from kdcore.data.synthesised.gathering import Generation, read_generation
 from kdcore.data.synthesised.places import samples_folder, units_folder
 from kdcore.errors import ConfigError
 from kdcore.identity import compare_identity
-from kdcore.store import begin_or_continue, prepare_store, publish_receipt, read_journal, read_receipts
+from kdcore.store import begin_or_continue, prepare_store, publish_receipt, read_journal
 from kdcore.store.schema import FORMAT
 from kdcore.store.writer import Receipt
 from kdcore.synthesis.units import SynthesisUnit, asked_of, cut_units
 from kdcore.training.arms import with_fitted_teacher
 
 __all__ = ["synthesize"]
+
+_REMEDY = "Set `synthesis` back to what this run began with, or give the recipe another name"
 
 
 def synthesize(
@@ -99,15 +102,10 @@ def _check_made(job: _Job, found: Generation, make_pool: PoolMaker) -> None:
 
 def _make(job: _Job, make_pool: PoolMaker) -> None:
     """Every unit has a receipt in the journal then."""
-    units = {unit.id: unit for unit in job.units}
+    units = job.units
     prepare_store(job.raw)
-    journal = read_receipts(job.raw, {unit.id: unit.digest for unit in units.values()})
-    for note in journal.notes:
-        job.on_note(f"samples: {note}; its unit is made again")
-    todo = [unit for unit in units.values() if unit.id not in journal]
-    if journal:
-        job.on_note(f"samples: {len(journal)} of {len(units)} units were there, {len(todo)} to go")
-    whole, left = (sum(unit.samples for unit in some) for some in (units.values(), todo))
+    todo = unfinished(job.raw, units, "samples", job.on_note, _REMEDY)
+    whole, left = (sum(unit.samples for unit in some) for some in (units, todo))
     with ProgressReport("samples", whole, "samples", whole - left) as progress:
         _run(
             job,

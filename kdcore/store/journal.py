@@ -27,6 +27,9 @@ __all__ = [
 
 Record = TypeVar("Record")
 
+_OF_LABELS = (
+    "Set labels.unit_bytes and the data back to what the store was begun with, or set labels.path to a new directory"
+)
 _NOT_LISTED = frozenset(entry.name for entry in fields(Receipt) if not entry.compare)
 
 
@@ -71,10 +74,11 @@ def find_receipt(store: Location, unit: str, unit_digest: str) -> Receipt | None
     return found
 
 
-def read_receipts(store: Location, units: Mapping[str, str] | None = None) -> Journal:
+def read_receipts(store: Location, units: Mapping[str, str] | None = None, remedy: str | None = None) -> Journal:
     """The receipts whose shards are there in full size; the others become `notes`, their units are to be redone.
 
-    `units` (unit id -> unit digest) is the plan: StoreError when a receipt is of a unit that was cut differently.
+    `units` (unit id -> unit digest) is the plan: StoreError when a receipt is of a unit that was cut differently, which
+    says what to do (`remedy`; None: as of labels).
     """
     place = open_place(store)
     journal = Journal()
@@ -85,7 +89,7 @@ def read_receipts(store: Location, units: Mapping[str, str] | None = None) -> Jo
             journal.notes.append(str(found))
             continue
         if units is not None and units.get(found.unit) != found.unit_digest:
-            raise _cut_differently(place, found.unit)
+            raise _cut_differently(place, found.unit, remedy)
         journal[found.unit] = found
     return journal
 
@@ -168,8 +172,8 @@ def _load(place: Place, name: str, there: Mapping[str, int] | None = None) -> Re
     return receipt
 
 
-def _cut_differently(place: Place, unit: str) -> StoreError:
+def _cut_differently(place: Place, unit: str, remedy: str | None = None) -> StoreError:
     return StoreError(
-        f"{unit} of {place} was cut differently: its receipt is of other samples than the plan's. Set "
-        f"labels.unit_bytes and the data back to what the store was begun with, or set labels.path to a new directory"
+        f"{unit} of {place} was cut differently: its receipt is of other samples than what is asked for now. "
+        f"{_OF_LABELS if remedy is None else remedy}"
     )

@@ -18,12 +18,13 @@ from cluster.synthesis.run import synthesize
 from kdcore.config.recipe import Recipe
 from kdcore.data.document import ImageSample
 from kdcore.data.sources import open_source
+from kdcore.data.splits import probe_order
 from kdcore.data.synthesised.gathering import read_generation
 from kdcore.data.synthesised.recipes import learning_from
 from kdcore.data.synthesised.shards import IMAGE_SHARD, MadeImage, image_batches
 from kdcore.errors import IdentityMismatch, OutOfSpace, StoreError
 from kdcore.store.writer import Receipt, write_shard
-from kdcore.synthesis.units import SynthesisUnit, cut_units
+from kdcore.synthesis.units import SynthesisUnit, cut_units, settings_of_samples
 
 SAMPLES, OF_UNIT = 20, 8
 
@@ -103,6 +104,18 @@ def test_finished_samples_are_left_alone_and_more_of_them_keep_the_whole_units(t
     assert content(asked) == before
 
 
+def test_a_run_goes_on_that_began_before_a_setting_was_there(tmp_path: Path) -> None:
+    before, after = (settings_of_samples(recipe(tmp_path, **changes).synthesis) for changes in ({}, {"layer_norm": 1}))  # pyright: ignore
+    assert {name: value for name, value in after.items() if before.get(name) != value} == {"layer_norm": 1.0}
+    assert not {"attention", "attention_pairs"} & before.keys()
+
+
+def test_settings_that_changed_are_said_to_be_of_the_synthesis(tmp_path: Path) -> None:
+    make(recipe(tmp_path))
+    with pytest.raises(StoreError, match=r"unit-00000\d of .* was cut differently.* Set `synthesis` back to"):
+        make(recipe(tmp_path, seed=1))
+
+
 def test_samples_of_another_teacher_are_not_continued(tmp_path: Path) -> None:
     asked = recipe(tmp_path)
     make(asked)
@@ -169,7 +182,12 @@ def test_a_few_real_images_of_each_class_are_learnt_from_too(tmp_path: Path) -> 
     listed = source.list("train")
     assert len(listed) == SAMPLES + 2 * 10
     assert sorted(ref for extent in source.extents("train") for ref in source.refs(extent, "train")) == listed
-    real = set(open_source(asked.data).list("train"))
+    corpus = open_source(asked.data)
+    real = set(corpus.list("train"))
+    ranked: dict[Any, list[Any]] = {}
+    for ref in probe_order(corpus.list("train")):
+        ranked.setdefault(corpus.read(ref).target, []).append(ref)  # pyright: ignore[reportAttributeAccessIssue]
+    assert {ref for ref in listed if ref in real} == {ref for refs in ranked.values() for ref in refs[:2]}
     targets = [source.read(ref).target for ref in listed if ref in real]  # pyright: ignore[reportAttributeAccessIssue]
     assert sorted(targets) == sorted(2 * list(range(10)))
     assert not set(source.list("heldout")) & set(listed)

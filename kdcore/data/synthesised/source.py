@@ -8,8 +8,8 @@ from itertools import chain
 from kdcore.config.data import Kind
 from kdcore.data.document import Extent, ImageSample, Refs, Sample, SampleRef, Split
 from kdcore.data.sources import Source
+from kdcore.data.splits import probe_order
 from kdcore.errors import DataError
-from kdcore.identity import digest_bytes
 
 __all__ = ["SynthesisedSource"]
 
@@ -77,14 +77,12 @@ class SynthesisedSource:
 
     @cached_property
     def _few(self) -> set[SampleRef]:
-        """The real images that are learnt from: in an order of hashes, the first of each class."""
+        """The real images that are learnt from: as a probe takes them, the first of each class."""
         wanted, found = self._per_class, set[SampleRef]()
         if not wanted:
             return found
         counts: dict[int, int] = {}
-        for ref in sorted(
-            self._real.list("train"), key=lambda ref: digest_bytes(ref.name.encode("utf-8", "surrogateescape"))
-        ):
+        for ref in probe_order(self._real.list("train")):
             if len(counts) == self.num_classes and min(counts.values()) == wanted:
                 break
             image = self._real.read(ref)

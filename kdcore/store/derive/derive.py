@@ -43,6 +43,7 @@ Progress = Callable[[int, int], None]
 
 _PIECE_BYTES = 16 << 20
 _BATCH_BYTES = 32 << 20
+_REMEDY = "Give the same stores, in their order, and the same size of shards as then, or another path"
 # Each thread may hold one shard of a bucket in memory.
 _THREADS = 4
 
@@ -125,9 +126,10 @@ def derive_store(
         return Derived(_finished(place, identity, made.how), True)
     _take_probe(made.probe_of, place)
     open_for_writing(place, identity)
-    done = _receipts(place, units)
+    wanted = {unit.id: unit.digest for unit in units}
+    done = read_receipts(place, wanted, _REMEDY)
     _write(place, [unit for unit in units if unit.id not in done], units, progress)
-    receipts = read_journal(place, {unit.id: unit.digest for unit in units})
+    receipts = read_journal(place, wanted)
     extra = {**made.extra(place, receipts), "derived": made.how}
     return Derived(publish_manifest(place, identity, receipts, extra, made.codec_state), False)
 
@@ -148,17 +150,6 @@ def _take_probe(source: Place | None, place: Place) -> None:
     content = None if source is None else read_probe(source)
     if content is not None:
         publish_probe(place, content)
-
-
-def _receipts(place: Place, units: Sequence[DerivedUnit]) -> Mapping[str, Receipt]:
-    done, wanted = read_receipts(place), {unit.id: unit.digest for unit in units}
-    for name, receipt in done.items():
-        if wanted.get(name) != receipt.unit_digest:
-            raise StoreError(
-                f"{place} was begun from other stores, or with another size of shards: its {name} holds other "
-                f"samples. Give the same arguments as then, or another path"
-            )
-    return done
 
 
 def _write(place: Place, todo: Sequence[DerivedUnit], units: Sequence[DerivedUnit], progress: Progress | None) -> None:

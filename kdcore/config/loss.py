@@ -10,6 +10,8 @@ from kdcore.config.base import Settings
 FormName = Literal["kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "total_variation", "adaptive_kl"]
 ChunkForm = Literal["kl", "reverse_kl", "total_variation"]
 """What compares the likelihoods of chunks of text."""
+SortedForm = Literal["uld", "gold"]
+"""What compares the most probable classes of two vocabularies."""
 Tail = Literal["label", "drop"]
 """Where the mass goes that a label does not name: to the hard label's class, or out of the comparison."""
 Implementation = Literal["auto", "torch", "fused", "triton"]
@@ -28,6 +30,7 @@ KIND_OF_CODEC: dict[str, LabelKind] = {
 """What the labels of a codec are, by its name; features are of no kind."""
 _DEFAULTS: dict[str, dict[str, float]] = {
     "jsd": {"beta": 0.5},
+    "gold": {"beta": 0.5},
     "skew_kl": {"alpha": 0.1},
     "skew_reverse_kl": {"alpha": 0.1},
     "adaptive_kl": {"head_mass": 0.5},
@@ -38,14 +41,16 @@ _PARAMETERS = ("alpha", "beta", "head_mass")
 class LossConfig(Settings):
     """(1 - hard_weight) x a divergence of teacher and student + hard_weight x cross-entropy to the hard label."""
 
-    type: FormName = Field(
-        default="kl", description="the divergence (docs/losses.md); labels that are weights (threshold, sampled): kl"
+    type: FormName | SortedForm = Field(
+        default="kl",
+        description="the divergence (docs/losses.md); labels that are weights (threshold, sampled): kl; uld and gold: "
+        "topk labels of another tokenizer",
     )
     alpha: float | None = Field(
         default=None, gt=0, lt=1, description="of skew_kl and skew_reverse_kl: share mixed in; default 0.1"
     )
     beta: float | None = Field(
-        default=None, ge=0, le=1, description="of jsd: the teacher's share; 0: kl, 1: reverse_kl; default 0.5"
+        default=None, ge=0, le=1, description="of jsd and gold: the teacher's share; 0: kl, 1: reverse_kl; default 0.5"
     )
     head_mass: float | None = Field(
         default=None, gt=0, le=1, description="of adaptive_kl: the teacher's mass that makes the head; default 0.5"
@@ -96,6 +101,11 @@ class LossConfig(Settings):
     )
 
     @property
+    def is_sorted(self) -> bool:
+        """Whether it compares the most probable classes of two vocabularies."""
+        return self.type in get_args(SortedForm)
+
+    @property
     def parameters(self) -> dict[str, float]:
         """The parameters of this type, with their defaults."""
         defaults = _DEFAULTS.get(self.type, {})
@@ -138,6 +148,11 @@ def loss_misfit(kind: LabelKind, form: str, infinite: bool, temperature: float, 
 
     `infinite` is what `needs_teacher_mass` says.
     """
+    if form in get_args(SortedForm) and (kind != "topk" or tail is not None):
+        return (
+            f"training.loss.type '{form}' compares the most probable classes and their tail as one cell: set "
+            "labels.codec.type to topk, and leave training.loss.tail out"
+        )
     if kind == "spans" and (form not in get_args(ChunkForm) or temperature != 1):
         return (
             f"labels.codec.type span has likelihoods of chunks of text, which training.loss.type '{form}' at "

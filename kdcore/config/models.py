@@ -26,6 +26,13 @@ class _OfTransformers(Settings):
         default=None, description="directory or hub name; default: `path`, else the teacher's"
     )
 
+    @property
+    def tokenizer_source(self) -> tuple[str, str | None] | None:
+        """Directory or hub name of its own tokenizer, and the revision; None where it has none."""
+        if self.tokenizer is not None:
+            return self.tokenizer, None
+        return None if self.path is None else (self.path, self.revision)
+
     @model_validator(mode="after")
     def _one_source(self) -> "_OfTransformers":
         if (self.path is None) == (not self.architecture):
@@ -173,6 +180,11 @@ class TeacherEndpointConfig(_Whole, _Windowed):
     timeout_seconds: float = Field(default=120.0, gt=0, description="for one answer")
     attempts: int = Field(default=5, ge=1, description="times that one request is tried")
     api_key_env: str | None = Field(default=None, description="environment variable that holds the key")
+
+    @property
+    def tokenizer_source(self) -> tuple[str, str | None]:
+        """Directory or hub name of its tokenizer, and no revision."""
+        return self.tokenizer, None
 
 
 TeacherConfig = Annotated[

@@ -74,6 +74,7 @@ class Recipe(Settings):
         if self.labels.mix is not None and self.teacher is not None:
             raise ValueError("labels.mix learns from the teachers of finished stores: leave `teacher` out")
         self._apart(kind)
+        self._sorted(kind)
         if self.training is not None and self.teacher is not None:
             self._trainable(self.training)
         if self.synthesis is not None:
@@ -93,6 +94,16 @@ class Recipe(Settings):
                 raise ValueError(
                     f"training.losses.{number}.teacher is of labels.mix with rule apart, and there is none: leave it"
                 )
+
+    def _sorted(self, kind: str) -> None:
+        loss = None if self.training is None else self.training.loss
+        if loss is None or not loss.is_sorted:
+            return
+        if kind != "causal_lm" or self.labels.mix is not None or self.labels_come_with_samples:
+            raise ValueError(
+                f"training.loss.type '{loss.type}' is of the tokens of a text, cut by two tokenizers, and takes the "
+                "labels of one `teacher` for the documents of `data`: set another type (of labels.mix: kl)"
+            )
 
     def _made(self, synthesis: SynthesisConfig) -> None:
         if self.teacher is None or isinstance(self.teacher, TeacherEndpointConfig):
@@ -169,6 +180,11 @@ class Recipe(Settings):
     def has_labels(self) -> bool:
         """Whether students learn from soft labels: of `teacher`, or of the stores of a mix."""
         return self.teacher is not None or self.labels.mix is not None
+
+    @property
+    def any_tokenizer(self) -> bool:
+        """Whether students learn by the bytes of a text, and so may have a tokenizer of their own."""
+        return self.codec.type == "span" or (self.training is not None and self.training.loss.is_sorted)
 
     @property
     def labels_come_with_samples(self) -> bool:

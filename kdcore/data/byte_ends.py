@@ -98,6 +98,29 @@ class TokenBytes:
             sizes[number] = -1 if content is None else len(content)
         return sizes
 
+    def names(self) -> dict[bytes | str, int]:
+        """Each entry by what it stands for: the bytes of text, a special one by its text, and the EOS as `EOS`.
+
+        White space is a space, however a tokenizer shows it, so that entries of other tokenizers are found. Of several
+        that stand for the same, it is the one that is no byte fallen back to.
+        """
+        model, eos = self._backend["model"], self.tokenizer.eos_token_id
+        prefix = model.get("continuing_subword_prefix") if model["type"] == "WordPiece" else None
+        found: dict[bytes | str, int] = {}
+        for number, content, special in sorted(self._entries, key=lambda entry: entry[1] is None):
+            text = str(self.tokenizer.convert_ids_to_tokens(number))
+            if number == eos:
+                found["EOS"] = number
+            elif special:
+                found[text] = number
+            elif content is not None:
+                found[content] = number
+            elif prefix:
+                found[(text.removeprefix(prefix) if text.startswith(prefix) else f" {text}").encode()] = number
+            else:
+                found[text.replace(_WORD, " ").encode()] = number
+        return found
+
     def boundaries(self, num_classes: int) -> np.ndarray:
         """Which of a model's classes begin with white space, or are special: bool [num_classes].
 

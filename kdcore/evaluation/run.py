@@ -14,7 +14,6 @@ from torch import nn
 
 from kdcore.config import Recipe
 from kdcore.config.data import RowData
-from kdcore.config.labels import SpanConfig
 from kdcore.config.models import (
     CausalLMConfig,
     TeacherEndpointConfig,
@@ -137,19 +136,19 @@ def _encoder(tokenizer: Any, recipe: Recipe) -> TextEncoder:
 
 def _students_tokenizer(recipe: Recipe) -> Any:
     """The students' own tokenizer, where their labels are for any; None else."""
-    if not isinstance(recipe.codec, SpanConfig) or not isinstance(recipe.student, CausalLMConfig):
+    teacher, student = recipe.teacher, recipe.student
+    if not recipe.any_tokenizer or not isinstance(student, CausalLMConfig):
         return None
-    teacher = recipe.teacher if isinstance(recipe.teacher, CausalLMConfig) else None
-    return None if teacher is None else load_tokenizer(*tokenizer_path(recipe.student, teacher))
+    if not isinstance(teacher, CausalLMConfig | TeacherEndpointConfig):
+        return None
+    return load_tokenizer(*tokenizer_path(student, teacher))
 
 
 def _tokenizer_of(recipe: Recipe) -> tuple[str, str | None]:
     """Path and revision of the run's one tokenizer: the teacher's, else the student's."""
-    if isinstance(recipe.teacher, TeacherEndpointConfig):
-        return recipe.teacher.tokenizer, None
     for model in (recipe.teacher, recipe.student):
-        if isinstance(model, CausalLMConfig) and (model.tokenizer or model.path):
-            return model.tokenizer or model.path or "", None if model.tokenizer else model.revision
+        if isinstance(model, CausalLMConfig | TeacherEndpointConfig) and model.tokenizer_source is not None:
+            return model.tokenizer_source
     raise ConfigError("evaluation needs a tokenizer; set `tokenizer` of the teacher or the student")
 
 

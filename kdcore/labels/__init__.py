@@ -6,6 +6,7 @@ from kdcore.labels.chunk_labels import ChunkLabels
 from kdcore.labels.codec import Codec, Encoded, RowView, cut, join
 from kdcore.labels.dense import DenseCodec
 from kdcore.labels.feature import FeatureCodec
+from kdcore.labels.opening_labels import OpeningLabels
 from kdcore.labels.registry import codec_from_spec
 from kdcore.labels.sampled import SampledCodec
 from kdcore.labels.sampling import label_seeds
@@ -32,6 +33,7 @@ __all__ = [
     "Encoded",
     "FeatureCodec",
     "FeatureLabels",
+    "OpeningLabels",
     "RowView",
     "SampledCodec",
     "SoftLabels",

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcore.labels.alignment import align
+from kdcore.labels.alignment import Tokens, whole_chunks
 from kdcore.labels.span_labels import SpanLabels
 from kdcore.labels.tensors import OfTensors
 
@@ -98,45 +98,19 @@ def chunks_of(teacher: SpanLabels, begins: np.ndarray, ends: np.ndarray, merge_b
         np.maximum(values.numpy().astype(np.float64), least)
         for values, least in ((teacher.log_probs, -65_504.0), (teacher.boundary_log_probs, _LEAST))
     )
-    sides = [_Side(teacher.begins.numpy(), teacher.ends.numpy()), _Side(begins, ends)]
-    found = align(sides[0].ends, sides[1].ends)
-    theirs, ours = (
-        side.chunks(chunk, found.ends) for side, chunk in zip(sides, (found.first, found.second), strict=True)
-    )
-    whole = theirs.whole & ours.whole & (theirs.begins == ours.begins)
-    said = whole & (theirs.after >= 0) & (ours.after >= 0)
-    masses = np.where(said, boundary[theirs.after], 0.0) if len(boundary) else np.zeros(len(whole))
-    sums = np.bincount(found.first[found.first >= 0], own[found.first >= 0], minlength=len(whole))
+    found = whole_chunks(Tokens(teacher.begins.numpy(), teacher.ends.numpy()), Tokens(begins, ends))
+    whole, (theirs, ours) = found.whole, found.after
+    said = whole & (theirs >= 0) & (ours >= 0)
+    masses = np.where(said, boundary[theirs], 0.0) if len(boundary) else np.zeros(len(whole))
+    first, second = found.alignment.first, found.alignment.second
+    sums = np.bincount(first[first >= 0], own[first >= 0], minlength=len(whole))
     # The last of the chunks that are joined: after it white space is likely enough, or the next one is not known.
-    next_whole = np.append(whole[1:] & (ours.begins[1:] == found.ends[:-1]), False)
+    next_whole = np.append(whole[1:] & (found.begins[1:] == found.ends[:-1]), False)
     unlikely = masses <= np.log(merge_below) if merge_below > 0 else np.zeros(len(whole), bool)
     last = whole & ~(said & next_whole & unlikely)
     group = np.where(whole, np.cumsum(last) - last, -1)
     closing = np.flatnonzero(last)
-    chunk = np.where(found.second >= 0, group[found.second], -1) if len(group) else found.second
+    chunk = np.where(second >= 0, group[second], -1) if len(group) else second
     joined = np.bincount(group[whole], sums[whole], minlength=len(closing)).astype(np.float32)
-    after = np.where(said, ours.after, -1)[closing]
+    after = np.where(said, ours, -1)[closing]
     return Pieces(chunk, joined, masses[closing].astype(np.float32), after)
-
-
-class _OfChunks(NamedTuple):
-    """Of C chunks on one side: first byte, whether no byte of it is missing, and the token after it or -1."""
-
-    begins: np.ndarray
-    whole: np.ndarray
-    after: np.ndarray
-
-
-class _Side(NamedTuple):
-    begins: np.ndarray
-    ends: np.ndarray
-
-    def chunks(self, chunk: np.ndarray, chunk_ends: np.ndarray) -> _OfChunks:
-        places = np.arange(len(chunk_ends))
-        kept = chunk[chunk >= 0]
-        begins = self.begins[np.searchsorted(kept, places)]
-        sizes = np.bincount(kept, (self.ends - self.begins)[: len(kept)], minlength=len(places))
-        after = np.searchsorted(kept, places, "right")
-        follows = after < len(self.begins)
-        follows[follows] = self.begins[after[follows]] == chunk_ends[follows]
-        return _OfChunks(begins, sizes == chunk_ends - begins, np.where(follows, after, -1))

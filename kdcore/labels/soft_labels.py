@@ -9,6 +9,7 @@ from torch import Tensor
 from kdcore.errors import LabelError
 from kdcore.labels.apart import ApartLabels
 from kdcore.labels.chunk_labels import ChunkLabels
+from kdcore.labels.opening_labels import OpeningLabels
 from kdcore.labels.span_labels import SpanLabels
 from kdcore.labels.tensors import OfTensors
 
@@ -163,7 +164,9 @@ class FeatureLabels(OfTensors):
         return FeatureLabels(self.features[_as_index(index)], self.layers)
 
 
-SoftLabels = TopKLabels | DenseLabels | SparseLabels | FeatureLabels | SpanLabels | ChunkLabels | ApartLabels
+SoftLabels = (
+    TopKLabels | DenseLabels | SparseLabels | FeatureLabels | SpanLabels | ChunkLabels | OpeningLabels | ApartLabels
+)
 """Labels of any kind."""
 
 
@@ -173,7 +176,7 @@ def best_class(labels: SoftLabels) -> Tensor:
         return labels.ids.gather(1, labels.log_probs.argmax(1, keepdim=True)).squeeze(1)
     if isinstance(labels, DenseLabels):
         return labels.log_probs.argmax(1)
-    if isinstance(labels, FeatureLabels | SpanLabels | ChunkLabels | ApartLabels):
+    if isinstance(labels, FeatureLabels | SpanLabels | ChunkLabels | OpeningLabels | ApartLabels):
         raise LabelError("features, spans and several labels have no best class: they are not one distribution")
     # Sorted by label, then by falling weight: the first entry of each label is its best.
     order = torch.argsort(labels.weights, descending=True, stable=True)
@@ -203,7 +206,7 @@ def concat(parts: Sequence[SoftLabels]) -> SoftLabels:
     if isinstance(parts[0], ApartLabels):
         every = [part.parts for part in parts if isinstance(part, ApartLabels)]
         return ApartLabels(tuple(concat(theirs) for theirs in zip(*every, strict=True)))
-    if isinstance(parts[0], ChunkLabels):
+    if isinstance(parts[0], ChunkLabels | OpeningLabels):
         raise LabelError("chunks are of one batch of a student's tokens: make them of all its sequences at once")
     return _concat_topk([part for part in parts if isinstance(part, TopKLabels)])
 

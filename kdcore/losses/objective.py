@@ -44,8 +44,9 @@ class Objective:
 
 
 def objective_of(config: LossConfig, hard_weight: float) -> Objective:
-    """What the settings of a loss mean."""
-    return Objective(form_of(config.type, **config.parameters), hard_weight, config.temperature, config.tail)
+    """What the settings of a loss mean; of losses across tokenizers it is the cross-entropy alone."""
+    form = KL if config.is_sorted else form_of(config.type, **config.parameters)
+    return Objective(form, hard_weight, config.temperature, config.tail)
 
 
 def choose(

@@ -26,17 +26,12 @@ def tokenizer_path(
 
     Raises ConfigError when the recipe names none.
     """
-    if student.tokenizer is not None:
-        return student.tokenizer, None
-    if student.path is not None:
-        return student.path, student.revision
-    if isinstance(teacher, TeacherEndpointConfig):
-        return teacher.tokenizer, None
-    if teacher is None or not (teacher.tokenizer or teacher.path):
+    found = student.tokenizer_source or (None if teacher is None else teacher.tokenizer_source)
+    if found is None:
         raise ConfigError(
             "a student made from `architecture` needs a tokenizer; set student.tokenizer to its directory"
         )
-    return (teacher.tokenizer, None) if teacher.tokenizer else (str(teacher.path), teacher.revision)
+    return found
 
 
 def build_text_student(config: CausalLMConfig, tokenizer: Any) -> nn.Module:

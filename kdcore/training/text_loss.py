@@ -6,8 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.config.loss import ChunkForm, LossConfig
+from kdcore.errors import ConfigError
 from kdcore.labels.chunk_labels import ChunkLabels
+from kdcore.labels.opening_labels import OpeningLabels
 from kdcore.losses.cross_tokenizer.likelihood import likelihood_loss
+from kdcore.losses.cross_tokenizer.opening import opening_loss
 from kdcore.losses.cross_tokenizer.path import path_log_probs
 from kdcore.losses.objective import METRICS, Objective
 from kdcore.losses.sparse.head import LogitRules, logit_rules
@@ -23,21 +26,27 @@ def text_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Sum over the batch's tokens of `objective`, and detached sums of METRICS.
 
-    Of labels of chunks it is (1 - hard_weight) x the divergence of their likelihoods + hard_weight x cross-entropy, of
-    `settings`; `kl` is that divergence then, `support_mass` the share of tokens in a chunk, `agreement` nothing.
+    Of labels of another tokenizer's chunks of text it is (1 - hard_weight) x what `settings` compare them by +
+    hard_weight x cross-entropy; `kl` is the former then, `support_mass` the share of tokens in a chunk, `agreement`
+    nothing.
 
     `student` is a causal LM of transformers: its decoder runs, then the loss takes the head's weight. Raises LabelError
-    before that where the student has fewer classes than the labels, and what distillation_loss_from_hidden raises.
+    before that where the student has fewer classes than the labels, ConfigError for a loss across tokenizers of labels
+    that are not, and what distillation_loss_from_hidden raises.
     """
+    labels = batch.labels
+    across = isinstance(labels, ChunkLabels | OpeningLabels)
+    if settings.is_sorted and labels is not None and not isinstance(labels, OpeningLabels):
+        raise ConfigError(
+            f"the loss '{settings.type}' compares tokens of two tokenizers where both begin one, which a recipe finds "
+            "(training.loss.type): train with `kd train`, or set another type"
+        )
     model: Any = student
     head = model.get_output_embeddings()
-    labels = batch.labels
-    check_fit(
-        None if isinstance(labels, ChunkLabels) else labels, batch.targets, len(batch.positions), _num_outputs(head)
-    )
+    check_fit(None if across else labels, batch.targets, len(batch.positions), _num_outputs(head))
     hidden = model.get_decoder()(**batch.inputs(), use_cache=False).last_hidden_state.flatten(0, 1)[batch.positions]
-    if isinstance(labels, ChunkLabels):
-        return _chunk_loss(hidden, head, batch.targets, labels, logit_rules(model.config), settings)
+    if isinstance(labels, ChunkLabels | OpeningLabels):
+        return _loss_across(hidden, head, batch.targets, labels, logit_rules(model.config), settings)
     return distillation_loss_from_hidden(
         hidden,
         head.weight,
@@ -54,22 +63,28 @@ def text_loss(
     )
 
 
-def _chunk_loss(
-    hidden: Tensor, head: Any, targets: Tensor, labels: ChunkLabels, rules: LogitRules, settings: LossConfig
+def _loss_across(
+    hidden: Tensor,
+    head: Any,
+    targets: Tensor,
+    labels: ChunkLabels | OpeningLabels,
+    rules: LogitRules,
+    settings: LossConfig,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    assert settings.type in get_args(ChunkForm)  # recipes with another are refused
-    form: Any = settings.type
-    path = path_log_probs(
-        hidden,
-        head.weight,
-        targets,
-        labels.boundary_ids,
-        head_bias=head.bias,
-        rules=rules,
-        num_classes=settings.num_classes,
-        chunk_tokens=settings.chunk_tokens,
-    )
-    soft = likelihood_loss(path.log_probs, path.boundary_log_probs, labels, form, settings.chunk_temperature)
+    common: dict[str, Any] = {
+        "head_bias": head.bias,
+        "rules": rules,
+        "num_classes": settings.num_classes,
+        "chunk_tokens": settings.chunk_tokens,
+    }
+    path = path_log_probs(hidden, head.weight, targets, labels.boundary_ids, **common)
+    if isinstance(labels, OpeningLabels):
+        assert settings.is_sorted  # else there are other labels
+        soft = opening_loss(hidden, head.weight, path, labels, beta=settings.parameters.get("beta"), **common)
+    else:
+        assert settings.type in get_args(ChunkForm)  # recipes with another are refused
+        form: Any = settings.type
+        soft = likelihood_loss(path.log_probs, path.boundary_log_probs, labels, form, settings.chunk_temperature)
     cross_entropy = -path.log_probs.sum()
     inside = (labels.chunk >= 0).sum().to(soft.dtype)
     found = {

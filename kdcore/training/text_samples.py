@@ -72,6 +72,7 @@ class SourceRows:
     changes = False
 
     def __init__(self, recipe: Recipe, encoder: TextEncoder) -> None:
+        self._encoder = encoder
         source = open_source(recipe.data)
         _, parts = plan_units(source, "train", recipe.labels.unit_bytes, recipe.data.on_unreadable)
         self._rows: list[EncodedText] = []
@@ -81,7 +82,7 @@ class SourceRows:
         for ref, key, times in (sample for part in parts for sample in part):
             document = source.read(ref)
             assert isinstance(document, TextDocument)
-            found = encoder.encode(document)
+            found = self._encoded(document)
             # int32: a corpus stays in memory for the whole run.
             ends = None if found.byte_ends is None else found.byte_ends.astype(np.int32)
             self._rows.append(EncodedText(found.tokens.astype(np.int32), found.spans, ends))
@@ -112,6 +113,9 @@ class SourceRows:
 
     def bring(self, rows: np.ndarray) -> None:
         """They are in memory."""
+
+    def _encoded(self, document: TextDocument) -> EncodedText:
+        return self._encoder.encode(document)
 
     def _positions(self, row: int) -> np.ndarray:
         spans = self._rows[row].spans
@@ -257,20 +261,22 @@ def text_samples(
 ) -> TextSamples:
     """Sequences from the recipe's stores where there are some (with or without their labels), else from the source.
 
-    Those of a store of codec `span` come from the source too, as the student's tokenizer cuts them. Raises
-    IdentityMismatch when another store was made with another tokenizer than the student's, and DataError for a document
-    longer than `sequence_length`, unless `long_documents` says what to do with it.
+    Where students learn by the bytes of a text they come from the source too, as the student's tokenizer cuts them.
+    Raises IdentityMismatch when another store was made with another tokenizer than the student's, and DataError for a
+    document longer than `sequence_length`, unless `long_documents` says what to do with it.
     """
     if not recipe.has_labels:
         rows = SourceRows(recipe, TextEncoder(tokenizer, recipe.data))
         return TextSamples(rows, sequence_length, False, long_documents)
     from kdcore.store.reader import LabelStore
-    from kdcore.training.span_rows import SpanRows, holds_spans
+    from kdcore.training.cross_rows import OpeningRows, SpanRows, holds_spans
     from kdcore.training.stored_labels import open_labels
 
     store = open_labels(recipe)
-    if isinstance(store, LabelStore) and holds_spans(store):
-        return TextSamples(SpanRows(recipe, tokenizer, store), sequence_length, uses_labels, long_documents)
+    is_sorted = recipe.training is not None and recipe.training.loss.is_sorted
+    if isinstance(store, LabelStore) and (is_sorted or holds_spans(store)):
+        rows = (OpeningRows if is_sorted else SpanRows)(recipe, tokenizer, store)
+        return TextSamples(rows, sequence_length, uses_labels, long_documents)
     check_same_tokenizer(store, tokenizer)
     samples = TextSamples(StoreRows(store), sequence_length, uses_labels, long_documents)
     samples.notes += store.notes
@@ -288,5 +294,5 @@ def check_same_tokenizer(store: "Labelled", tokenizer: "PreTrainedTokenizerBase"
             f"student and teacher must share a tokenizer: the labels in {store.path} were made with one of digest "
             f"{stored}, the student's '{tokenizer.name_or_path}' has {ours}. Use the teacher's (student.tokenizer in a "
             "recipe), special tokens and chat template included; or label with labels.codec: {type: span}, from which "
-            "students of any tokenizer learn"
+            "students of any tokenizer learn (of topk labels with training.loss.type gold or uld)"
         )

@@ -154,3 +154,20 @@ def test_boundaries() -> None:
         assert marks[vocabulary[word]] or family == "wordpiece"
         assert not marks[vocabulary[inside]]
         assert not marks[len(vocabulary) :].any()
+
+
+def test_entries_are_known_by_what_they_stand_for() -> None:
+    names = {family: TokenBytes(tokenizer_of(family)).names() for family in FAMILIES}
+    for family, found in names.items():
+        tokenizer = tokenizer_of(family)
+        assert (found["EOS"], found["<s>"]) == (tokenizer.eos_token_id, tokenizer.bos_token_id)
+        assert len(set(found.values())) == len(found)
+        # A word as the tokenizer says it, by bytes.
+        ids = tokenizer.encode("x fox jump", add_special_tokens=False)
+        known = {number: name for name, number in found.items()}
+        said = b"".join(name for each in ids if isinstance(name := known[each], bytes))
+        assert said.strip() == b"x fox jump"
+    fallback = tokenizer_of("bpe-fallback")
+    assert names["bpe-fallback"][b"\0"] == fallback.convert_tokens_to_ids("<0x00>")
+    assert names["bpe-fallback"][b"a"] == fallback.convert_tokens_to_ids("a")  # and not <0x61>
+    assert names["bytes"].keys() <= names["byte-bpe-500"].keys()

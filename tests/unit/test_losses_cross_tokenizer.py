@@ -9,9 +9,12 @@ from torch.nn import functional
 
 from kdcore.errors import LabelError
 from kdcore.labels import RowView, SpanCodec, SpanLabels, TopKLabels
+from kdcore.labels.alignment import Tokens
 from kdcore.labels.chunk_labels import ChunkLabels, Pieces, chunk_labels, chunks_of
+from kdcore.labels.opening_labels import OpeningLabels, opening_labels, openings_of
 from kdcore.labels.span import span_outputs
 from kdcore.losses.cross_tokenizer.likelihood import chunk_divergence, chunk_log_probs, likelihood_loss
+from kdcore.losses.cross_tokenizer.opening import later_log_probs, opening_loss
 from kdcore.losses.cross_tokenizer.path import path_log_probs
 from kdcore.losses.cross_tokenizer.sorted_distance import SharedClasses, hybrid_loss, sorted_loss
 from kdcore.losses.sparse.head import LogitRules
@@ -347,3 +350,72 @@ def test_a_batch_without_a_chunk_has_no_loss() -> None:
     loss = likelihood_loss(log_probs, torch.zeros(2), labels)
     loss.backward()
     assert float(loss) == 0
+
+
+def tokens(*ends: int, begin: int = 0) -> Tokens:
+    return Tokens(np.array([begin, *ends[:-1]]), np.array(ends))
+
+
+def test_where_chunks_begin() -> None:
+    log_probs = np.array([-1, -2, -4, -8, -np.inf, -16])
+    # A piece from byte 1 on: the teacher's first token began before it.
+    found = openings_of(tokens(2, 3, 5, 7, 8, 9), log_probs, tokens(2, 3, 4, 7, 9, 11, begin=1))
+    assert found.chunk.tolist() == [-1, 0, 1, 1, 2, -1]
+    assert found.opening.tolist() == [1, 2, 4]
+    assert found.asked.tolist() == [1, 2, 4]
+    assert found.rest_log_probs.tolist() == [0, -8, -16]
+    late = openings_of(tokens(8, 9, begin=7), np.array([-np.inf, -np.inf]), tokens(9, begin=7))
+    assert (late.asked.tolist(), late.rest_log_probs.tolist()) == ([0], [-65_504])
+    nothing = openings_of(tokens(4, 9), log_probs[:2], tokens(3, 6))
+    assert (nothing.chunk.tolist(), len(nothing.opening)) == ([-1, -1], 0)
+    both = opening_labels([found, nothing, late], whole(torch.randn(4, 5), 2), torch.arange(5))
+    assert both.chunk.tolist() == [-1, 0, 1, 1, 2, -1, -1, -1, 3]
+    assert both.opening.tolist() == [1, 2, 4, 8]
+    assert both.index(slice(0, 0)).num_chunks == 0
+
+
+@pytest.mark.parametrize("beta", [None, 0.3])
+@pytest.mark.parametrize("rules", [LogitRules(), LogitRules(0.7, 3.0)])
+def test_the_loss_of_openings_from_hidden_states(beta, rules) -> None:
+    torch.manual_seed(0)
+    found = openings_of(tokens(1, 3, 4, 6, 7), -torch.rand(5).numpy(), tokens(1, 2, 3, 5, 6, 7, 8))
+    student_of = torch.tensor([2, -1, 7, 0, -1, 3])
+    labels = opening_labels([found], whole(torch.randn(5, 6), 3).index(torch.from_numpy(found.asked)), student_of)
+    targets = torch.randint(0, 7, (7,))
+
+    def loss(hidden, head, bias):
+        common = {"head_bias": bias, "rules": rules, "num_classes": 7, "chunk_tokens": 3}
+        path = path_log_probs(hidden, head, targets, labels.boundary_ids, **common)
+        return opening_loss(hidden, head, path, labels, beta=beta, **common)
+
+    def dense(hidden, head, bias):
+        outputs = (hidden @ head[:7].T + bias[:7]) * rules.scale
+        logits = outputs if rules.softcap is None else rules.softcap * (outputs / rules.softcap).tanh()
+        if beta is None:
+            return sorted_loss(logits[labels.opening], labels.labels)
+        own = logits.log_softmax(1).gather(1, targets[:, None]).squeeze(1)
+        later = torch.stack([own[labels.chunk == place].sum() for place in range(4)]) - own[labels.opening]
+        shared = SharedClasses(torch.tensor([2, -1, -1, 0, -1, 3]))  # the student's class 7 does not count
+        scales = later.exp(), labels.rest_log_probs.double().exp()
+        return hybrid_loss(logits[labels.opening], labels.labels, shared, beta, *scales)
+
+    assert labels.num_chunks == 4
+    assert labels.chunk.tolist() == [0, 1, 1, 2, 2, 3, -1]
+    leaves = [torch.randn(*size).double().requires_grad_() for size in ((7, 4), (9, 4), (9,))]
+    ours, theirs = loss(*leaves), dense(*leaves)
+    torch.testing.assert_close(ours, theirs)
+    both = [torch.autograd.grad(value, leaves) for value in (3 * ours, 3 * theirs)]
+    torch.testing.assert_close(*both)
+
+
+def test_openings_without_a_chunk_have_no_loss() -> None:
+    labels = OpeningLabels(
+        torch.tensor([-1, -1]), torch.zeros(0).long(), whole(torch.zeros(0, 5), 2), torch.zeros(0), torch.arange(5)
+    )
+    hidden, head = torch.zeros(2, 3, requires_grad=True), torch.zeros(5, 3, requires_grad=True)
+    path = path_log_probs(hidden, head, torch.zeros(2).long(), labels.boundary_ids)
+    loss = opening_loss(hidden, head, path, labels, beta=0.5)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert head.grad is not None
+    assert later_log_probs(path.log_probs, labels).shape == (0,)

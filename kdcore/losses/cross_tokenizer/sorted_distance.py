@@ -5,9 +5,12 @@ are the same string in both vocabularies by a Jensen-Shannon divergence, the oth
 
 Of a stored top-k label the teacher's k probabilities are known, and the rest by its sum: the rest is one cell on
 either side, which gives no more than the distance of whole distributions, and that itself where the rest is nothing.
+From hidden states, and for chunks of text, they are in `opening.py`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +20,7 @@ from kdcore.labels.soft_labels import TopKLabels
 
 __all__ = ["SharedClasses", "hybrid_loss", "sorted_loss"]
 
+Name = TypeVar("Name")
 _LEAST = 1e-8
 """The least mass of a shared class, as trl has it."""
 
@@ -41,12 +45,12 @@ class SharedClasses:
     student_of: Tensor
 
     @classmethod
-    def of(cls, teacher: dict[str, int], student: dict[str, int], num_classes: int) -> "SharedClasses":
+    def of(cls, teacher: Mapping[Name, int], student: Mapping[Name, int], num_classes: int) -> "SharedClasses":
         """Of two vocabularies, entry to id; the teacher has `num_classes`."""
-        student_of = torch.full((num_classes,), -1)
-        for text, number in teacher.items():
-            if text in student and number < num_classes:
-                student_of[number] = student[text]
+        found = [(number, student[name]) for name, number in teacher.items() if name in student]
+        theirs, ours = torch.tensor(found, dtype=torch.int64).reshape(-1, 2).unbind(1)
+        student_of, known = torch.full((num_classes,), -1), theirs < num_classes
+        student_of[theirs[known]] = ours[known]
         return cls(student_of)
 
     @property

@@ -10,6 +10,7 @@ from kdcore.config.loss import Tail
 from kdcore.errors import LabelError
 from kdcore.labels.apart import ApartLabels
 from kdcore.labels.chunk_labels import ChunkLabels
+from kdcore.labels.opening_labels import OpeningLabels
 from kdcore.labels.soft_labels import DenseLabels, FeatureLabels, SoftLabels, SparseLabels, TopKLabels
 from kdcore.labels.span_labels import SpanLabels
 
@@ -50,10 +51,10 @@ def check_fit(labels: SoftLabels | None, targets: Tensor, num_tokens: int, num_o
 def _check_labels(labels: SoftLabels, num_tokens: int, num_outputs: int) -> None:
     if labels.num_labels != num_tokens:
         raise LabelError(f"one soft label per token is needed: {num_tokens} tokens, {labels.num_labels} labels")
-    if isinstance(labels, SpanLabels | ChunkLabels):
+    if isinstance(labels, SpanLabels | ChunkLabels | OpeningLabels):
         raise LabelError(
-            "this loss compares distributions, but the store holds likelihoods of text (codec span): train with a "
-            "recipe, or with kdcore.losses.cross_tokenizer"
+            "this loss compares distributions over the student's tokens, and the labels are of another tokenizer's, or "
+            "likelihoods of text (codec span): train with a recipe, or with kdcore.losses.cross_tokenizer"
         )
     if isinstance(labels, ApartLabels):
         raise LabelError(

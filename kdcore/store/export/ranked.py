@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 
 from kdcore.errors import LabelError
-from kdcore.labels import ApartLabels, ChunkLabels, DenseLabels, FeatureLabels, SoftLabels, SpanLabels, TopKLabels
+from kdcore.labels import (
+    ApartLabels,
+    ChunkLabels,
+    DenseLabels,
+    FeatureLabels,
+    OpeningLabels,
+    SoftLabels,
+    SpanLabels,
+    TopKLabels,
+)
 
 __all__ = ["Ranked", "join_ranked", "ranked"]
 
@@ -38,7 +47,7 @@ def ranked(labels: SoftLabels, top: int) -> Ranked:
 
     Equal weights rank by falling log-probability as stored, then by id. LabelError for features and spans.
     """
-    if isinstance(labels, FeatureLabels | SpanLabels | ChunkLabels | ApartLabels):
+    if isinstance(labels, FeatureLabels | SpanLabels | ChunkLabels | OpeningLabels | ApartLabels):
         raise LabelError(
             "features, spans and several labels have no most probable classes: they are not one distribution"
         )

@@ -1,5 +1,6 @@
 """A recipe: one YAML file that runs end to end."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,8 @@ from kdcore.config.base import IsPath, Settings
 from kdcore.config.cluster import ClusterConfig
 from kdcore.config.data import DataConfig, kind_of
 from kdcore.config.labels import CodecConfig, DenseConfig, LabelsConfig, ThresholdConfig, TopKConfig
+from kdcore.config.losses import LossTerm
+from kdcore.config.losses.response import CrossEntropyTerm, DivergenceTerm
 from kdcore.config.models import FittedTeacher, ModelConfig, TeacherConfig, TeacherEndpointConfig, TeacherLMConfig
 from kdcore.config.paths import path_settings
 from kdcore.config.synthesis import SynthesisConfig
@@ -67,8 +70,6 @@ class Recipe(Settings):
                 f"labels.codec.type 'span' is of the tokens of a text, and data.type '{self.data.type}' needs labels "
                 "of classes: set it to dense, topk, threshold or sampled"
             )
-        if kind == "causal_lm" and self.training is not None and self.training.losses:
-            raise ValueError("training.losses are losses of classifiers, and data are text: set training.loss instead")
         if self.ranks > 1:
             self._splittable(self.ranks)
         if self.labels.mix is not None and self.teacher is not None:
@@ -84,11 +85,13 @@ class Recipe(Settings):
     def _apart(self, kind: str) -> None:
         apart = self.labels.mix is not None and self.labels.mix.rule == "apart"
         losses = () if self.training is None else self.training.losses
-        if apart and (kind == "causal_lm" or not losses):
+        if apart and not losses:
             raise ValueError(
-                "labels.mix.rule 'apart' is for training.losses of a classifier, which say what is heard of each "
-                "teacher: list them, or set the rule to arithmetic"
+                "labels.mix.rule 'apart' is for training.losses, which say what is heard of each teacher: list them, "
+                "or set the rule to arithmetic"
             )
+        if losses and kind == "causal_lm":
+            _check_terms_of_text(losses, apart)
         for number, term in enumerate(losses):
             if term.teacher is not None and not apart:
                 raise ValueError(
@@ -219,6 +222,29 @@ class Recipe(Settings):
     def store_paths(self) -> tuple[str, ...]:
         """The label stores that students learn from: that of this recipe, or those of its mix."""
         return (self.store_path,) if self.labels.mix is None else tuple(store.path for store in self.labels.mix.stores)
+
+
+def _check_terms_of_text(losses: Sequence[LossTerm], apart: bool) -> None:
+    """ValueError for losses that a language model's students do not have."""
+    if not apart:
+        raise ValueError(
+            "training.losses are losses of classifiers, and data are text: set training.loss instead; of text they are "
+            "for labels.mix with rule apart"
+        )
+    for number, term in enumerate(losses):
+        where = f"training.losses.{number}, {term.label}"
+        if isinstance(term, DivergenceTerm) and term.teacher is None:
+            raise ValueError(f"{where}: of text each divergence hears one teacher: set `teacher` to a store's number")
+        if isinstance(term, DivergenceTerm) and not term.standardise:
+            continue
+        if not isinstance(term, CrossEntropyTerm) or term.smoothing or term.teacher is not None:
+            raise ValueError(
+                f"{where}: losses of text are divergences (kl, reverse_kl, jsd, skew_kl, skew_reverse_kl, "
+                "total_variation, adaptive_kl) without `standardise`, and cross_entropy without `smoothing` and "
+                "`teacher`"
+            )
+    if not any(isinstance(term, DivergenceTerm) for term in losses):
+        raise ValueError("training.losses hear no teacher of labels.mix: add a divergence, such as kl, with `teacher`")
 
 
 def _refuse_of_text(settings: Settings, where: str, names: tuple[str, ...]) -> None:

@@ -177,7 +177,8 @@ class TrainingConfig(Settings):
     engine: EngineConfig = Field(default=TorchEngineConfig(), description="who runs the steps of several ranks")
     loss: LossConfig = Field(default=LossConfig(), description="what is minimised")
     losses: tuple[AnyLossTerm, ...] = Field(
-        default=(), description="instead of `loss`: several, by type, with weights (images; docs/losses.md)"
+        default=(),
+        description="instead of `loss`: several, by type, with weights (docs/losses.md); of text: with rule apart",
     )
     live_teacher: bool | Literal["auto"] = Field(
         default="auto",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -154,6 +154,7 @@ def _bytes_of(text: str, level: bool, fallback: bool) -> bytes | None:
     return None if found is None else bytes([int(found[1], 16)])
 
 
+@cache
 def _byte_table() -> dict[str, int]:
     """The characters that stand for bytes in a byte-level tokenizer: printable ones for themselves, the rest moved."""
     shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]

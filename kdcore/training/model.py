@@ -18,6 +18,7 @@ from kdcore.training.composition import Composition, inputs_of
 from kdcore.training.ranks import Ranks
 from kdcore.training.statistics import Kept, at_rest, saved_buffers, unmoved
 from kdcore.training.text_loss import text_loss
+from kdcore.training.text_terms import TextTerms
 
 
 class DistillModel(nn.Module):
@@ -32,7 +33,11 @@ class DistillModel(nn.Module):
         self.objective = objective_of(config.loss, config.loss.hard_weight if uses_labels else 1.0)
         self.composition = composition
         self.losses = None if composition is None else composition.losses
-        self.measures: tuple[str, ...] = METRICS if composition is None else composition.measures
+        # Of text: a baseline's is the cross-entropy alone, whatever is listed.
+        listed = config.losses if composition is None and uses_labels else ()
+        self.terms = TextTerms(listed) if listed else None
+        own = METRICS if self.terms is None else (*METRICS, *self.terms.names)
+        self.measures: tuple[str, ...] = own if composition is None else composition.measures
         self._before_step: Kept | None = None
 
     def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
@@ -50,6 +55,8 @@ class DistillModel(nn.Module):
         return unmoved(self) if len(batch.targets) else at_rest(self)
 
     def _loss(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        if isinstance(batch, TextBatch) and self.terms is not None:
+            return self.terms.loss(self.student, batch, self.config.loss, progress)
         if isinstance(batch, TextBatch):
             return text_loss(self.student, batch, self.objective, self.config.loss)
         if self.composition is not None:

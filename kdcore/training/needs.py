@@ -10,6 +10,7 @@ from kdcore.config.labels import (
     DenseConfig,
     FeatureConfig,
     SampledConfig,
+    SpanConfig,
     ThresholdConfig,
     TopKConfig,
 )
@@ -132,7 +133,8 @@ def check_apart(terms: Sequence[LossTerm], codecs: Sequence[Codec]) -> None:
         if lacks:
             raise ConfigError(
                 f"the loss '{term.label}' needs {lacks[0]}, which a store of labels.mix that it hears does not have: "
-                "set its `teacher` to one that does, label that store with another labels.codec, or leave the loss out"
+                "set its `teacher` to one that does, its temperature to 1 (of labels that name few classes), another "
+                "labels.codec where that store is made, or leave the loss out"
             )
 
 
@@ -140,7 +142,8 @@ def _settings_of(codec: Codec) -> CodecConfig:
     """The settings of a store's codec, as far as losses ask."""
     if isinstance(codec, FeatureCodec):
         return FeatureConfig(layers=tuple(codec.shape_of()))
-    return {"threshold": ThresholdConfig, "sampled": SampledConfig, "topk": TopKConfig}.get(codec.name, DenseConfig)()
+    kinds = {"threshold": ThresholdConfig, "sampled": SampledConfig, "topk": TopKConfig, "span": SpanConfig}
+    return kinds.get(codec.name, DenseConfig)()
 
 
 def _of_mean(codecs: Sequence[CodecConfig]) -> Sequence[CodecConfig]:
@@ -185,7 +188,7 @@ def _lacking(term: LossTerm, codec: CodecConfig) -> str | None:
         return f"features of {', '.join(missing)}"
     if method.needs_teacher_logits and not (isinstance(codec, DenseConfig) or WHOLE in stored):
         kind = KIND_OF_CODEC.get(codec.type)
-        return None if kind is not None and method.takes_labels(term, kind) else "the logits of all classes"
+        return None if kind not in (None, "spans") and method.takes_labels(term, kind) else "the logits of all classes"
     return None
 
 

@@ -9,6 +9,7 @@ from kdcore.config.loss import ChunkForm, LossConfig
 from kdcore.errors import ConfigError
 from kdcore.labels.chunk_labels import ChunkLabels
 from kdcore.labels.opening_labels import OpeningLabels
+from kdcore.labels.soft_labels import SoftLabels
 from kdcore.losses.cross_tokenizer.likelihood import likelihood_loss
 from kdcore.losses.cross_tokenizer.opening import opening_loss
 from kdcore.losses.cross_tokenizer.path import path_log_probs
@@ -18,7 +19,7 @@ from kdcore.losses.sparse.loss import distillation_loss_from_hidden
 from kdcore.losses.sparse.support import check_fit
 from kdcore.training.batches import TextBatch
 
-__all__ = ["text_loss"]
+__all__ = ["head_of", "loss_of_hidden", "student_hidden", "text_loss"]
 
 
 def text_loss(
@@ -43,15 +44,43 @@ def text_loss(
         )
     model: Any = student
     head = model.get_output_embeddings()
+    model: Any = student
+    head = head_of(student)
     check_fit(None if across else labels, batch.targets, len(batch.positions), _num_outputs(head))
-    hidden = model.get_decoder()(**batch.inputs(), use_cache=False).last_hidden_state.flatten(0, 1)[batch.positions]
+    hidden = student_hidden(student, batch)
     if isinstance(labels, ChunkLabels | OpeningLabels):
         return _loss_across(hidden, head, batch.targets, labels, logit_rules(model.config), settings)
+    return loss_of_hidden(student, hidden, head, labels, batch.targets, objective, settings)
+
+
+def head_of(student: nn.Module) -> Any:
+    """The layer that makes logits of a causal LM's hidden states."""
+    model: Any = student
+    return model.get_output_embeddings()
+
+
+def student_hidden(student: nn.Module, batch: TextBatch) -> Tensor:
+    """The last hidden states [N, D] of a causal LM at the batch's labelled positions."""
+    model: Any = student
+    return model.get_decoder()(**batch.inputs(), use_cache=False).last_hidden_state.flatten(0, 1)[batch.positions]
+
+
+def loss_of_hidden(
+    student: nn.Module,
+    hidden: Tensor,
+    head: Any,
+    labels: SoftLabels | None,
+    targets: Tensor,
+    objective: Objective,
+    settings: LossConfig,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The summed loss of N tokens, as `distillation_loss_from_hidden` makes it with these settings."""
+    model: Any = student
     return distillation_loss_from_hidden(
         hidden,
         head.weight,
         labels,
-        batch.targets,
+        targets,
         objective=objective,
         head_bias=head.bias,
         rules=logit_rules(model.config),

@@ -243,7 +243,7 @@ def test_rule_and_losses_go_together():
     }
     Recipe.model_validate(values)
     for change, message in (
-        ({"training": {"steps": 1}}, "is for training.losses of a classifier"),
+        ({"training": {"steps": 1}}, "is for training.losses, which say"),
         (
             {
                 "labels": {"mix": {**mix, "rule": "random"}},

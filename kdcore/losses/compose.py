@@ -11,6 +11,7 @@ from kdcore.config.losses.own import OwnTerm
 from kdcore.errors import ConfigError
 from kdcore.losses.method import LossInputs, Shapes
 from kdcore.losses.registry import make_method, method_class
+from kdcore.losses.standard import Standard
 
 __all__ = ["LOSSES", "ComposedLoss", "paths_apart", "student_paths", "teacher_paths", "term_names"]
 
@@ -53,6 +54,12 @@ def term_names(terms: Sequence[LossTerm]) -> tuple[str, ...]:
     )
 
 
+def _standard(term: LossTerm, shapes: Shapes) -> Standard | None:
+    if not isinstance(term, FeatureTerm) or not term.standardise_teacher:
+        return None
+    return Standard(term.teacher_paths, shapes)
+
+
 class ComposedLoss(nn.Module):
     """The sum of `terms`, with the parameters and memories that their methods own.
 
@@ -63,10 +70,12 @@ class ComposedLoss(nn.Module):
         super().__init__()
         self.terms, self.names = tuple(terms), term_names(terms)
         self.methods = nn.ModuleList()
+        self._standards: list[Standard | None] = []
         for number, term in enumerate(terms):
             try:
                 heard = shapes if term.teacher is None else shapes.hearing(term.teacher)
                 self.methods.append(make_method(term, heard))
+                self._standards.append(_standard(term, heard))
             except ConfigError as error:
                 raise ConfigError(f"{where}.{number}, {term.label}: {error.message}") from error
 
@@ -79,7 +88,8 @@ class ComposedLoss(nn.Module):
         count = len(inputs.student_logits)
         total = inputs.student_logits.new_zeros((), dtype=torch.float32)
         values = {name: torch.zeros_like(total) for name in self.names}
-        for name, term, method in zip(self.names, self.terms, self.methods, strict=True):
+        each = zip(self.names, self.terms, self.methods, self._standards, strict=True)
+        for name, term, method, standard in each:
             weight = term.weight_at(inputs.progress)
             if weight == 0:
                 continue
@@ -88,7 +98,7 @@ class ComposedLoss(nn.Module):
             kept = wanted and torch.is_autocast_enabled(total.device.type)
             with torch.autocast(total.device.type, enabled=kept):
                 heard = inputs if term.teacher is None else inputs.hearing(term.teacher)
-                value = method(heard) * count
+                value = method(heard if standard is None else standard(heard)) * count
             values[name] = value.detach()
             total = total + weight * value
         return total, values

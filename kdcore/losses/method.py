@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from kdcore.config.loss import LabelKind
 from kdcore.config.losses.base import FeatureTerm, LossTerm
 from kdcore.errors import ConfigError
+from kdcore.labels.moments import LayerMoments
 from kdcore.labels.soft_labels import SoftLabels
 from kdcore.losses.projectors import require_maps
 
@@ -56,6 +57,9 @@ class Shapes:
     of_first_tokens: bool = False
     """Whether the teacher's are vectors where its layers give tokens, as a store of texts has them."""
 
+    moments: tuple[LayerMoments, ...] = ()
+    """What the store of each teacher says of its features' mean and spread; empty without stores."""
+
     @property
     def teachers(self) -> tuple[Mapping[str, Shape], ...]:
         """Of every teacher."""
@@ -64,7 +68,7 @@ class Shapes:
     def hearing(self, number: int) -> "Shapes":
         """Of one of several teachers; ConfigError where there is none of this number."""
         _require_teacher(number, len(self.each))
-        return replace(self, teacher=self.each[number], each=())
+        return replace(self, teacher=self.each[number], each=(), moments=self.moments[number : number + 1])
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from kdcore.store.index import Index, build_index, index_batch, index_schema
 from kdcore.store.keys import KeyTable
 from kdcore.store.layout import CARD, MANIFEST
 from kdcore.store.manifest import IndexFile, Manifest, check_manifest, load_manifest, manifest_text
+from kdcore.store.moments import joined_moments
 from kdcore.store.part import unpack_part
 from kdcore.store.storage.places import Location, Place, open_place
 from kdcore.store.writer import HashingSink, Receipt
@@ -33,7 +34,8 @@ def publish_manifest(
 ) -> Manifest:
     """Finish a store: join the parts of the index, refuse a key that two rows share, write index, card, manifest.
 
-    No shard is opened: each receipt carries its part, CorruptShard when one has none (as those of a manifest).
+    No shard is opened: each receipt carries its part, CorruptShard when one has none (as those of a manifest), and the
+    statistics of its features, which are joined in `extra`.
 
     Of two jobs that finish the same store, the first one's manifest counts and is returned. Its identity is that of
     identity.json; when this job runs other package versions, `extra` says so as `finished_with`.
@@ -43,8 +45,9 @@ def publish_manifest(
     compare_identity(begun, identity, what=f"the label store {place}")
     if begun.get("versions") != identity.get("versions"):
         extra = {**(extra or {}), "finished_with": identity.get("versions")}
+    extra = {**(extra or {}), **joined_moments([receipt.moments for receipt in receipts])}
     # Through JSON, so that what is digested is what is read back.
-    plain = json.loads(json.dumps({"identity": begun, "extra": extra or {}}, allow_nan=False))
+    plain = json.loads(json.dumps({"identity": begun, "extra": extra}, allow_nan=False))
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     name = f"index-{secrets.token_hex(8)}.arrow"
     draft = Manifest(

@@ -11,12 +11,14 @@ import numpy as np
 from kdcore.errors import CorruptShard, MissingLabels, StoreError
 from kdcore.identity import compare_identity
 from kdcore.labels import Codec, RowView, SoftLabels
+from kdcore.labels.moments import LayerMoments, moments_of_json
 from kdcore.labels.spans import positions_of
 from kdcore.labels.views import Views, unpack_views
 from kdcore.labels.views.spec import ViewSpec
 from kdcore.store.index import Index, read_part
 from kdcore.store.keys import KeyTable
 from kdcore.store.manifest import Manifest, load_manifest
+from kdcore.store.moments import FEATURE_MOMENTS
 from kdcore.store.opening import check_sizes, open_index
 from kdcore.store.order import share_of
 from kdcore.store.schema import LABEL_SPANS, TOKEN_LOG_PROBS, VIEWS
@@ -107,6 +109,11 @@ class LabelStore:
     def num_classes(self) -> int:
         """V; 0 where the labels are not distributions."""
         return self.codec.num_classes
+
+    @cached_property
+    def moments(self) -> tuple[LayerMoments, ...]:
+        """Mean and spread of the store's features by layer, alone in a tuple; of none where nobody gathered them."""
+        return (moments_of_json(self.manifest.extra.get(FEATURE_MOMENTS, {}), self.path),)
 
     @property
     def num_rows(self) -> int:

@@ -13,6 +13,7 @@ from kdcore.identity import new_hash
 from kdcore.labels import Codec
 from kdcore.store.columns import check_batch, labels_per_row
 from kdcore.store.layout import DATA, check_unit
+from kdcore.store.moments import MomentsBuilder
 from kdcore.store.part import PartBuilder, pack_part
 from kdcore.store.storage.place import Sink
 from kdcore.store.storage.places import Location, open_place
@@ -30,6 +31,7 @@ class Receipt:
     `part` is the shard's part of the index; of the `measured` labels, `agreed` have their target as best class, and
     `negative_log_likelihood` is the sum over their targets. `forward_seconds` is how long the teacher was in its
     forward passes, `ideal_seconds` what the tokens that it read would take at its device's peak; 0: nobody measured.
+    `moments` are the statistics of features (see `moments.py`).
     """
 
     unit: str
@@ -45,6 +47,7 @@ class Receipt:
     negative_log_likelihood: float = field(default=0.0, compare=False)
     forward_seconds: float = field(default=0.0, compare=False)
     ideal_seconds: float = field(default=0.0, compare=False)
+    moments: str = field(default="", repr=False, compare=False)
 
     def listed(self) -> "Receipt":
         """What a manifest keeps of it."""
@@ -78,14 +81,19 @@ def write_shard(
     name = shard_name(unit, attempt)
     with open_place(store).writer(name) as file:
         sink = HashingSink(file)
-        builder = PartBuilder(name, codec)
-        rows, labels = _write_batches(sink, schema, batches, builder)
+        builder, moments = PartBuilder(name, codec), MomentsBuilder(codec)
+        rows, labels = _write_batches(sink, schema, batches, builder, moments)
     digest = sink.hash.hexdigest()
-    return Receipt(unit, name, rows, labels, sink.size, digest, unit_digest, pack_part(builder.part(), digest))
+    part = pack_part(builder.part(), digest)
+    return Receipt(unit, name, rows, labels, sink.size, digest, unit_digest, part, moments=moments.packed())
 
 
 def _write_batches(
-    sink: "HashingSink", schema: pa.Schema, batches: Iterable[pa.RecordBatch], builder: PartBuilder
+    sink: "HashingSink",
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+    builder: PartBuilder,
+    moments: MomentsBuilder,
 ) -> tuple[int, int]:
     rows = labels = 0
     with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), schema) as writer:
@@ -93,6 +101,7 @@ def _write_batches(
             writer.write_batch(batch)
             check_batch(batch, builder.where)
             builder.add(batch)
+            moments.add(batch)
             rows += batch.num_rows
             labels += int(labels_per_row(batch).sum())
     return rows, labels

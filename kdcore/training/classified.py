@@ -14,6 +14,7 @@ from kdcore.data.document import ClassifiedText, ImageSample
 from kdcore.data.sources import Source
 from kdcore.errors import ConfigError, DataError
 from kdcore.labels.mixing import hard_labels, side_by_side
+from kdcore.labels.moments import LayerMoments
 from kdcore.labels.soft_labels import SoftLabels
 from kdcore.planning import plan_units
 from kdcore.planning.plan import Plan, PlannedSample
@@ -43,7 +44,7 @@ class StoreJoin:
         self._rows = store.rows_of(key for _, key, _ in samples)
         self.elsewhere = store.elsewhere
         self.views = StoredViews(store, self._rows)
-        self.codec, self.codecs = store.codec, store.codecs
+        self.codec, self.codecs, self.moments = store.codec, store.codecs, store.moments
         self.notes, self.changes = store.notes, store.changes
         self._viewed = store.view_spec is not None
         self._known = self._rows >= 0
@@ -116,6 +117,7 @@ class ClassifiedSamples(ABC):
         self.num_classes = int(source.num_classes or 0)
         self.codec = None if labels is None else labels.codec
         self.codecs = () if labels is None else labels.codecs
+        self.moments: tuple[LayerMoments, ...] = () if labels is None else labels.moments
 
     def __len__(self) -> int:
         return len(self._index)

@@ -119,5 +119,6 @@ def compose(
         teacher.model,
         teacher.each,
         of_first_tokens=teacher.model is None and not example.is_floating_point(),
+        moments=teacher.moments,
     )
     return Composition(student, taps, ComposedLoss(terms, shapes, where), teacher)

@@ -1,9 +1,12 @@
 """The losses of a recipe built as training builds them, before anything is labelled or trained."""
 
+import torch
 from torch import Tensor, nn
 
 from kdcore.config import Recipe
 from kdcore.labels.feature import FeatureCodec, ShapedLayers
+from kdcore.labels.moments import layer_moments
+from kdcore.labels.soft_labels import FeatureLabels
 from kdcore.losses.compose import teacher_paths
 from kdcore.training.composition import compose
 from kdcore.training.teacher_side import LiveTeacher, NoTeacher, StoredTeacher, TeacherSide
@@ -27,7 +30,10 @@ def rehearse_losses(
         paths = teacher_paths(terms)
         side = LiveTeacher(teacher, paths)
         if not live:
-            side = StoredTeacher(FeatureCodec.of_shapes(_stored(side.shapes(example), example)), paths)
+            codec = FeatureCodec.of_shapes(_stored(side.shapes(example), example))
+            # Statistics to come, of as many channels.
+            nothing = FeatureLabels(torch.zeros(1, codec.width), codec.layers)
+            side = StoredTeacher(codec, paths, layer_moments(nothing, codec.shape_of()))
     compose(student, terms, side, example, num_classes, num_samples=1)
 
 

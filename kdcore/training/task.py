@@ -99,9 +99,9 @@ def compose_task(recipe: Recipe, arm: Arm, task: Task, student: nn.Module, devic
         return None
     side: TeacherSide = NoTeacher()
     if arm.uses_labels and samples.codecs:
-        side = StoredTeachers(samples.codecs, paths_apart(terms, len(samples.codecs)))
+        side = StoredTeachers(samples.codecs, paths_apart(terms, len(samples.codecs)), samples.moments)
     elif arm.uses_labels and samples.codec is not None:
-        side = StoredTeacher(samples.codec, teacher_paths(terms))
+        side = StoredTeacher(samples.codec, teacher_paths(terms), samples.moments[0])
     elif arm.uses_labels:
         with torch.random.fork_rng(devices=[]):
             model = _live_teacher(recipe, samples, device)

@@ -10,6 +10,7 @@ from kdcore.errors import ConfigError
 from kdcore.labels.apart import ApartLabels
 from kdcore.labels.feature import FeatureCodec
 from kdcore.labels.mixing import arithmetic
+from kdcore.labels.moments import LayerMoments
 from kdcore.labels.soft_labels import DenseLabels, FeatureLabels, SoftLabels
 from kdcore.losses.method import Answer
 from kdcore.taps import WHOLE, Taps, feature_shapes
@@ -33,6 +34,11 @@ class TeacherSide(Protocol):
         """The shapes of several teachers' features, one by one; empty of one."""
         ...
 
+    @property
+    def moments(self) -> tuple[LayerMoments, ...]:
+        """What each teacher's store says of its features' mean and spread; empty without a store."""
+        ...
+
     def shapes(self, inputs: Tensor) -> dict[str, tuple[int, ...]]:
         """Of its features by module path, without the batch; a live one looks at the inputs of one sample [1, ...]."""
         ...
@@ -47,6 +53,7 @@ class NoTeacher:
 
     model: nn.Module | None = None
     each: tuple[dict[str, tuple[int, ...]], ...] = ()
+    moments: tuple[LayerMoments, ...] = ()
 
     def shapes(self, inputs: Tensor) -> dict[str, tuple[int, ...]]:
         """None."""
@@ -61,6 +68,7 @@ class LiveTeacher:
     """The network itself: frozen, in eval mode, in its own dtype, run under no gradient; no part of what is trained."""
 
     each: tuple[dict[str, tuple[int, ...]], ...] = ()
+    moments: tuple[LayerMoments, ...] = ()
 
     def __init__(self, model: nn.Module, paths: Sequence[str] | Mapping[str, str]) -> None:
         self._network = model.requires_grad_(False).eval()
@@ -91,12 +99,16 @@ class LiveTeacher:
 
 
 class StoredTeacher:
-    """A label store: `codec` decoded the labels. `paths` says by which setting each is named."""
+    """A label store: `codec` decoded the labels. `paths` says by which setting each is named.
+
+    `moments` are the mean and spread of its features, by layer.
+    """
 
     model: nn.Module | None = None
     each: tuple[dict[str, tuple[int, ...]], ...] = ()
 
-    def __init__(self, codec: object, paths: Mapping[str, str]) -> None:
+    def __init__(self, codec: object, paths: Mapping[str, str], moments: LayerMoments | None = None) -> None:
+        self.moments: tuple[LayerMoments, ...] = (moments or {},)
         self._shapes: dict[str, tuple[int, ...]] = {}
         if isinstance(codec, FeatureCodec):
             known = codec.shape_of()
@@ -130,7 +142,10 @@ class StoredTeachers:
 
     model: nn.Module | None = None
 
-    def __init__(self, codecs: Sequence[object], paths: Sequence[Mapping[str, str]]) -> None:
+    def __init__(
+        self, codecs: Sequence[object], paths: Sequence[Mapping[str, str]], moments: Sequence[LayerMoments] = ()
+    ) -> None:
+        self.moments = tuple(moments) or ({},) * len(codecs)
         self._sides = [StoredTeacher(codec, named) for codec, named in zip(codecs, paths, strict=True)]
         self.each = tuple(side.shapes(torch.empty(0)) for side in self._sides)
 

@@ -67,7 +67,8 @@ def write_store(
     units = {"unit-000000": numbers[:half], "unit-000001": numbers[half:]}
     for unit, part in units.items():
         rows = [_row(teacher, number, codec, kind, targets) for number in part]
-        publish_receipt(path, write_shard(path, unit, 0, schema, batches_from_rows(schema, rows), unit_digest=unit))
+        batches = batches_from_rows(schema, rows)
+        publish_receipt(path, write_shard(path, unit, 0, schema, batches, unit_digest=unit, codec=codec))
     publish_manifest(path, made, read_journal(path, {unit: unit for unit in units}), {}, codec.state())
     return open_store(path)
 

@@ -55,6 +55,12 @@ class FeatureTerm(LossTerm):
         default=None, description="module paths in the teacher, one for each of `at`; default: the same"
     )
 
+    standardise_teacher: bool = Field(
+        default=False,
+        description="bring the teacher's features to mean 0 and deviation 1 in each channel first, by the statistics "
+        "in its label store (labels.codec.type feature)",
+    )
+
     @field_validator("at", "teacher_at", mode="before")
     @classmethod
     def _one_or_several(cls, given: object) -> object:
@@ -71,6 +77,12 @@ class FeatureTerm(LossTerm):
             raise ValueError(
                 f"`teacher_at` needs one path for each of `at`: got {len(self.teacher_paths)} for {len(self.at)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_standardise(self) -> "FeatureTerm":
+        if self.standardise_teacher and not self.teacher_paths:
+            raise ValueError("`standardise_teacher` is of a teacher's features, which this loss does not look at")
         return self
 
     paired: ClassVar[bool] = True

@@ -14,6 +14,7 @@ from kdcore.store.beginning import open_for_writing, publish_probe
 from kdcore.store.index import Index, read_part
 from kdcore.store.journal import publish_receipt, read_journal, read_receipts
 from kdcore.store.manifest import Manifest, is_finished, load_manifest
+from kdcore.store.moments import packed_moments
 from kdcore.store.opening import check_sizes, open_index
 from kdcore.store.part import pack_part
 from kdcore.store.probe import read_probe
@@ -178,8 +179,10 @@ def copy_shard(source: SourceStore, shard: int, unit: str, digest: str, out: Pla
             sink.write(view[start : start + _PIECE_BYTES])
         if sink.hash.hexdigest() != receipt.digest:
             raise altered(source.place.where(receipt.shard), receipt.digest, sink.hash.hexdigest())
-        part = read_part(Shard(source.place, receipt, source.schema, source=held), source.codec)
-    return replace(receipt, unit=unit, shard=name, unit_digest=digest, part=pack_part(part, receipt.digest))
+        opened = Shard(source.place, receipt, source.schema, source=held)
+        part, moments = read_part(opened, source.codec), packed_moments(source.codec, opened.batches)
+    part = pack_part(part, receipt.digest)
+    return replace(receipt, unit=unit, shard=name, unit_digest=digest, part=part, moments=moments)
 
 
 def read_batches(source: SourceStore, shard: int) -> tuple[Source, list[pa.RecordBatch]]:

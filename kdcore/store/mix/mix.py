@@ -25,6 +25,7 @@ from kdcore.labels.mixing import (
     target_log_probs,
     votes,
 )
+from kdcore.labels.moments import LayerMoments
 from kdcore.labels.views import Views
 from kdcore.labels.views.spec import ViewSpec
 from kdcore.store.mix.checks import check_alike, check_covered, check_rule, forms_of, shared_classes
@@ -121,6 +122,11 @@ class LabelMix:
     def codecs(self) -> tuple[Codec, ...]:
         """Of each store whose labels are kept apart; none of stores that are mixed."""
         return tuple(store.codec for store in self.stores) if self.apart else ()
+
+    @property
+    def moments(self) -> tuple[LayerMoments, ...]:
+        """Mean and spread of features, of each store."""
+        return tuple(store.moments[0] for store in self.stores)
 
     @property
     def identity(self) -> dict[str, Any]:

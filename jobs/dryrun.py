@@ -40,7 +40,7 @@ def show_mix(recipe: Recipe) -> None:
     say(dump_recipe(recipe))
     mix = open_labels(recipe)
     say(f"samples        {mix.num_rows:,}, {int(mix.num_labels_per_row().sum()):,} labels")
-    say(f"labels         {mix.path}")
+    say(f"labels         {mix.described}")
     for note in mix.notes:
         say(f"note           {note}")
     say("nothing was written")

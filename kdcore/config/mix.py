@@ -87,11 +87,3 @@ class MixConfig(Settings):
         if self.rule == "routed" and not any(store.names for store in self.stores):
             raise ValueError("rule 'routed' needs `names` of at least one store: patterns of the names of its samples")
         return self
-
-    @model_validator(mode="after")
-    def _each_once(self) -> "MixConfig":
-        paths = [store.path for store in self.stores]
-        twice = next((path for path in paths if paths.count(path) > 1), None)
-        if twice is not None:
-            raise ValueError(f"'{twice}' is given twice: give each store once, with its whole weight")
-        return self

@@ -96,6 +96,11 @@ class LabelStore:
         return self.manifest.identity
 
     @property
+    def described(self) -> str:
+        """Its path; of a mix, what it is of."""
+        return self.path
+
+    @property
     def kind(self) -> str:
         """`text` or `image`."""
         return self.manifest.kind

@@ -44,7 +44,8 @@ class StoreJoin:
         self._rows = store.rows_of(key for _, key, _ in samples)
         self.elsewhere = store.elsewhere
         self.views = StoredViews(store, self._rows)
-        self.codec, self.codecs, self.moments = store.codec, store.codecs, store.moments
+        self.codec = None if isinstance(store, LabelMix) else store.codec
+        self.codecs, self.moments = store.codecs, store.moments
         self.notes, self.changes = store.notes, store.changes
         self._viewed = store.view_spec is not None
         self._known = self._rows >= 0
@@ -115,6 +116,7 @@ class ClassifiedSamples(ABC):
         self.notes: tuple[str, ...] = () if joined is None else joined.notes
         self.elsewhere = joined is not None and joined.elsewhere
         self.num_classes = int(source.num_classes or 0)
+        self.has_labels = labels is not None
         self.codec = None if labels is None else labels.codec
         self.codecs = () if labels is None else labels.codecs
         self.moments: tuple[LayerMoments, ...] = () if labels is None else labels.moments

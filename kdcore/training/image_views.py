@@ -137,6 +137,6 @@ def check_views(store: "Labelled", spec: ViewSpec | None) -> None:
         else "Labels are of the pixels that were rendered then"
     )
     raise IdentityMismatch(
-        f"{store.path} has labels of data.views {stored}, the recipe has {wanted}. {reason}: set data.views "
+        f"{store.described} has labels of data.views {stored}, the recipe has {wanted}. {reason}: set data.views "
         "(size, mean and std too) to the store's, or label into a new path (labels.path)"
     )

@@ -63,13 +63,15 @@ class LabelledText(Dataset["LabelledSequence"]):
         opened = store if isinstance(store, LabelStore | LabelMix) else open_store(store)
         if opened.kind != "text":
             raise ConfigError(
-                f"LabelledText needs a label store of texts, but '{opened.path}' holds labels of {opened.kind}s: train "
-                "these with `kd train`, or read them with kdcore.open_store and pass them to kdcore.soft_target_loss"
+                f"LabelledText needs a label store of texts, but '{opened.described}' holds labels of {opened.kind}s: "
+                "train these with `kd train`, or read them with kdcore.open_store and pass them to "
+                "kdcore.soft_target_loss"
             )
         if opened.changes:
             raise ConfigError(
-                f"{opened.path} takes another teacher in every epoch, and LabelledText knows of no epochs: the first "
-                "one's would stay throughout. Open it with another rule, such as arithmetic, or train with a recipe"
+                f"{opened.described} takes another teacher in every epoch, and LabelledText knows of no epochs: the "
+                "first one's would stay throughout. Open it with another rule, such as arithmetic, or train with a "
+                "recipe"
             )
         if tokenizer is not None:
             check_same_tokenizer(opened, tokenizer)

@@ -31,5 +31,5 @@ def open_labels(recipe: Recipe) -> Labelled:
     for kind in sorted(mix.kinds):
         problem = training.loss.misfit_of(kind)
         if problem is not None:
-            raise ConfigError(f"{mix.path} has labels that are {kind}: {problem}")
+            raise ConfigError(f"{mix.described} has labels that are {kind}: {problem}")
     return mix

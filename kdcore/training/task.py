@@ -100,7 +100,7 @@ def compose_task(recipe: Recipe, arm: Arm, task: Task, student: nn.Module, devic
     side: TeacherSide = NoTeacher()
     if arm.uses_labels and samples.codecs:
         side = StoredTeachers(samples.codecs, paths_apart(terms, len(samples.codecs)), samples.moments)
-    elif arm.uses_labels and samples.codec is not None:
+    elif arm.uses_labels and samples.has_labels:
         side = StoredTeacher(samples.codec, teacher_paths(terms), samples.moments[0])
     elif arm.uses_labels:
         with torch.random.fork_rng(devices=[]):

@@ -291,7 +291,7 @@ def check_same_tokenizer(store: "Labelled", tokenizer: "PreTrainedTokenizerBase"
     stored, ours = store.identity.get("tokenizer"), digest_tokenizer(tokenizer)
     if stored is not None and stored != ours:
         raise IdentityMismatch(
-            f"student and teacher must share a tokenizer: the labels in {store.path} were made with one of digest "
+            f"student and teacher must share a tokenizer: the labels in {store.described} were made with one of digest "
             f"{stored}, the student's '{tokenizer.name_or_path}' has {ours}. Use the teacher's (student.tokenizer in a "
             "recipe), special tokens and chat template included; or label with labels.codec: {type: span}, from which "
             "students of any tokenizer learn (of topk labels with training.loss.type gold or uld)"

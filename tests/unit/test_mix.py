@@ -1,6 +1,7 @@
 """Several stores as one: rows by key, labels by rule, and stores that do not belong together."""
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +321,15 @@ def test_settings_of_a_loop_of_ones_own_are_checked_too():
 STORES = [{"path": "a"}, {"path": "b"}]
 
 
+def test_a_store_is_given_once_whatever_its_path(tmp_path, stores):
+    given = stores["dense0"].path
+    shutil.copytree(given, tmp_path / "copy")
+    (tmp_path / "link").symlink_to(given)
+    for other in (given, f"{given}/", tmp_path / "link", tmp_path / "copy"):
+        with pytest.raises(ConfigError, match=r"again \(one index\)"):
+            open_mix([given, stores["dense1"].path, other])
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -331,7 +341,6 @@ STORES = [{"path": "a"}, {"path": "b"}]
         ),
         ({"stores": [{"path": "a", "names": ["x"]}, {"path": "b"}]}, "of rule routed"),
         ({"stores": STORES, "rule": "routed"}, "needs `names`"),
-        ({"stores": [{"path": "a"}, {"path": "a"}]}, "given twice"),
         ({"stores": STORES[:1]}, "at least 2"),
         ({"stores": STORES, "rule": "mean"}, "arithmetic"),
     ],
@@ -347,5 +356,5 @@ def test_equal_shares_where_no_weight_is_given():
 
 def test_paths_in_words(stores):
     first, second = stores["dense0"].path, stores["dense1"].path
-    assert mix_of(stores, "dense0", "dense1").path == f"the arithmetic mix of {first}, {second}"
+    assert mix_of(stores, "dense0", "dense1").described == f"the arithmetic mix of {first}, {second}"
     assert Path(first).name == "dense0"

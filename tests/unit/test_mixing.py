@@ -20,9 +20,11 @@ from kdcore.labels import (
     TopKLabels,
     label_seeds,
 )
+from kdcore.labels.checks import row_chunks
 from kdcore.labels.mixing import (
     agreement_shares,
     arithmetic,
+    cells,
     choose,
     common_form,
     cut_classes,
@@ -416,3 +418,22 @@ def test_half_precision_stores_mix_within_their_rounding():
     mixed = whole(arithmetic(labels, torch.tensor([0.5, 0.5])))[:, :-1]
     wanted = (logits_of(4, 11, 0).double().softmax(1) + logits_of(4, 11, 1).double().softmax(1)) / 2
     torch.testing.assert_close(mixed, wanted, rtol=0.02, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5])
+def test_wide_labels_are_mixed_a_few_at_a_time(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = [dense_of(seed, rows) for seed in range(3)]
+    beside = [*labels[:2], topk_of(labels[2], 4)]
+    weights = torch.tensor([0.2, 0.5, 0.3])
+
+    def made() -> list[torch.Tensor]:
+        mean = geometric(labels, weights)
+        assert isinstance(mean, DenseLabels)
+        shares = [share(given, weights) for share in (entropy_shares, agreement_shares) for given in (labels, beside)]
+        return [mean.log_probs, *shares]
+
+    wanted, asked = made(), []
+    monkeypatch.setattr(cells, "row_chunks", lambda count, width: asked.append(width) or row_chunks(count, width, 1))
+    for found, one in zip(made(), wanted, strict=True):
+        torch.testing.assert_close(found, one, rtol=0, atol=0)
+    assert {11, 33} <= set(asked)

@@ -1,6 +1,7 @@
 """The driver of a synthesis, on a maker of images that needs no teacher: killed, continued, gathered, learnt from."""
 
 import errno
+import glob
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from kdcore.config.recipe import Recipe
 from kdcore.data.document import ImageSample
 from kdcore.data.sources import open_source
 from kdcore.data.splits import probe_order
-from kdcore.data.synthesised.gathering import read_generation
+from kdcore.data.synthesised.gathering import files_of, read_generation
 from kdcore.data.synthesised.recipes import learning_from
 from kdcore.data.synthesised.shards import IMAGE_SHARD, MadeImage, image_batches
 from kdcore.errors import IdentityMismatch, OutOfSpace, StoreError
@@ -191,3 +192,13 @@ def test_a_few_real_images_of_each_class_are_learnt_from_too(tmp_path: Path) -> 
     targets = [source.read(ref).target for ref in listed if ref in real]  # pyright: ignore[reportAttributeAccessIssue]
     assert sorted(targets) == sorted(2 * list(range(10)))
     assert not set(source.list("heldout")) & set(listed)
+
+
+def test_a_folder_is_no_pattern(tmp_path: Path) -> None:
+    folder = tmp_path / "run[1]*"
+    folder.mkdir()
+    for name in ("generation-000-a.parquet", "generation-001-a.parquet", "generation-000.json"):
+        (folder / name).touch()
+    assert [Path(path).name for pattern in files_of(folder, 1) for path in glob.glob(pattern)] == [
+        "generation-000-a.parquet"
+    ]

@@ -1,5 +1,6 @@
 """What is kept of a generation's samples: Parquet files that people read too, and a note that is written last."""
 
+import glob
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -52,7 +53,7 @@ class Generation:
 
 def files_of(folder: str | Path, generations: int) -> tuple[str, ...]:
     """Patterns of the files of the first so many generations: a later one does not change what they match."""
-    return tuple(f"{folder}/generation-{number:03d}-*.parquet" for number in range(generations))
+    return tuple(f"{glob.escape(str(folder))}/generation-{number:03d}-*.parquet" for number in range(generations))
 
 
 def write_samples(folder: Path, generation: int, unit: str, table: pa.Table) -> SampleFile:

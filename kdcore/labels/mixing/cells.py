@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from kdcore.errors import LabelError
+from kdcore.labels.checks import row_chunks
 from kdcore.labels.soft_labels import DenseLabels, SoftLabels, SparseLabels, TopKLabels
 
-__all__ = ["Cells", "align", "check_alike", "padded", "shares_of"]
+__all__ = ["Cells", "align", "check_alike", "padded", "row_parts", "shares_of"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,12 @@ def align(labels: Sequence[SoftLabels]) -> Cells:
         known.append(sure)
         tails.append(rest)
     return Cells(ids, torch.stack(probs), torch.stack(known), torch.stack(tails), num_classes)
+
+
+def row_parts(labels: Sequence[SoftLabels]) -> list[slice]:
+    """Slices of positions, one at least, whose cells in float64 stay a few tens of megabytes: dense labels are wide."""
+    width = sum(label.num_classes for label in labels if isinstance(label, DenseLabels))
+    return row_chunks(labels[0].num_labels, width) or [slice(0)]
 
 
 def _named(label: SoftLabels) -> tuple[Tensor, Tensor, Tensor] | None:

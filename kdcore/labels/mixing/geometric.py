@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kdcore.errors import LabelError
-from kdcore.labels.mixing.cells import align, check_alike, shares_of
+from kdcore.labels.mixing.cells import align, check_alike, row_parts, shares_of
 from kdcore.labels.soft_labels import DenseLabels, SoftLabels, SparseLabels, TopKLabels
 
 __all__ = ["geometric"]
@@ -41,10 +41,15 @@ def geometric(labels: Sequence[SoftLabels], weights: Tensor) -> SoftLabels:
         return labels[0]
     dense = [label for label in labels if isinstance(label, DenseLabels)]
     if len(dense) == len(labels):
-        mixed = sum(_times(share[:, None], label.log_probs) for share, label in zip(shares, dense, strict=True))
-        assert isinstance(mixed, Tensor)
-        return DenseLabels(_normalised(mixed).float())
+        parts = [_dense([label.log_probs[rows] for label in dense], shares[:, rows]) for rows in row_parts(labels)]
+        return DenseLabels(torch.cat(parts))
     return _cells(labels, shares)
+
+
+def _dense(log_probs: Sequence[Tensor], shares: Tensor) -> Tensor:
+    mixed = sum(_times(share[:, None], values) for share, values in zip(shares, log_probs, strict=True))
+    assert isinstance(mixed, Tensor)
+    return _normalised(mixed).float()
 
 
 def _cells(labels: Sequence[SoftLabels], shares: Tensor) -> TopKLabels:

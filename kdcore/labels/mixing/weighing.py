@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kdcore.errors import LabelError
-from kdcore.labels.mixing.cells import align, check_alike, shares_of
+from kdcore.labels.mixing.cells import align, check_alike, row_parts, shares_of
 from kdcore.labels.soft_labels import DenseLabels, SoftLabels, SparseLabels, TopKLabels
 
 __all__ = ["agreement_shares", "entropy_shares"]
@@ -36,6 +36,11 @@ def agreement_shares(labels: Sequence[SoftLabels], weights: Tensor) -> Tensor:
     shares = shares_of(weights, labels[0].num_labels)
     if len(labels) == 1:
         return shares
+    parts = [_agreement([label.index(rows) for label in labels], shares[:, rows]) for rows in row_parts(labels)]
+    return torch.cat(parts, 1)
+
+
+def _agreement(labels: Sequence[SoftLabels], shares: Tensor) -> Tensor:
     cells = align(labels)
     probs = torch.cat([cells.probs, cells.tails[:, :, None]], 2)
     weighted = shares[:, :, None] * probs
@@ -47,10 +52,9 @@ def agreement_shares(labels: Sequence[SoftLabels], weights: Tensor) -> Tensor:
 
 def _entropy(label: SoftLabels) -> Tensor:
     assert isinstance(label, DenseLabels | TopKLabels)
-    cells = label.log_probs.double()
-    if isinstance(label, TopKLabels):
-        cells = torch.cat([cells, label.tail_log_prob.double()[:, None]], 1)
-    return torch.special.entr(cells.exp()).sum(1)
+    parts = [torch.special.entr(label.log_probs[rows].double().exp()).sum(1) for rows in row_parts([label])]
+    found = torch.cat(parts)
+    return found + torch.special.entr(label.tail_log_prob.double().exp()) if isinstance(label, TopKLabels) else found
 
 
 def _normalised(log_shares: Tensor) -> Tensor:

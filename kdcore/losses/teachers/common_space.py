@@ -6,29 +6,28 @@ student from each teacher in what it gives, and the teachers' features made agai
 collapse. Theirs are discrepancies of kernels; here a sample is compared with itself, as the student sees the same ones.
 """
 
-from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from kdcore.config.losses.teachers import CommonSpaceTerm
-from kdcore.losses.method import LossInputs, MapMethod, Shapes
+from kdcore.losses.method import LossInputs, Method, Shapes
 from kdcore.losses.numerics import wide
 from kdcore.losses.projectors import ChannelNorm, project, require_maps, same_size
 
 __all__ = ["CommonSpace"]
 
 
-class CommonSpace(MapMethod[CommonSpaceTerm]):
+class CommonSpace(Method[CommonSpaceTerm]):
     """For each pair of layers: the means over teachers of both losses, summed."""
 
     hears_all: ClassVar[bool] = True
 
     def __init__(self, term: CommonSpaceTerm, shapes: Shapes) -> None:
-        for one in shapes.teachers:
-            require_maps(*(one[path] for path in term.teacher_paths))
-        super().__init__(term, replace(shapes, teacher=shapes.teachers[0]))
+        super().__init__(term, shapes)
+        theirs = [one[path] for one in shapes.teachers for path in term.teacher_paths]
+        require_maps(*(shapes.student[path] for path in term.at), *theirs)
         pairs = list(zip(term.at, term.teacher_paths, strict=True))
         self.ours = nn.ModuleList(_adapter(shapes.student[path][0], term.dimension) for path, _ in pairs)
         self.theirs = nn.ModuleList(
@@ -39,8 +38,8 @@ class CommonSpace(MapMethod[CommonSpaceTerm]):
             nn.ModuleList(nn.Conv2d(term.dimension, one[path][0], 1) for one in shapes.teachers) for _, path in pairs
         )
 
-    def pair(self, number: int, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
-        """See FeatureMethod; `teacher` is not looked at, but all teachers are."""
+    def _of_all(self, number: int, student: Tensor, inputs: LossInputs) -> Tensor:
+        """The loss of one pair of layers."""
         path = self.term.teacher_paths[number]
         ours = project(self.shared[number], project(self.ours[number], student))
         losses = []
@@ -57,10 +56,7 @@ class CommonSpace(MapMethod[CommonSpaceTerm]):
 
     def forward(self, inputs: LossInputs) -> Tensor:
         """The sum over the pairs."""
-        found = [
-            self.pair(number, inputs.student[path], inputs.student[path], inputs)
-            for number, path in enumerate(self.term.at)
-        ]
+        found = [self._of_all(number, inputs.student[path], inputs) for number, path in enumerate(self.term.at)]
         return torch.stack(found).sum()
 
     @staticmethod

@@ -9,7 +9,7 @@ from kdcore.labels.mixing import Form
 from kdcore.store.mix.rows import MixedRows
 from kdcore.store.reader import LabelStore
 
-__all__ = ["check_alike", "check_covered", "check_rule", "forms_of", "shared_classes"]
+__all__ = ["check_alike", "check_covered", "check_each_once", "check_rule", "forms_of", "shared_classes"]
 
 _OF_TEACHER = ("codec", "format", "input", "numerics", "synthesis", "teacher", "versions", "vocabulary")
 """What may differ of two stores: who made the labels (or the samples too), how they are kept, and of how many."""
@@ -31,6 +31,18 @@ def check_alike(stores: Sequence[LabelStore]) -> None:
             raise IdentityMismatch(
                 f"the stores of a mix must have labels of the same inputs, but {first.path} and {other.path} differ "
                 f"in:\n{lines}\nLabel one of them again as the other was"
+            )
+
+
+def check_each_once(stores: Sequence[LabelStore]) -> None:
+    """ConfigError where two are one store, under another path or as a copy."""
+    for place, store in enumerate(stores):
+        # The index has a name of its own in every store that was made.
+        twin = next((other for other in stores[:place] if other.manifest.index == store.manifest.index), None)
+        if twin is not None:
+            raise ConfigError(
+                f"{store.path} is {twin.path} again (one index): give each store of labels.mix once, with its whole "
+                "weight"
             )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from kdcore.config.mix import MixConfig, VotesConfig
-from kdcore.errors import MissingLabels, StoreError
+from kdcore.errors import MissingLabels
 from kdcore.labels import ApartLabels, Codec, SoftLabels, TopKCodec, label_seeds
 from kdcore.labels.mixing import (
     Form,
@@ -25,12 +25,9 @@ from kdcore.labels.mixing import (
     target_log_probs,
     votes,
 )
-from kdcore.labels.moments import LayerMoments
-from kdcore.labels.views import Views
-from kdcore.labels.views.spec import ViewSpec
-from kdcore.store.mix.checks import check_alike, check_covered, check_rule, forms_of, shared_classes
+from kdcore.store.mix.checks import check_alike, check_covered, check_each_once, check_rule, forms_of, shared_classes
+from kdcore.store.mix.joined import Group, JoinedStores, by_value
 from kdcore.store.mix.routes import Routes
-from kdcore.store.mix.rows import MixedRows
 from kdcore.store.reader import Indices, LabelStore, open_store
 
 __all__ = ["LabelMix"]
@@ -45,11 +42,7 @@ class _Asked:
     stops: np.ndarray
 
 
-Group = tuple[np.ndarray, tuple[int, ...]]
-"""Places of rows that the same stores answer for."""
-
-
-class LabelMix:
+class LabelMix(JoinedStores):
     """Random access to the mixed labels of several stores; rows are those of the first store, then what others add."""
 
     def __init__(self, stores: Sequence[LabelStore], config: MixConfig) -> None:
@@ -58,14 +51,15 @@ class LabelMix:
         IdentityMismatch for stores of other inputs, MissingLabels for samples that one lacks, where these are to be
         refused, and ConfigError for a rule that needs what the labels do not know.
         """
-        self.stores, self.config = tuple(stores), config
-        check_alike(self.stores)
+        check_each_once(stores)
+        check_alike(stores)
+        super().__init__(stores)
+        self.config = config
         self.apart = config.rule == "apart"
         self._forms = [] if self.apart else forms_of(self.stores)
         if not self.apart:
             check_rule(self.stores, self._forms, config)
         self.num_classes, self.notes = shared_classes([store for store in self.stores if store.num_classes])
-        self.rows = MixedRows.of(self.stores)
         refuse = config.missing == "refuse"
         if refuse and config.rule != "routed":
             check_covered(self.stores, self.rows)
@@ -91,17 +85,12 @@ class LabelMix:
         return LabelMix, (self.stores, self.config)
 
     def __repr__(self) -> str:
-        return f"LabelMix({self.path!r}, {self.kind}, rows={self.num_rows})"
+        return f"LabelMix({self.described!r}, {self.kind}, rows={self.num_rows})"
 
     @property
-    def path(self) -> str:
+    def described(self) -> str:
         """What it is a mix of, in words."""
         return f"the {self.config.rule} mix of {', '.join(store.path for store in self.stores)}"
-
-    @property
-    def kind(self) -> str:
-        """`text`, `image` or `classified_text`."""
-        return self.stores[0].kind
 
     @property
     def form(self) -> Form:
@@ -114,98 +103,14 @@ class LabelMix:
         return {self.form, *(form for form in self._forms if form == "weights")}
 
     @property
-    def codec(self) -> Codec:
-        """That of the first store; none is of features, unless they are kept apart."""
-        return self.stores[0].codec
-
-    @property
     def codecs(self) -> tuple[Codec, ...]:
         """Of each store whose labels are kept apart; none of stores that are mixed."""
         return tuple(store.codec for store in self.stores) if self.apart else ()
 
     @property
-    def moments(self) -> tuple[LayerMoments, ...]:
-        """Mean and spread of features, of each store."""
-        return tuple(store.moments[0] for store in self.stores)
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What the inputs of all stores are: that of the first, with the tokenizer of any that knows it."""
-        known = [store.identity.get("tokenizer") for store in self.stores]
-        return {**self.stores[0].identity, "tokenizer": next(filter(None, known), None)}
-
-    @property
     def changes(self) -> bool:
         """Whether the label of a sample differs from epoch to epoch."""
         return self.config.rule == "random"
-
-    @property
-    def elsewhere(self) -> bool:
-        """Whether some of the stores lie on another machine."""
-        return any(store.elsewhere for store in self.stores)
-
-    @property
-    def num_rows(self) -> int:
-        """Samples, each once."""
-        return len(self.rows.first)
-
-    @property
-    def masked(self) -> bool:
-        """Whether only some tokens of a text are labelled."""
-        return self.stores[0].masked
-
-    @property
-    def view_spec(self) -> ViewSpec | None:
-        """What the views of the images are; None where a label is of the image as it is."""
-        return self.stores[0].view_spec
-
-    def occurrences(self) -> np.ndarray:
-        """How often each sample occurs in the input, int64 [rows], as the first store that has it says."""
-        return self.rows.gathered([store.occurrences() for store in self.stores])
-
-    def num_tokens_per_row(self) -> np.ndarray:
-        """Tokens of each row, int64 [rows]; zeros of images."""
-        return self.rows.gathered([store.num_tokens_per_row() for store in self.stores])
-
-    def num_labels_per_row(self) -> np.ndarray:
-        """Labels of each row, int64 [rows]."""
-        return self.rows.gathered([store.num_labels_per_row() for store in self.stores])
-
-    def targets(self) -> np.ndarray:
-        """The hard label of each image, int64 [rows]; -1 where there is none."""
-        return self.rows.gathered([store.targets() for store in self.stores])
-
-    def tokens(self, row: int) -> np.ndarray:
-        """Token ids of a text row, int64 [T]."""
-        store, inner = self._first(row)
-        return store.tokens(inner)
-
-    def tokens_of(self, rows: Indices) -> list[np.ndarray]:
-        """Token ids of each text row, int [T]: views of the mapped files."""
-        chosen = np.asarray(rows, np.int64)
-        found: dict[int, np.ndarray] = {}
-        for here, (place,) in _by_value(self.rows.first[chosen]):
-            tokens = self.stores[place].tokens_of(self.rows.rows[place, chosen[here]])
-            found.update(zip(here.tolist(), tokens, strict=True))
-        return [found[place] for place in range(len(chosen))]
-
-    def label_positions(self, row: int) -> np.ndarray:
-        """The position of each label of a text row, int64 [N], rising."""
-        store, inner = self._first(row)
-        return store.label_positions(inner)
-
-    def name(self, row: int) -> str:
-        """The name of the (first) sample of a row."""
-        store, inner = self._first(row)
-        return store.name(inner)
-
-    def key(self, row: int) -> bytes:
-        """The key (16 bytes) of a row."""
-        return self.rows.keys[row].tobytes()
-
-    def targets_of(self, rows: Indices | int) -> np.ndarray:
-        """The hard label of images, or of one, int64; -1 where there is none."""
-        return self._all_targets[rows]
 
     def rows_of(self, keys: Iterable[bytes]) -> np.ndarray:
         """The row of each key, int64; MissingLabels if no store has one, or -1 where the hard label stands in."""
@@ -214,23 +119,11 @@ class LabelMix:
         missing = np.flatnonzero(rows < 0)
         if len(missing) and self.config.missing != "hard":
             raise MissingLabels(
-                f"sample {listed[int(missing[0])].hex()} has no label in {self.path} ({len(missing)} of {len(listed)} "
-                "have none): the data are not what was labelled. Set the data back, or label them for one of the stores"
+                f"sample {listed[int(missing[0])].hex()} has no label in {self.described} ({len(missing)} of "
+                f"{len(listed)} have none): the data are not what was labelled. Set the data back, or label them for "
+                "one of the stores"
             )
         return rows
-
-    def views_of(self, rows: Indices, numbers: Indices | None = None) -> Views:
-        """The parameters of views, which are the same in all stores; see LabelStore."""
-        chosen, given = np.asarray(rows, np.int64), None if numbers is None else np.asarray(numbers, np.int64)
-        stores = np.unique(self.rows.first[chosen])
-        if given is None and len(stores) > 1:
-            raise StoreError("of samples that lie in several stores, views are read by their numbers")
-        places = [np.flatnonzero(self.rows.first[chosen] == store) for store in stores]
-        parts = [
-            self.stores[store].views_of(self.rows.rows[store, chosen[here]], None if given is None else given[here])
-            for store, here in zip(stores.tolist(), places, strict=True)
-        ]
-        return parts[0] if len(parts) == 1 else Views.concat(parts)[np.argsort(np.concatenate(places), kind="stable")]
 
     def bring(self, rows: Indices) -> None:
         """Copies the shards that the labels of rows are in to this machine, several at once.
@@ -267,14 +160,10 @@ class LabelMix:
         order = np.concatenate([_ranges(first[here], counts[here]) for here, _ in groups])
         return self._of_form(side_by_side(parts, self.top, torch.from_numpy(np.argsort(order, kind="stable"))))
 
-    def _first(self, row: int) -> tuple[LabelStore, int]:
-        place = int(self.rows.first[row])
-        return self.stores[place], int(self.rows.rows[place, row])
-
     def _groups(self, rows: np.ndarray, epochs: np.ndarray) -> Iterator[Group]:
         """Places of the rows that the same stores answer for; no row is one group of all stores."""
         if self.config.rule == "routed":
-            yield from _by_value(self._routes.of(rows))
+            yield from by_value(self._routes.of(rows))
             return
         has = self.rows.rows[:, rows] >= 0
         alike = [(np.arange(len(rows)), np.arange(len(self.stores)))]
@@ -291,7 +180,7 @@ class LabelMix:
                 continue
             keys = self.rows.keys[rows[here]]
             chosen = random_teacher(keys, self._weights[stores].tolist(), self.config.seed, epochs[here])
-            for inner, (place,) in _by_value(chosen):
+            for inner, (place,) in by_value(chosen):
                 yield here[inner], (int(stores[place]),)
 
     def labels(self, row: int) -> SoftLabels:
@@ -364,10 +253,6 @@ class LabelMix:
         return torch.from_numpy(np.stack(found))
 
     @cached_property
-    def _all_targets(self) -> np.ndarray:
-        return self.targets()
-
-    @cached_property
     def top(self) -> int:
         """How many classes of a dense label are kept beside top-k ones: as many as the largest of these has, if any."""
         codecs = (store.codec for store in self.stores)
@@ -375,12 +260,6 @@ class LabelMix:
 
     def _of_form(self, labels: SoftLabels) -> SoftLabels:
         return labels if self.apart else in_form(labels, self.form, self.top)
-
-
-def _by_value(values: np.ndarray) -> Iterator[Group]:
-    """Places of each value, with it."""
-    for value in np.unique(values).tolist():
-        yield np.flatnonzero(values == value), (int(value),)
 
 
 def _ranges(firsts: np.ndarray, counts: np.ndarray) -> np.ndarray:

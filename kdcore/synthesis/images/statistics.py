@@ -106,8 +106,9 @@ class Inside:
         vectors z of C channels with sum 0 and square C: a sphere in C - 1 dimensions. Knowing no more than that, the
         distribution of greatest entropy is the even one on the sphere. Of it E[z z'] = (I - 11'/C) C / (C - 1), of
         which the diagonal is 1: each channel has mean 0 and variance 1, and gamma z + beta mean beta and variance
-        gamma^2. That is what BatchNorm guarantees of its own output, here it is a prior: channels that a teacher lets
-        stand out on real data are pulled in as well. What it forbids are images that look the same at all places.
+        gamma^2. That is what BatchNorm guarantees of its own output on real data; here it is a prior, and channels
+        that a teacher lets stand out are pulled in as well. It keeps images, and the places of each, from being alike,
+        and does not tell real ones from noise: a term of classes has to.
         """
         distance, self._token_distances = torch.stack(self._token_distances).sum(), []
         return distance

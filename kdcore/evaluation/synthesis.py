@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from kdcore.config import Recipe
 from kdcore.config.data import SynthesisedImagesData, image_form, kind_of
 from kdcore.data.document import ImageSample, Split, TextDocument
-from kdcore.data.sources import Source, open_source
+from kdcore.data.sources import Source, open_source, readable
 from kdcore.data.synthesised.gathering import read_generation
 from kdcore.data.synthesised.places import samples_folder
 from kdcore.data.synthesised.shards import to_bytes
@@ -43,15 +43,15 @@ def measure_made(recipe: Recipe) -> list[dict[str, Any]]:
     if found and isinstance(data, SynthesisedImagesData):
         _look(open_source(without_views(data)), data, recipe.run_dir, found[-1])
     elif found and found[-1]["kept"] and kind_of(data) == "text":
-        _read(open_source(data), folder, found[-1])
+        _read(recipe, folder, found[-1])
     return found
 
 
-def _read(source: Source, folder: Path, figures: dict[str, Any]) -> None:
+def _read(recipe: Recipe, folder: Path, figures: dict[str, Any]) -> None:
     """Made texts beside real ones; figures alone where there is no real text at hand."""
-    made = _made_texts(folder, figures["generation"])
-    samples = [source.read(ref) for ref in source.list("heldout")[:_READ]]
-    real = [sample.text for sample in samples if isinstance(sample, TextDocument)]
+    made, source = _made_texts(folder, figures["generation"]), open_source(recipe.data)
+    samples = readable(source, source.list("heldout")[:_READ], recipe.data.on_unreadable)
+    real = [sample.text for _, sample in samples if isinstance(sample, TextDocument)]
     if len(real) > 1:
         figures["likest_made"] = round(float(np.median(likest(real, made))), 4)
         figures["likest_real"] = round(float(np.median(likest(real))), 4)
@@ -82,8 +82,8 @@ def _images(source: Source, data: SynthesisedImagesData, split: Split) -> tuple[
     """Up to 1,000 spread over a split: uint8 [N, H, W, C], and classes."""
     refs = source.list(split)
     rows = np.unique(np.linspace(0, len(refs) - 1, min(len(refs), _LOOKED_AT)).astype(int))
-    samples = [source.read(refs[row]) for row in rows]
-    images = [sample for sample in samples if isinstance(sample, ImageSample)]
+    samples = readable(source, (refs[row] for row in rows), data.on_unreadable)
+    images = [sample for _, sample in samples if isinstance(sample, ImageSample)]
     _, _, mean, std = image_form(data.real)
     pixels = to_bytes(np.stack([image.pixels for image in images]), mean, std)
     return pixels, [-1 if image.target is None else image.target for image in images]

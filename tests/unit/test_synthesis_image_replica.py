@@ -16,10 +16,11 @@ from cluster.synthesis.image_replica import ImageReplica
 from cluster.synthesis.run import synthesize
 from kdcore.config.models import ImageClassifierConfig
 from kdcore.config.recipe import Recipe
-from kdcore.data.document import ImageSample
+from kdcore.data.document import ImageSample, SampleRef
 from kdcore.data.sources import open_source
 from kdcore.data.synthesised.recipes import learning_from
-from kdcore.errors import ConfigError, DataError, IdentityMismatch
+from kdcore.data.synthesised.source import SynthesisedSource
+from kdcore.errors import ConfigError, DataError, IdentityMismatch, UnreadableDocument
 from kdcore.evaluation.markdown import render
 from kdcore.evaluation.synthesis import measure_made
 from kdcore.models.image import build_image_model, save_image_model
@@ -148,9 +149,19 @@ def table_of(images: np.ndarray) -> Any:
     return pa.table({"image": encoded})
 
 
-def test_a_report_shows_what_was_made_beside_what_is_real(teacher: Path, tmp_path: Path) -> None:
-    asked = recipe(tmp_path, teacher)
+def test_a_report_shows_what_was_made_beside_what_is_real(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = recipe(tmp_path, teacher, data={"type": "digits", "on_unreadable": "skip"})
     make(asked)
+    read, torn = SynthesisedSource.read, open_source(asked.data).list("heldout")[0]
+
+    def torn_read(source: SynthesisedSource, ref: SampleRef) -> Any:
+        if ref == torn:
+            raise UnreadableDocument("torn")
+        return read(source, ref)
+
+    monkeypatch.setattr(SynthesisedSource, "read", torn_read)
     (figures,) = measure_made(learning_from(asked, 1))
     assert (figures["generation"], figures["made"]) == (0, 20)
     assert figures["nearest_made"] > figures["nearest_real"] > 0

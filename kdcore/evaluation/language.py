@@ -19,7 +19,7 @@ from kdcore.evaluation.calibration import Calibration
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["evaluate_lm", "evaluate_lms", "heldout_texts", "in_other_tokens"]
+__all__ = ["evaluate_lms", "heldout_texts", "in_other_tokens"]
 
 _LOGITS_AT_ONCE = 2**26  # float32 logits of one forward pass: 256 MB
 _SHARE_OF_ONE_DOCUMENT = 8
@@ -128,18 +128,6 @@ def evaluate_lms(
 def _per_byte(tally: _Tally, size: int) -> dict[str, float]:
     """Of all bytes of the documents, which tokenizers have in common."""
     return {"bits_per_byte": tally.sums["loss"] / math.log(2) / size} if size else {}
-
-
-def evaluate_lm(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    docs: Sequence[EncodedText],
-    teacher: PreTrainedModel | None = None,
-    **options: int,
-) -> dict[str, float]:
-    """`evaluate_lms` for one model, beside its teacher if one is given; same options."""
-    models = {"model": model} if teacher is None else {"model": model, "teacher": teacher}
-    return evaluate_lms(models, tokenizer, docs, None if teacher is None else "teacher", **options)["model"]
 
 
 def _batches(docs: Sequence[EncodedText], context: int, rows: int) -> Iterator[list[Piece]]:

@@ -20,7 +20,7 @@ from kdcore.data.tokenizer import load_tokenizer
 from kdcore.errors import DataError, TrainingError, UnreadableDocument
 from kdcore.evaluation.calibration import Calibration
 from kdcore.evaluation.classifier import evaluate_classifier, image_batches
-from kdcore.evaluation.language import evaluate_lm, evaluate_lms, heldout_texts
+from kdcore.evaluation.language import evaluate_lms, heldout_texts
 from kdcore.evaluation.latency import latency
 from kdcore.evaluation.run import _heldout_refs
 from kdcore.labels.spans import spans_of
@@ -79,7 +79,8 @@ def test_language_measurements_are_those_of_float64(batch: int, context: int) ->
     teacher: Any = Bigram(11, seed=2)
     tokenizer: Any = Tokenizer()
     texts = [EncodedText(doc) for doc in docs]
-    found = evaluate_lm(model, tokenizer, texts, teacher, batch=batch, context=context)
+    both = {"model": model, "teacher": teacher}
+    found = evaluate_lms(both, tokenizer, texts, "teacher", batch=batch, context=context)["model"]
 
     inputs = torch.from_numpy(np.concatenate([doc[:-1] for doc in docs]))
     targets = torch.from_numpy(np.concatenate([doc[1:] for doc in docs]))
@@ -102,7 +103,7 @@ def test_only_labelled_tokens_are_measured(context: int) -> None:
     docs = [
         EncodedText(rng.integers(0, 11, size), spans_of(place)) for size, place in zip((30, 7, 41), places, strict=True)
     ]
-    found = evaluate_lm(model, tokenizer, docs, batch=3, context=context)
+    found = evaluate_lms({"model": model}, tokenizer, docs, batch=3, context=context)["model"]
     inputs = torch.from_numpy(np.concatenate([doc.tokens[place] for doc, place in zip(docs, places, strict=True)]))
     targets = torch.from_numpy(np.concatenate([doc.tokens[place + 1] for doc, place in zip(docs, places, strict=True)]))
     log_probs = torch.log_softmax(model.table[inputs][:, :11].double(), 1)
@@ -120,7 +121,7 @@ def test_a_model_agrees_with_itself_and_nan_is_refused() -> None:
     assert "kl" not in both["teacher"]
     model.table[:] = math.nan
     with pytest.raises(TrainingError, match="NaN"):
-        evaluate_lm(model, tokenizer, docs)
+        evaluate_lms({"model": model}, tokenizer, docs)
 
 
 def test_heldout_tokens_keep_to_their_share(repo: Path) -> None:

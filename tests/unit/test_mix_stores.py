@@ -10,6 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from jobs.store import app
+from kdcore.config.mix import MixConfig
 from kdcore.errors import IdentityMismatch, LabelError, StoreError
 from kdcore.identity import digest_samples
 from kdcore.labels import DenseCodec, DenseLabels, SparseLabels, TopKCodec, TopKLabels
@@ -147,11 +148,16 @@ def test_images_and_stores_of_other_samples_are_written_too(root, tmp_path):
     assert store.num_rows == 6
 
 
-def test_what_cannot_be_one_store_is_refused(root, tmp_path):
+def test_what_cannot_be_one_store_is_refused(root, tmp_path, monkeypatch):
     with pytest.raises(StoreError, match="every epoch"):
         mix_stores(tmp_path / "a", mix_settings([root / "dense0", root / "dense1"], "random"))
     with pytest.raises(StoreError, match="label of each teacher"):
         mix_stores(tmp_path / "a", mix_settings([root / "dense0", root / "dense1"], "apart"))
+    stores = [{"path": str(root / f"image{teacher}")} for teacher in (0, 1)]
+    noisy = MixConfig.model_validate({"stores": stores, "rule": "votes", "votes": {"scale": 1}})
+    monkeypatch.setattr("kdcore.store.mix.mix.epsilon", lambda config, asked: 1.0)  # its package may not be here
+    with pytest.raises(StoreError, match="noise of a secret"):
+        mix_stores(tmp_path / "a", noisy)
     with pytest.raises(LabelError, match="geometric mean of topk"):
         mix_stores(tmp_path / "b", mix_settings([root / "topk1", root / "topk2"], "geometric"))
 

@@ -75,18 +75,22 @@ class _Job:
 
     @property
     def units(self) -> Sequence[SynthesisUnit]:
+        """All of the generation, in their order."""
         return cut_units(self.config, self.generation)
 
     @property
     def asked(self) -> str:
+        """The digest of all that is asked for."""
         return asked_of(self.config, self.generation)
 
     @property
     def raw(self) -> Path:
+        """Where the units are kept."""
         return units_folder(self.recipe, self.generation)
 
     @property
     def patience(self) -> Patience:
+        """Waits for a storage that is away."""
         return Patience.of(self.recipe.labels, self.on_note)
 
 

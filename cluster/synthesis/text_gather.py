@@ -74,7 +74,8 @@ def gather(recipe: Recipe, task: Gathering) -> Generation:
     figures = work.measured.figures(work.sieve.counts)
     made = sum(receipt.rows for receipt in task.receipts)
     identity = read_identity(units_folder(recipe, task.generation))
-    notes = collapse_notes(figures, sum(file.rows for file in files))
+    prompted = bool(config.prompts) or config.prompt_file is not None
+    notes = collapse_notes(figures, sum(file.rows for file in files), prompted)
     found = Generation(task.generation, task.asked, identity, made, tuple(files), figures, notes)
     write_generation(samples_folder(recipe), found)
     return found
@@ -89,12 +90,14 @@ class _Measured:
         self.finished: list[bool] = []
 
     def add(self, text: np.ndarray, found: float, finished: bool) -> None:
+        """A kept text int [T], its perplexity, and whether it ended by itself."""
         if len(self.texts) < _MEASURED:
             self.texts.append(text.astype(np.int32))
             self.perplexities.append(found)
             self.finished.append(finished)
 
     def figures(self, left_out: Mapping[str, int]) -> dict[str, Any]:
+        """See `text_figures`."""
         return text_figures(self.texts, np.array(self.perplexities), left_out, np.array(self.finished, bool))
 
 
@@ -126,6 +129,7 @@ class _Gathered:
 
     @classmethod
     def of(cls, recipe: Recipe, config: SelfGenerationConfig) -> "_Gathered":
+        """With the teacher's tokenizer, and the codec that the first generation settled."""
         teacher = recipe.teacher
         assert isinstance(teacher, TeacherLMConfig)
         path, revision = teacher.tokenizer or teacher.path, None if teacher.tokenizer else teacher.revision
@@ -138,6 +142,7 @@ class _Gathered:
         self.place = open_place(units_folder(self._recipe, generation))
 
     def units(self, generation: int) -> list[tuple[SynthesisUnit, Receipt]]:
+        """All of a generation, in their order; StoreError where one has no receipt."""
         units = cut_units(self._config, generation)
         return list(zip(units, read_journal(self.place, {unit.id: unit.digest for unit in units}), strict=True))
 

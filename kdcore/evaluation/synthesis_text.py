@@ -67,8 +67,11 @@ def text_figures(
     }
 
 
-def collapse_notes(figures: Mapping[str, Any], kept: int) -> tuple[str, ...]:
-    """What is wrong with `kept` texts of these figures, in words; empty where nothing is."""
+def collapse_notes(figures: Mapping[str, Any], kept: int, prompted: bool = False) -> tuple[str, ...]:
+    """What is wrong with `kept` texts of these figures, in words; empty where nothing is.
+
+    `prompted` ones may begin alike: so they were told to.
+    """
     left_out = sum(figures["left_out"].values())
     notes: list[str] = []
     if not kept:
@@ -85,7 +88,7 @@ def collapse_notes(figures: Mapping[str, Any], kept: int) -> tuple[str, ...]:
             f"collapsed: half of the texts have a perplexity below {figures['perplexity'][1]:.2f}, so that the teacher "
             "had next to nothing to choose: raise synthesis.temperature"
         )
-    if figures["commonest_first_token"] > _ONE_BEGINNING and kept > 1:
+    if figures["commonest_first_token"] > _ONE_BEGINNING and kept > 1 and not prompted:
         notes.append(
             f"{figures['commonest_first_token']:.1%} of the texts begin alike: give synthesis.prompts, or raise the "
             "temperature of the first positions"

@@ -191,7 +191,7 @@ def test_first_tokens_are_shared_out() -> None:
     assert (np.abs(counts - 200 * np.diff(odds, prepend=0)) < 4).all()
     assert (all_of[0][:10] > 0).any()  # the rows are not sorted by it
     assert not np.array_equal(all_of[0], all_of[1])
-    assert sorted(spread(np.arange(30), 30).tolist()) == list(range(30))
+    assert sorted(spread(number, 30) for number in range(30)) == list(range(30))
 
 
 def prompts(encoded: str | None = None, begin: int | None = 1, **settings: object) -> Prompts:
@@ -205,6 +205,9 @@ def test_prompts_take_turns_and_their_slots_all_values(tmp_path: Path) -> None:
     assert sorted(texts[::2]) == [f"a{x}b{y}" for x in "123" for y in "uv"]
     assert set(texts[1::2]) == {"{c}"}
     assert given.tokens(1).tolist() == [1, *map(ord, "{c}")]
+    names = "abcdefghijkl"
+    many = prompts(prompts=["".join(f"{{{name}}}" for name in names)], slots={name: ["."] * 60 for name in names})
+    assert many.text(3) == "." * 12  # of 60^12 combinations, more than 64 bits count
     assert prompts().tokens(5).tolist() == [1]
     file = tmp_path / "prompts.txt"
     file.write_text("one {x}\n\ntwo\n")
@@ -311,7 +314,9 @@ def test_a_collapse_is_said_in_words() -> None:
     assert "next to nothing to choose" in notes(various, 1.01)
     assert "none of 7 texts is left: 4 short, 3 duplicate" in notes([], short=4, duplicate=3)
     assert "30 of 50 texts were left out" in notes(various, repetitive=30)
-    assert "begin alike" in notes([np.concatenate([[1, 2], text]) for text in various])
+    alike = [np.concatenate([[1, 2], text]) for text in various]
+    assert "begin alike" in notes(alike)
+    assert collapse_notes(text_figures(alike, np.full(20, 4.0), {}, np.ones(20, bool)), 20, prompted=True) == ()
 
 
 def test_likeness_to_other_texts() -> None:

@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from string import Formatter
 
@@ -43,16 +44,21 @@ def first_points(seed: int, generation: int, unit: int, count: int) -> np.ndarra
     Madow 1949). The units' starts are a golden-ratio sequence, so that many units together are spread as evenly.
     """
     start = int(digest_json(["first token", seed, generation])[:13], 16) / 16**13
-    order = spread(np.arange(count), count)
+    order = np.array([spread(row, count) for row in range(count)], np.int64)
     return (order + (start + unit * _GOLDEN) % 1) / count
 
 
-def spread(numbers: np.ndarray, size: int) -> np.ndarray:
-    """A fixed permutation of 0 .. size - 1, at `numbers` int [N] (modulo size), that takes neighbours far apart."""
+def spread(number: int, size: int) -> int:
+    """Where a fixed permutation of 0 .. size - 1 takes `number` (modulo size); it takes neighbours far apart."""
+    return number % size * _stride(size) % size
+
+
+@cache
+def _stride(size: int) -> int:
     step = max(1, round(size * _GOLDEN))
     while math.gcd(step, size) > 1:
         step += 1
-    return numbers % size * step % size
+    return step
 
 
 class Prompts:
@@ -90,7 +96,7 @@ class Prompts:
         parts, turn = self._parts[number % len(self._parts)], number // len(self._parts)
         names = list(dict.fromkeys(name for _, name in parts if name is not None))
         choices = math.prod(len(self._slots[name]) for name in names)
-        choice = int(spread(np.array([turn]), choices)[0])
+        choice = spread(turn, choices)
         words = {}
         for name in names:
             choice, place = divmod(choice, len(self._slots[name]))

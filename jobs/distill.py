@@ -33,14 +33,17 @@ def distill(
     if chain is not None:
         for stage in chain.stages:
             require(stage, "teacher", "student", "training")
+        # Of every stage before the first is begun: what the last one refuses is not found out after hours.
+        lives = {stage.name: live_teacher(stage) for stage in chain.stages}
         if dry_run:
             show_chain(chain)
         else:
-            run_chain(chain, lambda stage: _distilled(stage, live_teacher(stage)))
+            run_chain(chain, lambda stage: _distilled(stage, lives[stage.name]))
         return
     checked = load_recipe(recipe, overrides or ())
     mixes = checked.labels.mix is not None
     require(checked, *(() if mixes else ("teacher",)), "student", "training")
+    live = live_teacher(checked)
     if dry_run:
         from jobs.dryrun import show, show_mix, show_synthesis
 
@@ -49,9 +52,8 @@ def distill(
         elif mixes:
             show_mix(checked)
         else:
-            show(checked, live_teacher(checked))
+            show(checked, live)
         return
-    live = live_teacher(checked)
     run_dir = _distilled(checked, live)
     _closing_words(checked, live, run_dir, [recipe, *(overrides or ())])
 

@@ -5,7 +5,7 @@ Teacher assistants (TAKD, Mirzadeh et al., arXiv 1902.03393) and born-again gene
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ def load_chain(path: str | Path, overrides: Iterable[str] = ()) -> Chain | None:
         if stages:
             stage["teacher"] = _merged(_taught(stages[-1], stage), own.get("teacher") or {})
         stages.append(parse_recipe(stage, f"{path}, chain.{number} ('{own['name']}')"))
+    _check_stores(stages, str(path))
     return Chain(name, runs / name, tuple(stages))
 
 
@@ -69,6 +70,16 @@ def _check(given: Any, origin: str) -> None:
                 f"{origin}: stage '{own['name']}' of a chain learns from the student before it, in a folder of the "
                 "chain: leave `runs` and `labels.mix` out of it"
             )
+
+
+def _check_stores(stages: Sequence[Recipe], origin: str) -> None:
+    paths = [stage.store_path for stage in stages]
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice is not None:
+        raise ConfigError(
+            f"{origin}: every stage of a chain has another teacher, so that its labels need a store of their own, but "
+            f"several have '{twice}': leave labels.path out, or give one in each stage"
+        )
 
 
 def _taught(before: Recipe, stage: dict[str, Any]) -> dict[str, Any]:

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 
 from jobs.chain import run_chain
+from jobs.distill import distill
 from kdcore.config.chain import load_chain
 from kdcore.config.load import dump_recipe, load_recipe
 from kdcore.config.recipe import Recipe
@@ -91,6 +93,21 @@ def test_a_recipe_is_no_chain(tmp_path):
 def test_what_is_no_chain_is_told(tmp_path, chain, message):
     with pytest.raises(ConfigError, match=message):
         load_chain(written(tmp_path, chain=chain))
+
+
+def test_stages_do_not_share_a_store(tmp_path):
+    with pytest.raises(ConfigError, match="a store of their own"):
+        load_chain(written(tmp_path, labels={"path": str(tmp_path / "labels")}))
+
+
+def test_what_the_last_stage_refuses_is_said_before_the_first_begins(tmp_path, capsys):
+    losses = [{"type": "cross_entropy"}, {"type": "fitnet", "at": "0"}]
+    last = {"name": "student", "training": {"loss": None, "losses": losses, "live_teacher": False}}
+    path = written(tmp_path, runs=str(tmp_path / "runs"), chain=[{"name": "assistant"}, last])
+    with pytest.raises(typer.Exit):
+        distill(str(path))
+    assert "lack something: fitnet needs features" in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_report_has_every_stage(tmp_path, capsys):

@@ -135,6 +135,10 @@ class _Gathered:
         path, revision = teacher.tokenizer or teacher.path, None if teacher.tokenizer else teacher.revision
         return cls(recipe, config, load_tokenizer(str(path), revision), open_place(units_folder(recipe, 0)))
 
+    def statistics(self) -> Statistics:
+        """Empty ones, to be added to: of the labels that are kept, not of those that were written."""
+        return Statistics("text", self.probe.codec, self.vocabulary)
+
     def begin(self, generation: int) -> None:
         """Count and measure from here on; what was kept before stays known."""
         self.sieve.counts = dict.fromkeys(self.sieve.counts, 0)
@@ -179,9 +183,6 @@ class _Gathered:
 
 def _write_labels(recipe: Recipe, config: SelfGenerationConfig, generation: int, work: _Gathered) -> None:
     """The store of all that is kept."""
-    statistics = Statistics("text", work.probe.codec, work.vocabulary)
-    for chosen in work.chosen:
-        statistics.add(chosen.receipt)
     units = [_derived(number, chosen, work) for number, chosen in enumerate(work.chosen)]
     keys = np.concatenate([np.empty((0, 2), np.uint64), *(chosen.keys for chosen in work.chosen)])
     swapped = keys.byteswap()  # read as big-endian numbers, keys sort as their bytes do
@@ -192,8 +193,13 @@ def _write_labels(recipe: Recipe, config: SelfGenerationConfig, generation: int,
     identity["input"] = digest_input(keys[order], np.ones(len(keys), np.int32))
     how = {"how": "self_generation", "note": _NOTE, "generations": generation + 1}
 
-    extra = {"fidelity": work.probe.fidelity, "statistics": statistics.summary()}
-    made = Making(how, lambda *_: extra, work.probe.codec.state(), first)
+    def extra(place: Place, receipts: Sequence[Receipt]) -> dict[str, Any]:
+        statistics = work.statistics()
+        for receipt in receipts:
+            statistics.add(receipt)
+        return {"fidelity": work.probe.fidelity, "statistics": statistics.summary()}
+
+    made = Making(how, extra, work.probe.codec.state(), first)
     derive_store(labels_folder(recipe, generation), identity, units, made)
 
 
@@ -204,7 +210,9 @@ def _derived(number: int, chosen: _Chosen, work: _Gathered) -> DerivedUnit:
     def write(out: Place) -> Receipt:
         shard = Shard(chosen.source, chosen.receipt, work.schema, source=check_digest(chosen.source, chosen.receipt))
         pairs = zip(shard.batches, chosen.rows, strict=True)
-        batches = [batch.take(pa.array(rows, pa.int64())) for batch, rows in pairs]
-        return write_shard(out, name, 0, work.schema, batches, unit_digest=digest, codec=work.probe.codec)
+        batches, statistics = [batch.take(pa.array(rows, pa.int64())) for batch, rows in pairs], work.statistics()
+        kept = statistics.watch(batches)
+        receipt = write_shard(out, name, 0, work.schema, kept, unit_digest=digest, codec=work.probe.codec)
+        return statistics.noted(receipt)
 
     return DerivedUnit(name, digest, chosen.tokens, write)

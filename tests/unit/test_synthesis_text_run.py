@@ -53,6 +53,7 @@ def test_texts_and_their_labels_are_an_ordinary_store(whole: tuple[Recipe, Gener
     assert store.num_rows == len(lines) > 10
     assert store.manifest.extra["derived"]["how"] == "self_generation"
     assert store.manifest.extra["fidelity"]
+    assert store.manifest.extra["statistics"]["measured_labels"] == store.manifest.num_labels
     for line in lines:
         assert line["text"].startswith(("the cat", "the dog", "the old log", "a "))
         row = store.row_of(sample_key_text(line["text"]))
@@ -120,6 +121,18 @@ def test_a_text_that_ends_as_the_model_says_is_finished(folder: Path, tmp_path: 
     made = write(recipe(tmp_path, "ended", filters={"min_tokens": 2, "near_duplicates": None}))
     assert made.figures["finished"] > 0.5
     assert set(made.identity["synthesis"]["ends"]) == set(ends)
+
+
+def test_statistics_are_of_what_is_kept(whole: tuple[Recipe, Generation], folder: Path) -> None:
+    asked = recipe(folder, "likely", filters={"max_perplexity": whole[1].figures["perplexity"][1]})
+    shutil.copytree(whole[0].run_dir / "synthesis", asked.run_dir / "synthesis")
+    made = write(asked)
+    store = open_store(asked.store_path)
+    assert 0 < made.kept < whole[1].kept
+    log_probs = np.concatenate([store.token_log_probs(row) for row in range(store.num_rows)])
+    found = store.manifest.extra["statistics"]
+    assert found["measured_labels"] == len(log_probs)
+    assert found["teacher_mean_nll"] == pytest.approx(-log_probs.mean(), rel=1e-3)
 
 
 def test_other_filters_sieve_what_is_written(whole: tuple[Recipe, Generation], folder: Path) -> None:

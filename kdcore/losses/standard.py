@@ -49,7 +49,7 @@ def _scales(paths: Sequence[str], shapes: Mapping[str, Shape], moments: LayerMom
             )
         spread = one.deviation
         factor = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
-        found[path] = tuple(torch.from_numpy(value).float().reshape(places) for value in (one.mean, factor))
+        found[path] = tuple(torch.tensor(value, dtype=torch.float32).reshape(places) for value in (one.mean, factor))
     return found
 
 

@@ -44,7 +44,9 @@ Progress = Callable[[int, int], None]
 
 _PIECE_BYTES = 16 << 20
 _BATCH_BYTES = 32 << 20
-_REMEDY = "Give the same stores, in their order, and the same size of shards as then, or another path"
+_REMEDY = (
+    "It was begun from other stores, or with another size of shards: give the same arguments as then, or another path"
+)
 # Each thread may hold one shard of a bucket in memory.
 _THREADS = 4
 

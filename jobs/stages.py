@@ -140,7 +140,7 @@ def _check_mix(recipe: Recipe) -> None:
             f"{before.get(changed[0])}, now it is {found[changed[0]]}. Put that store back, or begin another run "
             f"(name={recipe.name}-2)"
         )
-    say(f"labels: {open_labels(recipe).path}")
+    say(f"labels: {open_labels(recipe).described}")
     _note_checked(recipe)
 
 

@@ -11,6 +11,7 @@ from kdcore.labels import (
     Codec,
     DenseLabels,
     FeatureLabels,
+    OpeningLabels,
     SoftLabels,
     SpanLabels,
     SparseLabels,
@@ -59,7 +60,7 @@ def room(codec: Codec, fresh: SoftLabels, dtype: str) -> Tensor:
         own, boundary = (log.clamp(min=_FLOOR) for log in (fresh.log_probs, fresh.boundary_log_probs))
         steps = own.exp() * _steps(own, {}), boundary.exp() * _steps(boundary, {"bits": 8})
         return torch.maximum(*steps) + numerics
-    assert not isinstance(fresh, ApartLabels), "no codec makes labels of several teachers"
+    assert not isinstance(fresh, ApartLabels | OpeningLabels), "no codec makes them: they are made of several labels"
     cells = fresh.log_probs
     if isinstance(fresh, TopKLabels):
         cells = torch.cat([cells, fresh.tail_log_prob[:, None]], 1)

@@ -97,7 +97,7 @@ def test_a_rank_without_work_adds_nothing(recipe):
 class _Even:
     """In place of a store: every class is as likely."""
 
-    elsewhere, codec, codecs, changes, notes = False, object(), (), False, ()
+    elsewhere, codec, codecs, changes, notes, moments = False, object(), (), False, (), ({},)
 
     def of(self, numbers, views, targets):
         return DenseLabels(torch.full((len(numbers), 2), 0.5).log())

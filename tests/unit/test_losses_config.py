@@ -43,7 +43,7 @@ def test_parameters_are_those_of_the_type(given, parameters):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"beta": 0.5}, "`beta` is a parameter of type jsd, but type is 'kl'"),
+        ({"beta": 0.5}, "`beta` is a parameter of type jsd or gold, but type is 'kl'"),
         ({"type": "jsd", "alpha": 0.5}, "`alpha` is a parameter of type skew_kl or skew_reverse_kl"),
         ({"type": "skew_kl", "alpha": 0.0}, "greater than 0"),
         ({"type": "jsd", "beta": 1.5}, "less than or equal to 1"),

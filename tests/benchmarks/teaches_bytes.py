@@ -2,7 +2,8 @@
 
 Held-out bits per byte of the students with and without the teacher, means over the seeds with their standard deviation.
 Both kinds of students have the layers of the recipe, read the same documents, about as many bytes a step, and as many
-steps; those of the teacher's tokens learn from `threshold` labels, and have more parameters by their embeddings.
+steps; those of the teacher's tokens learn from `threshold` labels, and have more parameters by their embeddings. `uld`
+and `gold` are students of bytes that learn by these losses from `topk` labels.
 """
 
 import argparse
@@ -19,19 +20,25 @@ from tests.benchmarks.teaches_encoder import teach
 CONFIG = REPO / "configs" / "bytes-from-bpe.yaml"
 BYTES_A_TOKEN = 3
 """Of the teacher's tokenizer on Python, rounded down: a sequence of its tokens has no fewer bytes than one of bytes."""
+OTHER_LOSSES = ("uld", "gold")
+TOP = "{type: topk, k: 12}"
 TEACHERS_TOKENS = ("name=bpe-from-bpe", "labels.codec={type: threshold, budget_bytes: 12}", "student.tokenizer=null")
 
 
 def recipes(runs: Path, overrides: list[str]) -> dict[str, Recipe]:
-    """The recipe of configs/, and its twin of the teacher's tokens."""
+    """The recipe of configs/, its twin of the teacher's tokens, and those of other losses, which need no baseline."""
     from kdcore.config.load import load_recipe
 
     own = load_recipe(CONFIG, [f"runs={runs}", *overrides])
     assert own.training is not None
     length = own.training.sequence_length // BYTES_A_TOKEN
-    soft = f"training.loss={{hard_weight: {own.training.loss.hard_weight}}}"
-    twin = [*TEACHERS_TOKENS, f"training.sequence_length={length}", soft]
-    return {"bytes": own, "bpe": load_recipe(CONFIG, [f"runs={runs}", *overrides, *twin])}
+    soft = {"hard_weight": own.training.loss.hard_weight}
+    twins = {"bpe": [*TEACHERS_TOKENS, f"training.sequence_length={length}", f"training.loss={soft}"]}
+    for loss in OTHER_LOSSES:
+        loss_settings = f"training.loss={ {'type': loss, **soft} }"
+        twins[loss] = [f"name=bytes-by-{loss}", f"labels.codec={TOP}", loss_settings, "training.baseline=false"]
+    made = {name: load_recipe(CONFIG, [f"runs={runs}", *overrides, *twin]) for name, twin in twins.items()}
+    return {"bytes": own, **made}
 
 
 def bits(found: dict[str, Any], role: str) -> dict[str, Any]:
@@ -47,14 +54,17 @@ def main() -> None:
     """Measure, and print the JSON line."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.teaches_bytes", description=__doc__)
     parser.add_argument("--runs", type=Path, help="keep the runs in this folder, and go on with those that are there")
-    parser.add_argument("overrides", nargs="*", help="settings of both recipes, such as training.steps=20")
+    parser.add_argument("--kinds", nargs="+", choices=["bytes", "bpe", *OTHER_LOSSES], help="default: all")
+    parser.add_argument("overrides", nargs="*", help="settings of all recipes, such as training.steps=20")
     arguments = parser.parse_args()
     arms: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="kdcore-bench-") as folder:
-        for name, recipe in recipes(arguments.runs or Path(folder), arguments.overrides).items():
-            found = teach(recipe)
-            arms |= {"teacher": bits(found, "teacher"), f"{name}_alone": bits(found, "baseline")}
-            arms |= {f"{name}_taught": bits(found, "student")}
+        known = recipes(arguments.runs or Path(folder), arguments.overrides)
+        for name in arguments.kinds or known:
+            found = teach(known[name])
+            arms |= {"teacher": bits(found, "teacher"), f"{name}_taught": bits(found, "student")}
+            if name not in OTHER_LOSSES:
+                arms |= {f"{name}_alone": bits(found, "baseline")}
             progress(f"{name}: {arms}")
     headline = {name: arm["bits_per_byte"] for name, arm in arms.items()}
     emit("teaches_bytes", headline, ["python", "-m", "tests.benchmarks.teaches_bytes", *sys.argv[1:]], arms=arms)

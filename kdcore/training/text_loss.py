@@ -42,15 +42,17 @@ def text_loss(
             f"the loss '{settings.type}' compares tokens of two tokenizers where both begin one, which a recipe finds "
             "(training.loss.type): train with `kd train`, or set another type"
         )
-    model: Any = student
-    head = model.get_output_embeddings()
-    model: Any = student
     head = head_of(student)
     check_fit(None if across else labels, batch.targets, len(batch.positions), _num_outputs(head))
     hidden = student_hidden(student, batch)
     if isinstance(labels, ChunkLabels | OpeningLabels):
-        return _loss_across(hidden, head, batch.targets, labels, logit_rules(model.config), settings)
+        return _loss_across(hidden, head, batch.targets, labels, _rules_of(student), settings)
     return loss_of_hidden(student, hidden, head, labels, batch.targets, objective, settings)
+
+
+def _rules_of(student: nn.Module) -> LogitRules:
+    model: Any = student
+    return logit_rules(model.config)
 
 
 def head_of(student: nn.Module) -> Any:
@@ -75,7 +77,6 @@ def loss_of_hidden(
     settings: LossConfig,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The summed loss of N tokens, as `distillation_loss_from_hidden` makes it with these settings."""
-    model: Any = student
     return distillation_loss_from_hidden(
         hidden,
         head.weight,
@@ -83,7 +84,7 @@ def loss_of_hidden(
         targets,
         objective=objective,
         head_bias=head.bias,
-        rules=logit_rules(model.config),
+        rules=_rules_of(student),
         num_classes=settings.num_classes,
         chunk_tokens=settings.chunk_tokens,
         recompute=bool(settings.recompute),

@@ -11,7 +11,7 @@ from kdcore.config import Recipe
 from kdcore.config.models import TeacherTextClassifierConfig, TextClassifierConfig
 from kdcore.data.document import ClassifiedText
 from kdcore.data.tokenizer import load_tokenizer
-from kdcore.models.text_classifier import encode_texts
+from kdcore.models.text_classifier import TokenClassifier, encode_texts, stacked
 from kdcore.students.build import tokenizer_path
 from kdcore.teachers.text_classifier import TextClassifierTeacher, Texts
 
@@ -40,5 +40,5 @@ def text_batches(texts: Sequence[ClassifiedText], batch: int) -> list[tuple[Text
 
 
 def _logits(model: Any, tokenizer: Any, max_length: int, texts: Texts) -> Tensor:
-    inputs = encode_texts(tokenizer, texts, max_length)
-    return model(**{name: value.to(model.device) for name, value in inputs.items()}).logits
+    inputs = stacked(encode_texts(tokenizer, texts, max_length))
+    return TokenClassifier(model, tokenizer)(inputs.to(model.device))

@@ -61,8 +61,8 @@ def collapse_notes(figures: Mapping[str, Any]) -> tuple[str, ...]:
     target, most = max(per_class.items(), key=lambda entry: entry[1])
     if len(per_class) > 1 and most > _ONE_CLASS * figures["images"]:
         notes.append(
-            f"collapsed: {most:,} of {figures['images']:,} images are of class {target}; raise synthesis.balance, or "
-            "lower the weights of other terms"
+            f"collapsed: {most:,} of {figures['images']:,} images are of class {target}; raise synthesis.balance "
+            "or lower other weights; of transfer, raise synthesis.candidates"
         )
     missing = [target for target, count in per_class.items() if not count]
     if missing and figures["images"] >= 10 * len(per_class):

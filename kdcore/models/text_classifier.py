@@ -23,10 +23,12 @@ __all__ = ["TokenClassifier", "build_text_classifier", "encode_texts", "stacked"
 class TokenClassifier(nn.Module):
     """A text classifier of transformers that takes all it is given as one tensor, and returns its logits alone."""
 
-    def __init__(self, model: PreTrainedModel, uses_types: bool) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
         self.model = model
-        self._uses_types = uses_types
+        # A tokenizer may number the two parts of a pair where the network, as RoBERTa, has one type for both.
+        several = getattr(model.config, "type_vocab_size", 2) > 1
+        self._uses_types = several and "token_type_ids" in tokenizer.model_input_names
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits [B, num_classes] of `tokens` int64 [B, 3, L]: ids, attention mask, token types."""

@@ -58,7 +58,7 @@ def build_classified_text_student(config: TextClassifierConfig, tokenizer: Any, 
     from kdcore.models.text_classifier import TokenClassifier, build_text_classifier
 
     model = build_text_classifier(config, tokenizer, num_classes).float()
-    return TokenClassifier(model, "token_type_ids" in tokenizer.model_input_names)
+    return TokenClassifier(model, tokenizer)
 
 
 def checkpoint_activations(student: nn.Module) -> None:

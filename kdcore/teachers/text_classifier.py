@@ -42,7 +42,7 @@ class TextClassifierTeacher:
         self.model: Any = model.requires_grad_(False).eval()
         self.model.to(self._device)
         self.num_classes = num_classes
-        self.network = TokenClassifier(self.model, "token_type_ids" in self.tokenizer.model_input_names)
+        self.network = TokenClassifier(self.model, self.tokenizer)
         """The same, of all that it is given as one tensor."""
 
     def identity(self) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def test_a_line_for_encoders_trains(name, tokenizer):
     recipe = _recipe(ENCODERS[name])
     torch.manual_seed(0)
     networks = [
-        TokenClassifier(build_text_classifier(config, tokenizer, 10), True)
+        TokenClassifier(build_text_classifier(config, tokenizer, 10), tokenizer)
         for config in (recipe.student, recipe.teacher)
     ]  # pyright: ignore
     ids = torch.randint(5, 2000, (SAMPLES, 9))

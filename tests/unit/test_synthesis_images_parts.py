@@ -216,6 +216,8 @@ def test_terms_are_weighted_by_name_and_must_be_finite() -> None:
     assert noted(terms) == {"one": 3.0, "two": 4.0}
     with pytest.raises(LabelError, match=r"synthesis\.learning_rate"):
         noted({"one": torch.tensor(float("nan"))})
+    with pytest.raises(ConfigError, match="every weight is 0"):
+        total(Weights(), {})
 
 
 def test_pixels_are_seen_normalised_and_kept_in_bytes() -> None:

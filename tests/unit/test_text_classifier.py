@@ -5,7 +5,7 @@ import torch
 
 from kdcore.config.models import TeacherTextClassifierConfig, TextClassifierConfig
 from kdcore.errors import ConfigError, TeacherError
-from kdcore.models.text_classifier import build_text_classifier, encode_texts
+from kdcore.models.text_classifier import TokenClassifier, build_text_classifier, encode_texts
 from kdcore.models.tokenizer import load_tokenizer
 from kdcore.teachers.text_classifier import TextClassifierTeacher
 from tests.support.encoders import ARCHITECTURE, make_encoder
@@ -86,3 +86,14 @@ def test_positions_of_roberta_begin_after_those_of_padding(folder):
     assert model(**encode_texts(tokenizer, texts, 15)).logits.shape == (1, 2)
     with pytest.raises(ConfigError, match=r"has 15 positions \(16 in its .*the first 1 stand for .*to 15 or"):
         build_text_classifier(_config(architecture=roberta, max_length=16), tokenizer, 2)
+
+
+def test_types_are_not_told_to_a_network_that_has_one(folder):
+    """RoBERTa has a single type, where a tokenizer may number the second text of a pair 1."""
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    tokens = torch.stack([torch.tensor([[2, 8, 3, 9, 3]]), torch.ones(1, 5).long(), torch.tensor([[0, 0, 0, 1, 1]])], 1)
+    for architecture, alike in (({"model_type": "roberta", "type_vocab_size": 1}, True), ({}, False)):
+        model = build_text_classifier(_config(architecture={**ARCHITECTURE, **architecture}), tokenizer, 2)
+        found = TokenClassifier(model.eval(), tokenizer)(tokens)
+        assert torch.allclose(found, model(input_ids=tokens[:, 0]).logits) == alike

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from kdcore.errors import LabelError
+from kdcore.errors import ConfigError, LabelError
 
 __all__ = ["Collector", "OnStep", "PixelSpace", "SynthesisedImages", "noted", "total"]
 
@@ -16,7 +16,12 @@ OnStep = Callable[[int, dict[str, float]], None]
 
 
 def total(settings: object, terms: dict[str, Tensor]) -> Tensor:
-    """The sum of terms, each times the setting of its name."""
+    """The sum of terms, each times the setting of its name. ConfigError where none has a weight."""
+    if not terms:
+        raise ConfigError(
+            "images must be made to lower something, and every weight is 0: set one of synthesis.one_hot, "
+            "synthesis.batch_norm, synthesis.adversarial or another weight of this method above 0"
+        )
     return torch.stack([getattr(settings, name) * term for name, term in terms.items()]).sum()
 
 

@@ -3,8 +3,9 @@
 `three_teacher_overhead`: a training step on an arithmetic mix of three stores, over a step on one of them, both with
 this project's feed and head, in turns on the same model and tokens; medians, and the larger of two codecs.
 `read_vs_single`: stored labels that a mix of three reads and mixes in a second, over those that one store reads;
-`tokens_vs_single` (in the details): tokens in place of labels, of which a mix reads three for each; `bound`: the
-same of reading the three stores and mixing nothing, which is what is left to gain.
+`tokens_vs_single`: tokens in place of labels, of which a mix reads three for each; the smaller of two codecs, as are
+the others. `written_vs_single`: tokens of the same mix once `kd store mix` has written it as a store. `bound` (in the
+details): tokens of the three stores, read and not mixed, which is the most that a mix at reading could have.
 """
 
 import argparse
@@ -18,8 +19,9 @@ import numpy as np
 import torch
 
 from kdcore.store import LabelStore, open_store
+from kdcore.store.derive.mix import mix_stores
 from kdcore.store.mix.mix import LabelMix
-from kdcore.store.mix.opening import open_mix
+from kdcore.store.mix.opening import mix_settings
 from kdcore.training.text_samples import StoreRows, TextSamples
 from tests.benchmarks.harness import emit, progress
 from tests.benchmarks.student_step import CLASSES, SEQUENCE, SIZES, cached_steps, make_samples
@@ -50,14 +52,18 @@ def measure(folder: Path, codec: str, documents: list[np.ndarray], arguments: ar
     for teacher in range(TEACHERS):
         make_samples(folder / str(teacher), codec, documents, teacher)
         stores.append(folder / str(teacher) / codec)
-    single, mix = open_store(stores[0]), open_mix(stores)
+    settings = mix_settings(stores, "arithmetic")
+    single, mix = open_store(stores[0]), LabelMix.of(settings)
     arms = {
         "one": TextSamples(StoreRows(single), SEQUENCE, True, "refuse"),
         "mix": TextSamples(StoreRows(mix), SEQUENCE, True, "refuse"),
     }
     seconds = cached_steps(arms, arguments)
     found = {"one_step": seconds["one"], "mix_step": seconds["mix"]}
-    read = {"one": [single], "mix": [mix], "all": mix.stores}
+    started = time.perf_counter()
+    mix_stores(folder / "written", settings)
+    found["writing_s"] = time.perf_counter() - started
+    read = {"one": [single], "mix": [mix], "all": mix.stores, "written": [open_store(folder / "written")]}
     found |= {f"{name}_tokens_per_s": speed(parts, arguments.tokens) for name, parts in read.items()}
     progress(f"{codec}: {found}")
     return found
@@ -80,20 +86,24 @@ def main() -> None:
     documents = [generator.integers(2, CLASSES, SEQUENCE + 1).astype(np.int64) for _ in range(arguments.documents)]
     with tempfile.TemporaryDirectory(prefix="kdcore-bench-") as name:
         found = {codec: measure(Path(name) / codec, codec, documents, arguments) for codec in CODECS}
-    tokens, bound = (
+    tokens, bound, written = (
         {codec: each[f"{arm}_tokens_per_s"] / each["one_tokens_per_s"] for codec, each in found.items()}
-        for arm in ("mix", "all")
+        for arm in ("mix", "all", "written")
     )
     headline = {
         "three_teacher_overhead": max(each["mix_step"] / each["one_step"] for each in found.values()),
         "read_vs_single": TEACHERS * min(tokens.values()),
+        "tokens_vs_single": min(tokens.values()),
+        "written_vs_single": min(written.values()),
     }
     emit(
         "mix",
         {key: round(value, 3) for key, value in headline.items()},
         ["python", "-m", "tests.benchmarks.mix", *sys.argv[1:]],
-        tokens_vs_single={codec: round(value, 3) for codec, value in tokens.items()},
-        bound={codec: round(value, 3) for codec, value in bound.items()},
+        **{
+            name: {codec: round(value, 3) for codec, value in each.items()}
+            for name, each in (("tokens", tokens), ("bound", bound), ("written", written))
+        },
         measured={codec: {key: round(value, 4) for key, value in each.items()} for codec, each in found.items()},
         teachers=TEACHERS,
         tokens_a_step=arguments.sequences * SEQUENCE,

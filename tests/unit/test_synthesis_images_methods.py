@@ -12,6 +12,7 @@ from kdcore.config.synthesis.images import ImageSynthesis
 from kdcore.errors import ConfigError
 from kdcore.synthesis.images.disagreement import kl
 from kdcore.synthesis.images.make import check_networks, make_images
+from kdcore.synthesis.images.nayer import Nayer
 from kdcore.synthesis.images.pixels import PixelSpace, SynthesisedImages, total
 from kdcore.synthesis.images.pool import ImagePool
 from kdcore.synthesis.images.shadow import ShadowStudent
@@ -85,6 +86,23 @@ def test_asked_for_classes_are_what_the_teacher_sees(teacher: BatchNormNet, type
     assert torch.bincount(made.targets, minlength=CLASSES).tolist() == [asked_each(made)] * CLASSES
     seen = teacher(SPACE.seen(SPACE.from_bytes(made.pixels))).argmax(1)
     assert (seen == made.targets).float().mean() > 0.8
+
+
+@pytest.mark.parametrize("type", ["deep_inversion", "nayer"])
+@pytest.mark.parametrize("batch", [2, 4])
+def test_batches_that_classes_do_not_divide_are_balanced_together(teacher: BatchNormNet, type: str, batch: int) -> None:
+    made = make(teacher, settings(type, steps=1, samples=26, batch_size=batch))
+    assert sorted(torch.bincount(made.targets, minlength=CLASSES).tolist()) == [8, 9, 9]
+
+
+def test_noisy_layers_go_on_with_the_class_that_is_next(teacher: BatchNormNet) -> None:
+    maker = Nayer(teacher, None, settings("nayer"), SPACE, CLASSES)
+    maker._generator = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]  latents are seen as they are
+    latents = []
+    for first in range(2):
+        torch.manual_seed(0)  # the same two layers
+        latents.append(maker.canvas(torch.arange(first, 6) % CLASSES).draw())
+    assert torch.equal(latents[0][1:], latents[1])
 
 
 def asked_each(made: SynthesisedImages) -> int:

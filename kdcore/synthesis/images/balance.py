@@ -8,9 +8,14 @@ from torch import Tensor
 __all__ = ["balanced_targets", "class_balance"]
 
 
-def balanced_targets(count: int, num_classes: int) -> Tensor:
-    """`count` classes int64, each as often as another or once more, in random order."""
-    surplus = torch.randperm(num_classes)[: count % num_classes]
+def balanced_targets(count: int, made: Tensor) -> Tensor:
+    """`count` classes int64, each as often as another or once more, in random order.
+
+    `made` int64 [C] is how many there are of each: those that have fewest get what is over.
+    """
+    num_classes = len(made)
+    order = torch.randperm(num_classes)
+    surplus = order[made[order].argsort(stable=True)][: count % num_classes]
     every = torch.arange(num_classes).repeat(count // num_classes)
     targets = torch.cat([every, surplus])
     return targets[torch.randperm(count)]

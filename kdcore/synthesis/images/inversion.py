@@ -59,6 +59,7 @@ class Inversion(ABC, Generic[S]):
         self.device = next(teacher.parameters()).device
         self.student = None if student is None else ShadowStudent(student, teacher, settings, space)
         self.batches = 0
+        self.made = torch.zeros(num_classes, dtype=torch.int64)
 
     def run(self, wanted: int, on_step: OnStep) -> SynthesisedImages:
         """`wanted` images, as many of each class as can be."""
@@ -69,6 +70,7 @@ class Inversion(ABC, Generic[S]):
             pixels, step, losses = self._invert(targets, lambda terms: on_step(kept.have, terms))
             kept.add(pixels, targets, step, losses)
             self.batches += 1
+            self.made += torch.bincount(targets.cpu(), minlength=self.num_classes)
             if self.student is not None:
                 pool.add(pixels)
                 losses["student"] = self.student.learn(pixels, pool, self.settings.student_steps)
@@ -80,7 +82,7 @@ class Inversion(ABC, Generic[S]):
 
     def targets(self, count: int) -> Tensor:
         """The classes of a batch."""
-        return balanced_targets(count, self.num_classes)
+        return balanced_targets(count, self.made)
 
     def terms(self, pixels: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """The terms that have a weight, by the names of their settings; further ones are added here by a method."""

@@ -37,17 +37,17 @@ class Nayer(Inversion[NayerConfig]):
         return self.batches >= max(1, self.settings.warmup)
 
     def targets(self, count: int) -> Tensor:
-        """The classes in turn."""
-        return torch.arange(count) % self.num_classes
+        """The classes in turn, from where the last batch ended."""
+        return (int(self.made.sum()) + torch.arange(count)) % self.num_classes
 
     def canvas(self, targets: Tensor) -> Canvas:
         """New noisy layers before the generator."""
-        layers = NoisyLayers(-(-len(targets) // self.num_classes), self._classes.shape[1], self.settings.latent).to(
-            self.device
-        )
+        first = int(targets[0])
+        last = first + len(targets)
+        layers = NoisyLayers(-(-last // self.num_classes), self._classes.shape[1], self.settings.latent).to(self.device)
 
         def latents() -> Tensor:
-            return layers(self._classes)[: len(targets)]
+            return layers(self._classes)[first:last]
 
         groups = [{"params": list(self._generator.parameters())}, {"params": list(layers.parameters())}]
         return Canvas(drawing(self._generator, latents, self.settings), groups)

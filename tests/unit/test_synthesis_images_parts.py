@@ -198,6 +198,22 @@ def test_a_pool_keeps_its_size_and_what_it_holds_is_rounded() -> None:
     assert (pool.sample(64) == 1).any()
 
 
+def test_a_full_pool_holds_the_same_whatever_the_number_of_threads() -> None:
+    images = torch.arange(256).view(-1, 1, 1, 1).expand(-1, 1, 64, 64) / 255
+    held = []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 4, 4, 4, 4, 4, 4):
+            torch.set_num_threads(count)
+            torch.manual_seed(0)
+            pool = ImagePool((1, 64, 64), 100)
+            pool.add(images)  # most of them take the place of others, several that of the same
+            held.append(pool.sample(200))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(each, held[0]) for each in held)
+
+
 def test_what_is_collected_is_cut_to_what_is_wanted() -> None:
     kept = Collector(3)
     for step in (1, 2):

@@ -22,7 +22,9 @@ class ImagePool:
         self._held[self.size : self.size + room] = new[:room]
         self.size += room
         if room < len(new):
-            self._held[torch.randint(0, self.size, (len(new) - room,))] = new[room:]
+            # By numpy, where the last of two images for one place stays; torch's threads race for it.
+            places = torch.randint(0, self.size, (len(new) - room,)).numpy()
+            self._held.numpy()[places] = new[room:].numpy()
 
     def sample(self, count: int) -> Tensor:
         """`count` images drawn with replacement, float32 in 0 .. 1. The pool must not be empty."""

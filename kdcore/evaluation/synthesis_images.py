@@ -28,7 +28,7 @@ def image_figures(images: np.ndarray, targets: Sequence[int], num_classes: int) 
     """Figures as JSON of the classes that images were made for, and of some of them, uint8 [N, H, W, C]: up to 2,000.
 
     `balance` is the entropy of the classes over its largest value: 1 where all are as frequent. `repeated` counts
-    images that another one equals but for the rounding of a step; `flat` those without contrast; `nearest` are the
+    images that another one equals but for the rounding of a step; `flat` those of one colour; `nearest` are the
     distances to the nearest other image, at 5, 50 and 95%, and `apart` the median distance of two.
     """
     counts = np.bincount(np.asarray(targets, int), minlength=num_classes)
@@ -39,7 +39,7 @@ def image_figures(images: np.ndarray, targets: Sequence[int], num_classes: int) 
         "images": int(counts.sum()),
         "per_class": {str(target): int(count) for target, count in enumerate(counts)},
         "balance": round(float(-(shares * np.log(shares)).sum() / np.log(max(2, num_classes))), 4),
-        "flat": round(float((looked.reshape(len(looked), -1).std(1) < _FLAT).mean()), 4),
+        "flat": round(float((looked.std((1, 2)).max(1) < _FLAT).mean()), 4),
     }
     if len(looked) < 2:
         return figures

@@ -33,8 +33,10 @@ def test_one_class_constant_images_and_repeated_ones_are_said(draw: np.random.Ge
     assert "38 of 40 images are of class 2" in one
     assert "class 3" in rest
     flat = np.full_like(images, 7)
-    (constant,) = collapse_notes(image_figures(flat, [0, 1, 2, 3] * 10, 4))
-    assert "100% of the images are constant" in constant
+    coloured = np.broadcast_to(draw.integers(0, 256, (40, 1, 1, 3), dtype=np.uint8), (40, 4, 4, 3))
+    for plain in (flat, coloured):
+        (constant,) = collapse_notes(image_figures(plain, [0, 1, 2, 3] * 10, 4))
+        assert "100% of the images are constant" in constant
     repeated = np.concatenate([images[:20], images[:20]])
     (twice,) = collapse_notes(image_figures(repeated, [0, 1, 2, 3] * 10, 4))
     assert "100% of the images are repeated" in twice

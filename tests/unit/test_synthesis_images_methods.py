@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kdcore.config.synthesis import SynthesisConfig
 from kdcore.config.synthesis.images import ImageSynthesis
-from kdcore.errors import ConfigError
+from kdcore.errors import ConfigError, LabelError
 from kdcore.synthesis.images.disagreement import kl
 from kdcore.synthesis.images.make import check_networks, make_images
 from kdcore.synthesis.images.nayer import Nayer
@@ -115,6 +115,13 @@ def test_an_adaptive_inversion_is_drawn_to_where_its_student_errs(teacher: Batch
     assert "adversarial" not in heard[0]  # the student has learnt nothing yet
     assert 0 <= heard[-1]["adversarial"] <= 1
     assert heard[-1]["student"] > 0
+
+
+@pytest.mark.parametrize("type", ["deep_inversion", "zskt"])
+def test_a_student_that_diverges_is_told_from_images_that_do(teacher: BatchNormNet, type: str) -> None:
+    asked = settings(type, adversarial=1.0, samples=24, steps=1, student_learning_rate=1e30)
+    with pytest.raises(LabelError, match=r"student must .* got nan.* Lower synthesis\.student_learning_rate"):
+        make(teacher, asked)
 
 
 PAIRS = [["conv1", "conv1"], ["bn2", "conv2"]]

@@ -1,10 +1,12 @@
 """The unit's own student: it learns as images are made, and tells where it still differs from the teacher."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from kdcore.config.synthesis.images import ImageSettings
-from kdcore.errors import ConfigError
+from kdcore.errors import ConfigError, LabelError
 from kdcore.losses.feature.attention_transfer import attention_transfer
 from kdcore.synthesis.images.disagreement import kl
 from kdcore.synthesis.images.passes import in_precision
@@ -36,7 +38,10 @@ class ShadowStudent:
         return answers
 
     def learn(self, fresh: Tensor, pool: ImagePool, steps: int) -> float:
-        """Some steps on new pixels [B, C, H, W] and a share of remembered ones; the mean loss."""
+        """Some steps on new pixels [B, C, H, W] and a share of remembered ones; the mean loss.
+
+        LabelError when it is not finite.
+        """
         settings, losses = self._settings, []
         remembered = round(settings.replay * settings.student_batch_size) if pool.size else 0
         for _ in range(steps):
@@ -45,7 +50,13 @@ class ShadowStudent:
             if remembered:
                 pixels = torch.cat([pixels, pool.sample(remembered).to(pixels.device)])
             losses.append(self._step(self._space.seen(pixels)))
-        return sum(losses) / max(1, len(losses))
+        mean = sum(losses) / max(1, len(losses))
+        if not math.isfinite(mean):
+            raise LabelError(
+                f"A unit's own student must learn at a finite loss, got {mean}: its descent diverged. Lower "
+                "synthesis.student_learning_rate, or set synthesis.precision to float32"
+            )
+        return mean
 
     def _step(self, seen: Tensor) -> float:
         ours, theirs = self._taps

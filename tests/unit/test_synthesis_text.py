@@ -169,6 +169,9 @@ def test_tokens_are_drawn_at_their_odds() -> None:
     drawn = draw(logits, points, ones, 0.7 * ones)  # 0.67 and 0.24: the second is needed, the third is not
     np.testing.assert_allclose(np.bincount(drawn, minlength=4) / 10_000, [0, 0.2689, 0.7311, 0], atol=2e-4)
     assert draw(logits[:1], np.array([np.nextafter(1, 0)]), ones[:1], ones[:1]).tolist() == [2]
+    narrow = torch.tensor([[8.0] + [3.984375] * 4], dtype=torch.bfloat16)  # their difference is no bfloat16
+    shares = np.bincount(draw(narrow.expand(10_000, -1), points, ones, ones)) / 10_000
+    np.testing.assert_allclose(shares, narrow[0].double().softmax(0), atol=1e-4)
     with pytest.raises(LabelError, match="must be finite"):
         draw(torch.full((1, 4), float("nan")), points[:1], ones[:1], ones[:1])
 

@@ -43,8 +43,8 @@ def draw(logits: Tensor, points: np.ndarray, temperatures: np.ndarray, shares: n
     """
     largest = logits.amax(1, keepdim=True)
     check_maxima(largest[:, 0], "the next tokens")
-    scaled = (logits - largest).double() / _column(temperatures, logits)
-    masses = scaled.exp_()
+    # Wide first: what labels are computed from is not rounded, and a difference in bfloat16 is.
+    masses = logits.double().sub(largest).div_(_column(temperatures, logits)).exp_()
     if (shares < 1).any():
         masses = _likeliest(masses, _column(shares, logits))
     ends = masses.cumsum(1)

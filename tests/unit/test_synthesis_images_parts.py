@@ -66,6 +66,16 @@ class ChannelsFirst(nn.LayerNorm):
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+def test_means_are_of_channels_wherever_a_layer_norm_has_them() -> None:
+    maps, tokens = torch.randn(2, 4, 3, 5), torch.randn(2, 6, 4)
+    for norm, given, places in ((ChannelsFirst(4), maps, (2, 3)), (nn.LayerNorm(4), tokens, 1)):
+        with Inside(norm, means=True) as inside:
+            norm(given)
+            torch.testing.assert_close(inside.means(), given.mean(places))
+    with pytest.raises(ConfigError, match=r"synthesis\.type cmi compares images by"):
+        Inside(nn.Linear(2, 2), means=True)
+
+
 def test_distance_of_layer_norms_is_that_of_a_dense_reference() -> None:
     maps = ChannelsFirst(4)
     net = nn.Sequential(maps, nn.Flatten(2), nn.Linear(9, 5), nn.LayerNorm(5, elementwise_affine=False))

@@ -34,7 +34,7 @@ class Inside:
     """A context manager that watches a teacher's passes. Raises ConfigError for what it has not got.
 
     `statistics`: it must have BatchNorm layers that keep running means and variances. `layer_norms`: it must have
-    LayerNorms. `head`: the path of its last linear layer, looked for when None.
+    LayerNorms; `means`: any of those, or convolutions. `head`: the path of its last linear layer, looked for when None.
     """
 
     def __init__(
@@ -62,6 +62,11 @@ class Inside:
                 "none. Set synthesis.layer_norm to 0, and synthesis.batch_norm above 0 if it has BatchNorms."
             )
         layers = self._norms or [m for m in teacher.modules() if isinstance(m, nn.Conv2d | nn.LayerNorm)]
+        if means and not layers:
+            raise ConfigError(
+                "synthesis.type cmi compares images by what goes into a teacher's BatchNorms, convolutions or "
+                "LayerNorms; this one has none. Set synthesis.type to another: dafl or impressions."
+            )
         self._seen_by = layers if means else []
         self._head = None if head is False else last_linear(teacher, None if head is True else head)
         self._hooks = ExitStack()
@@ -138,7 +143,8 @@ class Inside:
 
     def _note_means(self, layer: nn.Module, given: tuple[Tensor, ...]) -> None:
         maps = given[0].float()
-        if isinstance(layer, nn.LayerNorm):  # [B, tokens, channels]
+        # Most LayerNorms see [B, ..., C]; those of convolutional networks, and all other layers, [B, C, ...].
+        if isinstance(layer, nn.LayerNorm) and layer.normalized_shape == maps.shape[-1:]:
             maps = maps.transpose(1, -1)
         self._means.append(maps.flatten(2).mean(2) if maps.dim() > 2 else maps)
 

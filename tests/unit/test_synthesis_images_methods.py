@@ -117,6 +117,23 @@ def test_an_adaptive_inversion_is_drawn_to_where_its_student_errs(teacher: Batch
     assert heard[-1]["student"] > 0
 
 
+@pytest.mark.parametrize(
+    ("type", "warmup"), [("deep_inversion", {}), ("fast_meta", {"warmup": 2}), ("nayer", {"warmup": 0})]
+)
+def test_a_student_is_heard_after_the_warm_up_or_not_asked_for(
+    teacher: BatchNormNet, type: str, warmup: dict[str, int]
+) -> None:
+    first = max(1, warmup.get("warmup", 1))
+    asked = {"adversarial": 1.0, "steps": 1, "batch_size": 4, **warmup}
+    made = make(teacher, settings(type, samples=4 * first + 1, **asked))
+    assert ["adversarial" in losses for losses in made.losses] == [False] * 4 * first + [True]
+    for units in ({"samples": 4 * first}, {"samples": 99, "unit_samples": 4 * first}):
+        with pytest.raises(ValidationError, match=f"here after {first}, and a unit has {first}"):
+            settings(type, **asked, **units)
+    with pytest.raises(ValidationError, match="here after 10, and a unit has 10"):
+        TypeAdapter(SynthesisConfig).validate_python({"type": "nayer", "samples": 9999, "adversarial": 1})
+
+
 @pytest.mark.parametrize("type", ["deep_inversion", "zskt"])
 def test_a_student_that_diverges_is_told_from_images_that_do(teacher: BatchNormNet, type: str) -> None:
     asked = settings(type, adversarial=1.0, samples=24, steps=1, student_learning_rate=1e30)

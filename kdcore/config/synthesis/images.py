@@ -3,6 +3,7 @@
 A weight of zero leaves its term out. Images are made as pixels in 0 .. 1, rounded to 8 bits before anything is kept.
 """
 
+import math
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -99,6 +100,22 @@ class InversionSettings(ImageSettings):
     l2: Weight = Field(default=0.0, description="of the mean square of normalised pixels")
     shift: int = Field(default=2, ge=0, description="pixels that each image is moved by, at most, before it is seen")
     flip: bool = Field(default=False, description="show half of the images mirrored")
+
+    @property
+    def unheard_batches(self) -> int:
+        """Batches of a unit in which its student has no say: the first, when it knows nothing, or the warm-up."""
+        return max(1, getattr(self, "warmup", 1))
+
+    @model_validator(mode="after")
+    def _student_is_heard(self) -> "InversionSettings":
+        batches = math.ceil(min(self.samples, self.unit_samples) / self.batch_size)
+        if self.adversarial and batches <= self.unheard_batches:
+            raise ValueError(
+                f"adversarial is of a student that is heard after the first batches of a unit, here after "
+                f"{self.unheard_batches}, and a unit has {batches}: raise samples and unit_samples, lower batch_size "
+                "(or warmup, where there is one), or leave adversarial out"
+            )
+        return self
 
 
 class DeepInversionConfig(InversionSettings):

@@ -36,10 +36,6 @@ class FastMeta(Inversion[FastMetaConfig]):
         rate = settings.learning_rate * settings.steps
         self._optimizer = torch.optim.Adam(self._common.parameters(), rate, betas=_BETAS)
 
-    def is_adversarial(self) -> bool:
-        """After the warm-up."""
-        return self.batches >= max(1, self.settings.warmup)
-
     def canvas(self, targets: Tensor) -> Canvas:
         """A copy of the common generator, and latents."""
         self._copy = copy.deepcopy(self._common)

@@ -95,7 +95,7 @@ class Inversion(ABC, Generic[S]):
             terms |= self.inner_terms(inside, pixels)
         if settings.one_hot:
             terms["one_hot"] = self.classified(logits, targets)
-        if settings.adversarial and self.is_adversarial():
+        if settings.adversarial and self.batches >= settings.unheard_batches:
             terms["adversarial"] = self.agreement(seen, logits)
         if settings.total_variation:
             terms["total_variation"] = total_variation(seen)
@@ -122,10 +122,6 @@ class Inversion(ABC, Generic[S]):
         """What is lowered so that the student disagrees: KL where both choose one class, negative."""
         assert self.student is not None
         return -agreed_kl(self.student.logits(seen), logits).mean()
-
-    def is_adversarial(self) -> bool:
-        """Whether the student is heard in this batch: not in the first, when it knows nothing."""
-        return self.batches > 0
 
     def viewed(self, pixels: Tensor) -> Tensor:
         """What is seen of images: moved a little, half of them mirrored if so set."""

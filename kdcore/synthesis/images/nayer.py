@@ -32,10 +32,6 @@ class Nayer(Inversion[NayerConfig]):
             size = max(settings.latent, num_classes)
             self._classes = torch.linalg.qr(torch.randn(size, size))[0][:num_classes].to(self.device)
 
-    def is_adversarial(self) -> bool:
-        """After the warm-up."""
-        return self.batches >= max(1, self.settings.warmup)
-
     def targets(self, count: int) -> Tensor:
         """The classes in turn, from where the last batch ended."""
         return (int(self.made.sum()) + torch.arange(count)) % self.num_classes

@@ -48,6 +48,12 @@ class ChatTemplate:
         """Digest of the template and its arguments."""
         return digest_json({"template": self._template, "arguments": self._arguments})
 
+    def special_tokens(self) -> dict[str, str | None]:
+        """What the template writes by the name of a special token, such as `eos_token`: with each tokenizer its own."""
+        text, own = str(self._template), self._tokenizer.special_tokens_map
+        names = [name for name in self._tokenizer.SPECIAL_TOKENS_ATTRIBUTES if name not in self._arguments]
+        return {name: own.get(name) for name in names if re.search(rf"\b{name}\b", text)}
+
     def render(self, document: TextDocument, with_spans: bool) -> tuple[str, Spans]:
         """The whole text, and `with_spans` what the assistant says in it, each turn with the token that ends it.
 

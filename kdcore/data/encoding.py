@@ -119,6 +119,10 @@ class TextEncoder:
         mask = {"mask": self._mask} if self.masked else {}
         return mask if self._chat is None else {**mask, "chat_template": self._chat.digest()}
 
+    def special_tokens(self) -> dict[str, str | None]:
+        """Texts of special tokens that conversations are written with, by name; see ChatTemplate."""
+        return {} if self._chat is None else self._chat.special_tokens()
+
     def encode(self, document: TextDocument) -> EncodedText:
         """Tokens and labelled positions. A token belongs where its first character does; so does one on a border.
 

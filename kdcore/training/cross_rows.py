@@ -173,11 +173,21 @@ def _teachers_tokenizer(recipe: Recipe, store: "LabelStore") -> "PreTrainedToken
 def _check_reading(encoder: TextEncoder, store: "LabelStore", recipe: Recipe) -> None:
     """Bytes are those of the text that the teacher read."""
     ours, theirs = encoder.identity().get("chat_template"), store.identity.get("chat_template")
-    if ours == theirs:
-        return
     given = recipe.data.chat_template if isinstance(recipe.data, RowData) else None
-    raise IdentityMismatch(
-        f"teacher and student must read conversations in one text, but the labels in {store.path} are of the chat "
-        f"template with digest {theirs}, and the student's ({given or 'of its tokenizer'}) has {ours}: set "
-        "data.chat_template to one file for both, and label again into a new path"
-    )
+    if ours != theirs:
+        raise IdentityMismatch(
+            f"teacher and student must read conversations in one text, but the labels in {store.path} are of the chat "
+            f"template with digest {theirs}, and the student's ({given or 'of its tokenizer'}) has {ours}: set "
+            "data.chat_template to one file for both, and label again into a new path"
+        )
+    written = encoder.special_tokens()
+    if not written:
+        return
+    read = TextEncoder(_teachers_tokenizer(recipe, store), recipe.data).special_tokens()
+    if written != read:
+        raise IdentityMismatch(
+            f"teacher and student must read conversations in one text, but their chat template "
+            f"({given or 'of their tokenizers'}) writes {read} with the teacher's tokenizer and {written} with the "
+            "student's: give these in data.template_arguments, or spell them out in a file (data.chat_template), and "
+            "label again into a new path"
+        )

@@ -1,6 +1,8 @@
 """A student of another tokenizer learns from stored top-k labels, by ULD and GOLD's hybrid."""
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,16 +12,20 @@ import torch
 from kdcore.config import Recipe
 from kdcore.config.loss import LossConfig
 from kdcore.data.byte_ends import TokenBytes
+from kdcore.data.encoding import TextEncoder
 from kdcore.data.tokenizer import load_tokenizer
 from kdcore.errors import ConfigError, IdentityMismatch
+from kdcore.identity import digest_tokenizer
 from kdcore.labels import OpeningLabels, TopKLabels
 from kdcore.losses.objective import objective_of
 from kdcore.store import open_store
 from kdcore.training.arms import plan_arms
+from kdcore.training.cross_rows import SpanRows
 from kdcore.training.labelled_text import LabelledText
 from kdcore.training.run import run_arms
 from kdcore.training.text_loss import text_loss
 from kdcore.training.text_samples import TextSamples, text_samples
+from tests.support.chat_tokenizer import BEGUN, chat_tokenizer
 from tests.support.training import TOKENIZER, text_recipe, write_labels
 
 BYTES = str(Path(__file__).parents[2] / "models" / "bytes")
@@ -206,3 +212,27 @@ def test_what_cannot_serve_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     loss = LossConfig(type="uld")
     with pytest.raises(ConfigError, match="kd train"):
         text_loss(torch.nn.Module(), data.collate([data[0]]), objective_of(loss, 0.0), loss)
+
+
+def test_one_template_with_other_special_tokens_is_another_text(tmp_path: Path) -> None:
+    """Else bytes of the teacher's text would be taken for those that lie as far into the student's."""
+    chat_tokenizer(BEGUN).save_pretrained(tmp_path / "teacher")
+    teacher, student = load_tokenizer(str(tmp_path / "teacher")), chat_tokenizer(BEGUN)
+    student.add_special_tokens({"bos_token": "<begin>"})
+    talk = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}]
+    (tmp_path / "talks.jsonl").write_text(json.dumps({"messages": talk}))
+    tree = text_recipe(tmp_path, "talks", teacher=True).model_dump(mode="json")
+    tree["teacher"]["path"], tree["labels"]["codec"] = str(tmp_path / "teacher"), {"type": "span"}
+    data = {"type": "text", "path": str(tmp_path / "talks.jsonl"), "messages_field": "messages", "mask": "assistant"}
+
+    def rows(tokenizer: Any, **settings: Any) -> SpanRows:
+        asked = Recipe.model_validate({**tree, "data": {**data, **settings}})
+        identity = {**TextEncoder(teacher, asked.data).identity(), "tokenizer": digest_tokenizer(teacher)}
+        place = SimpleNamespace(remote=False)
+        store: Any = SimpleNamespace(identity=identity, path="labels", place=place, rows_of=lambda keys: None)
+        return SpanRows(asked, tokenizer, store)
+
+    with pytest.raises(IdentityMismatch, match=r"'bos_token': '<s>'.*'bos_token': '<begin>'.*data\.template_arguments"):
+        rows(student)
+    given = rows(student, template_arguments={"bos_token": "<s>"})
+    assert given._bytes(0, 0, 99).ends.tolist() == rows(teacher)._bytes(0, 0, 99).ends.tolist()

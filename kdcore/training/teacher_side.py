@@ -160,6 +160,7 @@ class StoredTeachers:
         said = [one.labels for one in each if one.labels is not None]
         if not said:
             return Answer(each=each)
-        mean = arithmetic(said, torch.full((len(said),), 1 / len(said), dtype=torch.float64))
+        equal = torch.full((len(said),), 1 / len(said), dtype=torch.float64, device=inputs.device)
+        mean = arithmetic(said, equal)
         logits = mean.log_probs.clamp(min=_NOTHING) if isinstance(mean, DenseLabels) else None
         return Answer(logits, {}, mean, each)

@@ -225,6 +225,16 @@ def test_what_a_store_does_not_have_is_told(stores, term, message):
         check_apart(terms(term), mixed(stores).codecs)
 
 
+def test_the_mean_is_made_where_the_labels_are(stores):
+    """On a GPU, where a batch is with its labels."""
+    mix = mixed(stores[:2])
+    labels = mix.labels_of(np.arange(4), np.zeros(4, int), np.ones(4, int))
+    assert isinstance(labels, ApartLabels)
+    said = StoredTeachers(mix.codecs, [{}, {}]).answer(torch.empty(4, 1, device="meta"), labels.to("meta"))
+    assert said.logits is not None
+    assert (said.logits.device.type, said.logits.shape) == ("meta", (4, 8))
+
+
 def test_a_mean_with_top_k_labels_has_no_logits():
     codecs, hears = (DenseCodec(8), TopKCodec(2, 8)), {"type": "dkd", "teacher": 0}
     check_apart(terms(hears, {"type": "kl", "temperature": 1}), codecs)

@@ -287,6 +287,15 @@ def test_stores_of_other_inputs_are_refused_with_both_values(tmp_path, stores, c
         open_mix([stores["dense0"].path, other.path])
 
 
+def test_tokenizers_are_compared_beside_a_store_that_knows_none(tmp_path, stores):
+    unknown = write_store(tmp_path / "unknown", 1, DENSE, tokenizer=None)
+    other = write_store(tmp_path / "other", 2, DENSE, tokenizer="other")
+    given = [unknown.path, stores["dense0"].path]
+    assert open_mix(given).identity["tokenizer"] == "t"
+    with pytest.raises(IdentityMismatch, match=r"dense0 and .*other differ in:\n  tokenizer: 't' and 'other'"):
+        open_mix([*given, other.path])
+
+
 def test_one_key_with_two_lengths_is_refused(tmp_path, stores, monkeypatch):
     monkeypatch.setattr("tests.support.mixes.tokens_of", lambda number: tokens_of(number)[:-1])
     other = write_store(tmp_path / "other", 1, DENSE)

@@ -21,17 +21,21 @@ def check_alike(stores: Sequence[LabelStore]) -> None:
 
     The tokenizer of texts with classes is the teacher's own affair, and one that a store does not know is not compared.
     """
-    first = stores[0]
     for other in stores[1:]:
-        known = [store.identity.get("tokenizer") for store in (first, other)]
-        theirs = ("tokenizer",) if first.kind != "text" or None in known else ()
-        found = differences(first.identity, other.identity, (*_OF_TEACHER, *theirs))
-        if found:
-            lines = "\n".join(f"  {path}: {left!r} and {right!r}" for path, left, right in found)
-            raise IdentityMismatch(
-                f"the stores of a mix must have labels of the same inputs, but {first.path} and {other.path} differ "
-                f"in:\n{lines}\nLabel one of them again as the other was"
-            )
+        _check_pair(stores[0], other, (*_OF_TEACHER, "tokenizer"))
+    knowing = [store for store in stores if store.kind == "text" and store.identity.get("tokenizer") is not None]
+    for other in knowing[1:]:
+        _check_pair(knowing[0], other, _OF_TEACHER)
+
+
+def _check_pair(first: LabelStore, other: LabelStore, ignored: Sequence[str]) -> None:
+    found = differences(first.identity, other.identity, ignored)
+    if found:
+        lines = "\n".join(f"  {path}: {left!r} and {right!r}" for path, left, right in found)
+        raise IdentityMismatch(
+            f"the stores of a mix must have labels of the same inputs, but {first.path} and {other.path} differ "
+            f"in:\n{lines}\nLabel one of them again as the other was"
+        )
 
 
 def check_each_once(stores: Sequence[LabelStore]) -> None:

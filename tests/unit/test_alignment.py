@@ -151,7 +151,7 @@ def test_boundaries() -> None:
         marks = TokenBytes(tokenizer).boundaries(600)
         vocabulary = tokenizer.get_vocab()
         assert marks[vocabulary["</s>"]]
-        assert marks[vocabulary[word]] or family == "wordpiece"
+        assert marks[vocabulary[word]]
         assert not marks[vocabulary[inside]]
         assert not marks[len(vocabulary) :].any()
 

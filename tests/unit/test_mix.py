@@ -256,7 +256,8 @@ def test_padded_vocabularies_of_one_tokenizer_are_cut_with_a_note(tmp_path, stor
     padded = write_store(tmp_path / "padded", 1, TopKCodec(4, CLASSES + 14))
     mix = LabelMix.of(MixConfig.model_validate({"stores": [{"path": stores["dense0"].path}, {"path": padded.path}]}))
     assert mix.num_classes == CLASSES == every(mix).num_classes
-    assert [f"{CLASSES:,} in {stores['dense0'].path}, {CLASSES + 14:,} in {padded.path}" in note for note in mix.notes]
+    (note,) = mix.notes
+    assert f"{CLASSES:,} in {stores['dense0'].path}, {CLASSES + 14:,} in {padded.path}" in note
     labels = every(mix)
     assert isinstance(labels, TopKLabels)
     assert labels.ids.max() < CLASSES

@@ -84,8 +84,10 @@ class TokenBytes:
         added = {token["id"]: token for token in self._backend["added_tokens"]}
         found: list[tuple[int, bytes | None, bool]] = []
         for text, number in self.tokenizer.get_vocab().items():
-            if number in added:
-                found.append((number, text.encode(), bool(added[number]["special"])))
+            own = added.get(number)
+            # What SentencePiece's users define is of the model too, and shows its spaces as the model's entries do.
+            if own is not None and (level or own["special"] or _WORD not in text):
+                found.append((number, text.encode(), bool(own["special"])))
             else:
                 found.append((number, _bytes_of(text, level, fallback), False))
         return found

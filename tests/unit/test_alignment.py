@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, models, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from kdcore.config.data import TextData
 from kdcore.data.byte_ends import TokenBytes, byte_ends, bytes_before
@@ -154,6 +156,22 @@ def test_boundaries() -> None:
         assert marks[vocabulary[word]]
         assert not marks[vocabulary[inside]]
         assert not marks[len(vocabulary) :].any()
+
+
+def test_added_runs_of_spaces_are_spaces() -> None:
+    """As in tokenizers that are converted from SentencePiece models whose users defined such entries."""
+    vocabulary = {text: number for number, text in enumerate(("<s>", "▁", "▁▁", "\n\n", "a"))}
+    backend = Tokenizer(models.BPE(vocabulary, [("▁", "▁")]))
+    backend.normalizer = normalizers.Replace(" ", "▁")
+    backend.add_tokens([AddedToken(text, normalized=False) for text in ("▁▁", "\n\n")])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>")
+    assert tokenizer.encode("a  a\n\na ") == [4, 2, 4, 3, 4, 1]
+    entries = TokenBytes(tokenizer)
+    assert entries.boundaries(5).tolist() == [True, True, True, True, False]
+    assert entries.names() == {"<s>": 0, b" ": 1, b"  ": 2, b"\n\n": 3, b"a": 4}
+    found = TextEncoder(tokenizer, PLAIN, with_bytes=True).encode(TextDocument("name", "a  a\n\na "))
+    assert found.byte_ends is not None
+    assert found.byte_ends.tolist() == [0, 1, 3, 4, 6, 7, 8]
 
 
 def test_entries_are_known_by_what_they_stand_for() -> None:

@@ -75,7 +75,7 @@ class StoreJoin:
         known = self._known[numbers]
         if not known.all():
             return self._with_hard(numbers, views, targets, known)
-        labels = views if self._viewed else np.zeros_like(views)
+        labels = self.views.stored(views) if self._viewed else np.zeros_like(views)
         return self._store.labels_of(self._rows[numbers], labels, labels + 1, views)
 
     def _with_hard(

@@ -97,7 +97,7 @@ def image_samples(recipe: Recipe, source: Source, uses_labels: bool, endless: bo
         check_views(store, spec)
         join = StoreJoin(store, [sample for unit in units for sample in unit])
     views = 1 if spec is None else None if endless else spec.per_image
-    views = None if spec is None and join is not None and join.changes else views
+    views = None if join is not None and join.changes else views
     found = ImageSamples(source, units, join if uses_labels else None, spec, join, views)
     found.notes = (*plan.input.notes, *found.notes)
     return found

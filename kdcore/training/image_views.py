@@ -41,7 +41,12 @@ class StoredViews:
 
     def of(self, numbers: np.ndarray, views: np.ndarray) -> Views:
         """See ViewSource."""
-        return self.store.views_of(self.rows[numbers], views)
+        return self.store.views_of(self.rows[numbers], self.stored(views))
+
+    def stored(self, views: np.ndarray) -> np.ndarray:
+        """The stored views for `views` int64 [n]: where labels change with the epoch that is an epoch, each in turn."""
+        spec = self.store.view_spec
+        return views % spec.per_image if spec is not None and self.store.changes else views
 
 
 class DrawnViews:

@@ -98,6 +98,30 @@ def test_a_baseline_sees_the_same_with_and_without_a_store(root):
             assert torch.equal(getattr(batch, name), getattr(student, name)), name
 
 
+@pytest.mark.parametrize("each", [1, 3])
+def test_a_random_teacher_of_views_is_one_an_epoch(tmp_path, each):
+    """The views of a store come again and again, and not always with the same teacher."""
+    views = {**POLICY, "per_image": each}
+    for teacher in (0, 1):
+        write_labels(viewed_recipe(tmp_path, str(teacher), views), teacher)
+    mix = {"rule": "random", "stores": [{"path": str(tmp_path / str(teacher))} for teacher in (0, 1)]}
+    recipe = viewed_recipe(tmp_path, "mix", views, teacher=None, labels={"mix": mix, "unit_bytes": 640})
+    one = samples_of(viewed_recipe(tmp_path, "0", views))
+    samples, baseline, first = samples_of(recipe), samples_of(recipe, False), np.arange(len(one))
+    assert samples.views is baseline.views is None
+    heard = []
+    for epoch in range(2 * each):
+        batch, wanted = samples.batch(first + len(first) * epoch), one.batch(first + len(first) * (epoch % each))
+        assert torch.equal(batch.pixels, wanted.pixels)
+        assert torch.equal(baseline.batch(first + len(first) * epoch).pixels, wanted.pixels)
+        assert isinstance(batch.labels, DenseLabels)
+        assert isinstance(wanted.labels, DenseLabels)
+        heard.append((batch.labels.log_probs == wanted.labels.log_probs).all(1))
+    for view in range(each):
+        changes = (heard[view] != heard[view + each]).float().mean()
+        assert 0.2 < float(changes) < 0.8
+
+
 def test_arms_without_a_store_see_another_view_in_every_epoch(root):
     recipe = viewed_recipe(root, "plain", {"crop": {"type": "pad"}, "flip": 0.5}, teacher=None)
     samples = make_task(recipe, Arm("student-seed0", 0, False)).samples

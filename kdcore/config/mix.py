@@ -84,6 +84,11 @@ class MixConfig(Settings):
             raise ValueError(f"rule '{self.rule}' hears every teacher of every sample: set `missing` to refuse")
         if (self.rule == "votes") != (self.votes is not None):
             raise ValueError("rule 'votes' and the settings `votes` (its noise) go together: give both, or none")
+        if self.rule == "votes" and not self.seed:
+            raise ValueError(
+                "rule 'votes' needs a `seed` that is a secret: its noise follows from it, and the default, 0, is known "
+                "to everybody"
+            )
         if self.rule == "routed" and not any(store.names for store in self.stores):
             raise ValueError("rule 'routed' needs `names` of at least one store: patterns of the names of its samples")
         return self

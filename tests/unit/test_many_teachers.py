@@ -314,14 +314,18 @@ def test_a_mix_by_votes_says_what_it_gives_away(stores, monkeypatch):
 
 
 def test_votes_need_their_noise_and_the_accounting(stores, monkeypatch):
-    for settings in ({}, {"votes": NOISY, "missing": "rest"}):
-        with pytest.raises(ValueError, match=r"go together|hears every teacher"):
+    for settings, said in (
+        ({}, "go together"),
+        ({"votes": NOISY, "missing": "rest"}, "hears every teacher"),
+        ({"votes": NOISY}, "`seed` that is a secret"),
+    ):
+        with pytest.raises(ValueError, match=said):
             mixed(stores[:2], "votes", **settings)
     monkeypatch.setitem(sys.modules, "dp_accounting", None)
     with pytest.raises(
         MissingExtra, match=r"needs 'dp-accounting', which is not installed: pip install 'kdcore\[privacy\]'"
     ):
-        mixed(stores[:2], "votes", votes=NOISY)
+        mixed(stores[:2], "votes", votes=NOISY, seed=3)
 
 
 def test_what_noisy_votes_cost():

@@ -154,7 +154,7 @@ def test_what_cannot_be_one_store_is_refused(root, tmp_path, monkeypatch):
     with pytest.raises(StoreError, match="label of each teacher"):
         mix_stores(tmp_path / "a", mix_settings([root / "dense0", root / "dense1"], "apart"))
     stores = [{"path": str(root / f"image{teacher}")} for teacher in (0, 1)]
-    noisy = MixConfig.model_validate({"stores": stores, "rule": "votes", "votes": {"scale": 1}})
+    noisy = MixConfig.model_validate({"stores": stores, "rule": "votes", "votes": {"scale": 1}, "seed": 3})
     monkeypatch.setattr("kdcore.store.mix.mix.epsilon", lambda config, asked: 1.0)  # its package may not be here
     with pytest.raises(StoreError, match="noise of a secret"):
         mix_stores(tmp_path / "a", noisy)

@@ -48,7 +48,8 @@ class TextReplica:
         self.teacher = LeadingTeacher(teacher, timeout) if split else CausalLMTeacher(teacher)
         self._prompts = Prompts(self._config, self._encode, _begin(self.teacher.tokenizer))
         self._stops = _stops(self.teacher)
-        self.teacher.check_slots(self._prompts.longest() + self._config.max_tokens)
+        self._longest = self._prompts.longest() + self._config.max_tokens
+        self.teacher.check_slots(self._longest)
         self._seed: int = getattr(recipe.codec, "seed", 0)
 
     def _encode(self, text: str) -> list[int]:
@@ -66,8 +67,11 @@ class TextReplica:
         if self._config.weak_spots is None or path is None:
             return None
         assert isinstance(teacher, TeacherLMConfig)
-        whose = {"path": path, "tokenizer": teacher.tokenizer or teacher.path, "revision": None, "tensor_parallel": 1}
-        return CausalLMTeacher(teacher.model_copy(update=whose))
+        own = {"path": path, "tokenizer": teacher.tokenizer or teacher.path, "revision": None, "tensor_parallel": 1}
+        # It looks at whole texts: that they fit is what counts, not the teacher's windows.
+        student = CausalLMTeacher(teacher.model_copy(update={**own, "context": 2, "overlap": 0}))
+        student.check_context(self._longest, "synthesis.max_tokens (and a prompt's tokens)", "the student")
+        return student
 
     @cached_property
     def _asked_of_codec(self) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class CausalLMTeacher:
         self._dtype: DType = config.dtype
         self._valid = check_tokenizer(self.tokenizer, self._num_rows())
         self._memory: SlotMemory | None = None
-        self._check_context(config.context, "teacher.context")
+        self.check_context(config.context, "teacher.context")
 
     @property
     def num_classes(self) -> int:
@@ -113,9 +113,18 @@ class CausalLMTeacher:
         logits = self.model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
         return [logits[row, :length, : self._valid] for row, length in enumerate(lengths)]
 
+    def check_context(self, length: int, setting: str, whose: str = "the model") -> None:
+        """TeacherError, which names `setting` and `whose` model this is, when it has fewer positions than `length`."""
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        if isinstance(limit, int) and length > limit:
+            raise TeacherError(
+                f"{setting} must be within {whose}'s positions: {length} is more than {limit}. "
+                f"Set {setting} to at most {limit}."
+            )
+
     def check_slots(self, length: int) -> None:
         """TeacherError when this model cannot write texts, or none of so many tokens."""
-        self._check_context(length, "synthesis.max_tokens (and a prompt's tokens)")
+        self.check_context(length, "synthesis.max_tokens (and a prompt's tokens)")
         check_memory(self.model, length)
 
     def begin_slots(self, slots: int, length: int) -> None:
@@ -179,11 +188,3 @@ class CausalLMTeacher:
     def _num_rows(self) -> int:
         rows = self.model.get_output_embeddings().weight.shape[0]  # pyright: ignore
         return int(rows)
-
-    def _check_context(self, context: int, setting: str) -> None:
-        limit = getattr(self.model.config, "max_position_embeddings", None)
-        if isinstance(limit, int) and context > limit:
-            raise TeacherError(
-                f"{setting} must be within the model's positions: {context} is more than {limit}. "
-                f"Set {setting} to at most {limit}."
-            )

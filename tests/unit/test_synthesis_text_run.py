@@ -163,6 +163,18 @@ def test_a_later_generation_keeps_the_codec_and_what_the_student_knows_least(
     assert both.name(before.num_rows).startswith("generation-001/unit-000000/")
 
 
+def test_a_student_of_fewer_positions_is_asked_about_texts_that_fit(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "teacher", tmp_path / "student")
+    path = tmp_path / "student" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_position_embeddings": 64}))
+    teacher = {"teacher": {"type": "causal_lm", "path": str(folder / "teacher"), "context": 128, "overlap": 8}}
+    asked = {"student": str(tmp_path / "student"), "weak_spots": 0.5}
+    short, long = (recipe(folder, "fits", teacher, max_tokens=tokens, **asked) for tokens in (24, 64))
+    assert "student" in TextReplica(short.model_dump_json(), str(tmp_path / "short")).identity()["synthesis"]
+    with pytest.raises(TeacherError, match=r"max_tokens .* within the student's positions: \d+ is more than 64"):
+        TextReplica(long.model_dump_json(), str(tmp_path / "long")).identity()
+
+
 def test_labels_that_cannot_be_taken_while_writing(folder: Path) -> None:
     asked = recipe(folder, "bytes", {"labels": {"codec": {"type": "span"}}})
     with pytest.raises(ConfigError, match=r"labels.codec.type 'span' is something else"):

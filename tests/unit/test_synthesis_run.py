@@ -159,6 +159,22 @@ def test_a_full_disk_leaves_no_note_and_the_samples_are_gathered_again(tmp_path:
     assert make(asked).kept == SAMPLES
 
 
+def test_what_a_killed_job_left_is_removed(tmp_path: Path) -> None:
+    asked = recipe(tmp_path)
+    folder = asked.run_dir / "samples"
+    folder.mkdir(parents=True)
+    left = [folder / name for name in ("generation-000-unit-000009.parquet", ".generation-000-unit-000001.parquet.123")]
+    others = [folder / name for name in ("generation-001-unit-000009.parquet", ".generation-001-a.parquet.1")]
+    for path in [*left, *others]:
+        path.touch()
+    made = make(asked)
+    assert {path.name for path in folder.iterdir()} == {
+        "generation-000.json",
+        *(file.name for file in made.files),
+        *(path.name for path in others),
+    }
+
+
 def test_students_learn_from_made_images_and_are_measured_on_real_ones(tmp_path: Path) -> None:
     asked = recipe(tmp_path)
     make(asked)

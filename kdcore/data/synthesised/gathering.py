@@ -73,10 +73,11 @@ def write_samples(folder: Path, generation: int, unit: str, table: pa.Table) -> 
 def write_generation(folder: Path, found: Generation) -> None:
     """The note of a finished generation; files of it that the note does not know are of a killed job, and removed.
 
-    OutOfSpace when the disk is full.
+    So are those that were still being written. OutOfSpace when the disk is full.
     """
     known = {file.name for file in found.files}
-    for path in folder.glob(f"generation-{found.number:03d}-*.parquet"):
+    files = f"generation-{found.number:03d}-*.parquet"
+    for path in [*folder.glob(files), *folder.glob(f".{files}.*")]:
         if path.name not in known:
             path.unlink()
     value = {"format": _FORMAT, **json.loads(json.dumps(asdict(found), allow_nan=False))}

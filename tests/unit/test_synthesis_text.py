@@ -246,6 +246,7 @@ def test_a_unit_is_a_function_of_its_number() -> None:
         ({"labelled": "written"}, "all tokens are written"),
         ({"prompts": ["{x}"], "slots": {"x": []}}, "have nothing"),
         ({"weak_spots": 0.5}, "set `student`"),
+        ({"student": "there"}, "'there' is one .* nothing here asks it"),
         ({"filters": {"min_perplexity": 3, "max_perplexity": 2}}, "must be below"),
     ],
 )

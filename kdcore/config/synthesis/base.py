@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kdcore.config.base import IsPath, Settings
 
@@ -31,3 +31,12 @@ class SynthesisBase(Settings):
     def needs_student(self) -> bool:
         """Whether samples are made against a student, so that one is trained between generations."""
         return False
+
+    @model_validator(mode="after")
+    def _student_is_asked(self) -> "SynthesisBase":
+        if self.student is not None and not self.needs_student:
+            raise ValueError(
+                f"student '{self.student}' is one that samples are made to teach, and nothing here asks it: set "
+                "adversarial above 0 (of texts: weak_spots), or leave student out"
+            )
+        return self

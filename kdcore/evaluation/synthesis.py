@@ -41,7 +41,8 @@ def measure_made(recipe: Recipe) -> list[dict[str, Any]]:
             found[-1]["notes"] = list(made.notes)
     data = recipe.data
     if found and isinstance(data, SynthesisedImagesData):
-        _look(open_source(without_views(data)), data, recipe.run_dir, found[-1])
+        made_alone = without_views(data.model_copy(update={"real_per_class": 0}))
+        _look(open_source(made_alone), data, recipe.run_dir, found[-1])
     elif found and found[-1]["kept"] and kind_of(data) == "text":
         _read(recipe, folder, found[-1])
     return found

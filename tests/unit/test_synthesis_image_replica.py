@@ -173,4 +173,14 @@ def test_a_report_shows_what_was_made_beside_what_is_real(
     assert "Samples made" not in render(EMPTY, "")
 
 
+def test_a_few_real_images_are_not_measured_as_made_ones(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, shown = recipe(tmp_path, teacher, synthesis={"real_per_class": 2}), list[int]()
+    kept = make(asked).kept
+    monkeypatch.setattr("kdcore.evaluation.synthesis.draw_grid", lambda path, made, real: shown.append(len(made[0])))
+    measure_made(learning_from(asked, 1))
+    assert shown == [kept]
+
+
 EMPTY: dict[str, Any] = {"name": "x", "verdict": "y", "roles": {}, "models": {}, "stages": {}}

@@ -220,6 +220,8 @@ def test_prompts_take_turns_and_their_slots_all_values(tmp_path: Path) -> None:
         prompts(prompts=["{z}"])
     with pytest.raises(ConfigError, match="has neither"):
         prompts(begin=None)
+    with pytest.raises(ConfigError, match="the prompt '' not one token"):
+        prompts(prompts=["a", "{x}"], slots={"x": [""]}, begin=None).tokens(1)
     (tmp_path / "none").touch()
     with pytest.raises(ConfigError, match="must have a prompt"):
         prompts(prompt_file=str(tmp_path / "none"))

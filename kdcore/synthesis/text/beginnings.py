@@ -80,8 +80,15 @@ class Prompts:
             )
 
     def tokens(self, number: int) -> np.ndarray:
-        """Int64 [P]."""
-        return np.array([*self._begin, *(self._encode(self.text(number)) if self._parts else ())], np.int64)
+        """Int64 [P], at least one. ConfigError for a prompt without a token where there is no `begin`."""
+        found = [*self._begin, *(self._encode(self.text(number)) if self._parts else ())]
+        if not found:
+            raise ConfigError(
+                "a text begins with the tokenizer's BOS or EOS, or with its prompt; this tokenizer has neither, and "
+                f"the prompt '{self.text(number)}' not one token: leave it out of synthesis.prompts, slots or "
+                "prompt_file"
+            )
+        return np.array(found, np.int64)
 
     def longest(self) -> int:
         """The tokens of the longest one, with the longest word in each slot; a word of more tokens may be shorter."""

@@ -18,6 +18,7 @@ from kdcore.labels import SpanCodec, SpanLabels, TopKCodec, TopKLabels
 from kdcore.labels.alignment import Tokens
 from kdcore.labels.chunk_labels import ChunkLabels, Pieces, chunk_labels, chunks_of
 from kdcore.labels.opening_labels import OpeningLabels, opening_labels, openings_of
+from kdcore.labels.spans import positions_of
 from kdcore.losses.cross_tokenizer.sorted_distance import SharedClasses
 from kdcore.training.text_samples import SourceRows
 
@@ -54,7 +55,9 @@ class _CrossRows(SourceRows):
         """Those that the student's labels start .. stop - 1 of a row are of."""
         text = self._rows[row]
         assert text.byte_ends is not None
-        return _bytes_at(text.byte_ends, text.positions[start:stop])
+        # Not `text.positions`, which would stay beside the text: twice its memory.
+        places = np.arange(start, stop) if text.spans is None else positions_of(text.spans)[start:stop]
+        return _bytes_at(text.byte_ends, places)
 
 
 class SpanRows(_CrossRows):

@@ -177,6 +177,7 @@ def test_pieces_of_documents_have_the_chunks_that_lie_in_them(recipe: Recipe, sa
     single = alone & (labels.rest_log_probs == 0) & (best >= 0)
     assert int(single.sum()) > 5
     assert float((best == batch.targets[labels.opening])[single].float().mean()) > 0.7
+    assert not any("positions" in vars(text) for text in samples._rows._rows), "a corpus does not grow as it is read"  # type: ignore[attr-defined]
     empty = samples.batch(np.zeros(0, dtype=np.int64)).labels
     assert isinstance(empty, OpeningLabels)
     assert (empty.num_labels, empty.num_chunks, empty.labels.num_labels) == (0, 0, 0)

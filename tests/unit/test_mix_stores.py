@@ -158,6 +158,10 @@ def test_what_cannot_be_one_store_is_refused(root, tmp_path, monkeypatch):
     monkeypatch.setattr("kdcore.store.mix.mix.epsilon", lambda config, asked: 1.0)  # its package may not be here
     with pytest.raises(StoreError, match="noise of a secret"):
         mix_stores(tmp_path / "a", noisy)
+    for settings in ({}, {"rule": "routed", "names": [["text/*"], ["code/*"]]}):
+        asked = mix_settings([root / "drawn0", root / "topk1"], **{"rule": "arithmetic", **settings})
+        with pytest.raises(StoreError, match="draws beside topk"):
+            mix_stores(tmp_path / "a", asked)
     with pytest.raises(LabelError, match="geometric mean of topk"):
         mix_stores(tmp_path / "b", mix_settings([root / "topk1", root / "topk2"], "geometric"))
 

@@ -37,8 +37,8 @@ def mix_stores(out: Location, config: MixConfig, progress: Progress | None = Non
     Dense and top-k mixes are rounded to float16 once more; of more named classes than the largest k of the sources the
     least go into the tail, and where fewer are named the tail's even share names others. A mix of drawn labels is drawn
     again, as `threshold` with the most draws of its sources: unbiased still, with more variance than the mix has when
-    it is read. Raises what opening the mix does, StoreError for one that changes from epoch to epoch, is kept apart
-    or voted, and for views, and LabelError for a geometric mean of top-k labels of text.
+    it is read. Raises what opening the mix does, StoreError for one that changes from epoch to epoch, is kept apart or
+    voted, for draws beside top-k labels and for views, and LabelError for a geometric mean of top-k labels of text.
     """
     mix = LabelMix.of(config)
     if mix.changes:
@@ -47,6 +47,11 @@ def mix_stores(out: Location, config: MixConfig, progress: Progress | None = Non
         raise StoreError("rule 'apart' keeps a label of each teacher, a store has one: read this mix, or set the rule")
     if config.votes is not None:
         raise StoreError("rule 'votes' has the noise of a secret, which no store is to keep: read this mix")
+    if len(mix.kinds) > 1:
+        raise StoreError(
+            "draws beside topk labels would be kept as topk: the largest of them, which are biased, for losses that "
+            "take no draws. Read this mix, or leave the stores of one or the other out"
+        )
     if mix.view_spec is not None:
         raise StoreError("a mix of views is read, not written: name its stores in labels.mix of a recipe")
     sources = [SourceStore(store.place) for store in mix.stores]

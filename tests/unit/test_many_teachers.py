@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,15 @@ def test_the_shortest_sum_of_gradients_on_a_grid(tolerance):
         assert 0 <= float(shares.min()) <= float(shares.max()) <= tolerance + 1e-9
         lengths = torch.einsum("gm,mn,gn->g", grid, products, grid)
         assert float(shares @ products @ shares) <= float(lengths.min()) * (1 + 1e-6)
+
+
+def test_the_shortest_sum_of_two_gradients_has_a_formula():
+    """Also where one is much longer, and shares pass the bound before they come back from it."""
+    for seed, longer in product(range(40), (1.0, 30.0, 200.0)):
+        gradients = random(2, 9, seed=seed).double() * torch.tensor([[1.0], [longer]])
+        (a, c), (_, b) = (gradients @ gradients.T).tolist()
+        wanted = min(1.0, max(0.0, (b - c) / (a + b - 2 * c)))
+        assert shortest(gradients @ gradients.T, 1.0).tolist() == pytest.approx([wanted, 1 - wanted], abs=1e-6)
 
 
 def test_a_tolerance_of_one_share_leaves_the_mean():

@@ -19,7 +19,7 @@ from kdcore.losses.response.logits import sample_kl
 
 __all__ = ["GradientSpace", "capped_simplex", "shortest"]
 
-_STEPS, _ENOUGH = 300, 1e-10
+_STEPS, _ENOUGH = 1000, 1e-10
 
 
 def capped_simplex(point: np.ndarray, most: float) -> np.ndarray:
@@ -37,7 +37,7 @@ def shortest(products: Tensor, tolerance: float) -> Tensor:
     """The shares float64 [M] of M gradients whose scalar products are `products` [M, M]; none above `tolerance`.
 
     A tolerance below 1 / M leaves nothing to choose: equal shares. By projected gradients with momentum (Beck and
-    Teboulle 2009), on the host: a few numbers.
+    Teboulle 2009) that begins anew where it leads astray (O'Donoghue and Candès 2015), on the host: a few numbers.
     """
     given = products.double().cpu().numpy()
     count, bend = len(given), float(np.linalg.norm(given, 2))
@@ -47,8 +47,13 @@ def shortest(products: Tensor, tolerance: float) -> Tensor:
     pace = 1.0
     for _ in range(_STEPS):
         last, shares = shares, capped_simplex(ahead - given @ ahead / bend, tolerance)
-        if np.abs(shares - last).max() < _ENOUGH and pace > 1:
+        still = np.abs(shares - last).max() < _ENOUGH
+        if still and pace == 1:
             break
+        # Momentum can hold shares at a bound that is not the best, so that standing still is no end.
+        if still or (ahead - shares) @ (shares - last) > 0:
+            ahead, pace = shares, 1.0
+            continue
         faster = (1 + (1 + 4 * pace**2) ** 0.5) / 2
         ahead, pace = shares + (pace - 1) / faster * (shares - last), faster
     return torch.from_numpy(shares)

@@ -7,6 +7,7 @@ once, so that no text waits for a longer one.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -141,15 +142,24 @@ def _mask_kind(model: PreTrainedModel) -> str:
 
 
 def check_memory(model: PreTrainedModel, length: int) -> None:
-    """TeacherError for a model that remembers otherwise than by keys and values of all of a text's `length` tokens."""
+    """TeacherError for a model that remembers otherwise than by keys and values of all of a text's `length` tokens.
+
+    Also for one that is not told where in its text a token is.
+    """
     _mask_kind(model)
     config: Any = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None) or ()
     others = sorted(set(kinds) - set(_KINDS))
     if others:
         raise _other_memory(config.model_type, f"layers of {others}")
+    # MPT's bias is of how far tokens are apart, wherever they are; BLOOM and Falcon compute theirs of a mask of texts.
+    told = "position_ids" in signature(model.forward).parameters or config.model_type == "mpt"
+    if not told or getattr(config, "alibi", False):
+        raise _other_memory(config.model_type, "positions that cannot be told for each text")
     window = getattr(config, "sliding_window", None)
     slides = "sliding_attention" in kinds if kinds else getattr(config, "use_sliding_window", True)
+    if "local" in (getattr(config, "attention_layers", None) or ()):  # GPT-Neo's
+        window, slides = config.window_size, True
     if window is not None and slides and length > window:
         raise TeacherError(
             f"a text must be within the teacher's sliding window of {window} tokens, {length} may be written: lower "

@@ -24,6 +24,7 @@ from kdcore.synthesis.text.unit import beginnings_of
 from kdcore.synthesis.text.weak_spots import disagreement, weakest
 from kdcore.synthesis.units import SynthesisUnit
 from kdcore.teachers.causal_lm import CausalLMTeacher
+from kdcore.teachers.slots import check_memory
 from tests.support.tiny_teacher import write_teacher
 
 pytest.importorskip("transformers")
@@ -94,6 +95,33 @@ def test_what_cannot_be_written(folder: Path) -> None:
     config._attn_implementation = "flash_attention_2"
     with pytest.raises(TeacherError, match="loaded with 'flash_attention_2'"):
         teacher.check_slots(4)
+
+
+_NEO = {"num_layers": 2, "attention_types": [[["global", "local"], 1]], "window_size": 8}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "length", "message"),
+    [
+        ("gpt_neo", {**_NEO, "num_heads": 2}, 9, "sliding window of 8 tokens, 9"),
+        ("gpt_neo", {**_NEO, "num_heads": 2}, 8, ""),
+        ("bloom", {"n_layer": 1, "n_head": 2}, 4, "'bloom' has positions that cannot be told for each text"),
+        ("falcon", {"num_hidden_layers": 1, "num_attention_heads": 2, "alibi": True}, 4, "'falcon' has positions"),
+        ("falcon", {"num_hidden_layers": 1, "num_attention_heads": 2, "alibi": False}, 4, ""),
+    ],
+)
+def test_a_model_whose_texts_cannot_be_at_places_of_their_own(
+    kind: str, settings: dict[str, object], length: int, message: str
+) -> None:
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    config = CONFIG_MAPPING[kind](vocab_size=20, hidden_size=8, **settings)
+    model = AutoModelForCausalLM.from_config(config)
+    if not message:
+        check_memory(model, length)
+        return
+    with pytest.raises(TeacherError, match=message):
+        check_memory(model, length)
 
 
 def beginnings(count: int, *tokens: int) -> list[Beginning]:

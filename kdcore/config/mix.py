@@ -69,7 +69,7 @@ class MixConfig(Settings):
         if not given:
             return self
         if self.rule not in WEIGHTED:
-            raise ValueError(f"rule '{self.rule}' takes one teacher's label as it is: leave `weight` out")
+            raise ValueError(f"rule '{self.rule}' weighs no teacher: leave `weight` out")
         if len(given) < len(self.stores):
             raise ValueError(f"give every store a `weight`, or none: {len(given)} of {len(self.stores)} have one")
         if not math.isclose(sum(given), 1, abs_tol=1e-6):

@@ -347,7 +347,7 @@ def test_a_store_is_given_once_whatever_its_path(tmp_path, stores):
         ({"stores": [{"path": "a", "weight": 0.5}, {"path": "b"}]}, "1 of 2 have one"),
         (
             {"stores": [{"path": "a", "weight": 0.5}, {"path": "b", "weight": 0.5}], "rule": "min_ce"},
-            "leave `weight` out",
+            "weighs no teacher: leave `weight` out",
         ),
         ({"stores": [{"path": "a", "names": ["x"]}, {"path": "b"}]}, "of rule routed"),
         ({"stores": STORES, "rule": "routed"}, "needs `names`"),

@@ -185,6 +185,12 @@ def test_labels_of_a_mix_are_kept_apart(stores):
     assert all(part.num_labels == 3 for part in labels.index([0, 1, 1]).each(lambda one: one.clone()).parts)
 
 
+def test_teachers_kept_apart_have_all_samples_and_no_other_remedy_is_named(stores, tmp_path):
+    part = write_store(tmp_path, 3, DenseCodec(8), range(2), kind="image")
+    with pytest.raises(MissingLabels, match=r"has no label for 2 of the 4 samples .*: label the same data$"):
+        mixed([stores[0], part])
+
+
 def test_a_loss_hears_the_teacher_that_it_names_or_the_mean(stores):
     mix = mixed(stores)
     labels = mix.labels_of(np.arange(4), np.zeros(4, int), np.ones(4, int))

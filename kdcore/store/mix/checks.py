@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from kdcore.config.mix import MixConfig
+from kdcore.config.mix import MixConfig, Rule
 from kdcore.errors import ConfigError, IdentityMismatch, MissingLabels
 from kdcore.identity import differences
 from kdcore.labels.mixing import Form
@@ -122,8 +122,10 @@ def shared_classes(stores: Sequence[LabelStore]) -> tuple[int, tuple[str, ...]]:
     )
 
 
-def check_covered(stores: Sequence[LabelStore], rows: MixedRows) -> None:
+def check_covered(stores: Sequence[LabelStore], rows: MixedRows, rule: Rule) -> None:
     """MissingLabels unless every store has every sample."""
+    shared = ", or set labels.mix.missing: rest, so that the stores that have one share it"
+    remedy = "label the same data" + ("" if rule in ("apart", "votes") else shared)
     for store, places in zip(stores, rows.rows, strict=True):
         missing = (places < 0).nonzero()[0]
         if not len(missing):
@@ -133,5 +135,5 @@ def check_covered(stores: Sequence[LabelStore], rows: MixedRows) -> None:
         raise MissingLabels(
             f"{store.path} has no label for {len(missing):,} of the {places.size:,} samples of the mix, such as "
             f"{rows.keys[missing[0]].tobytes().hex()}, which is in {other.path} (inputs {inputs[0]} and {inputs[1]}): "
-            "label the same data, or set labels.mix.missing: rest, so that the stores that have one share it"
+            f"{remedy}"
         )

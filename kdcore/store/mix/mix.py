@@ -62,7 +62,7 @@ class LabelMix(JoinedStores):
         self.num_classes, self.notes = shared_classes([store for store in self.stores if store.num_classes])
         refuse = config.missing == "refuse"
         if refuse and config.rule != "routed":
-            check_covered(self.stores, self.rows)
+            check_covered(self.stores, self.rows, config.rule)
         self._routes = Routes(self.stores, self.rows, [store.names for store in config.stores], not refuse)
         self._weights = np.array(config.weights)
         if config.votes is not None:

@@ -115,8 +115,9 @@ def test_a_host_that_is_cut_off_and_healed_doubles_nothing(bench: Bench, network
     run.drivers[0].wait(FINISHED)
 
     assert content_of(run.store) == calm
-    assert run.leftovers() == [shard]
-    garbage = collect_garbage(run.store, min_age_seconds=0)
-    assert [name for name in garbage if not name.startswith("plan/")] == [f"data/{shard.name}"]
+    # A spare of a late unit may be at work when the job ends, and is cut off in its file.
+    assert [file for file in run.leftovers() if not file.name.endswith(".partial")] == [shard]
+    assert f"data/{shard.name}" in collect_garbage(run.store, min_age_seconds=0)
+    assert run.leftovers() == []
     report = verify_store(run.store)
     assert (report.ok, report.notes) == (True, [])

@@ -26,10 +26,10 @@ def text_classifiers(recipe: Recipe, num_classes: int, students: dict[str, Any])
     teacher = config if isinstance(config, TeacherTextClassifierConfig) else None
     if teacher is not None:
         loaded = TextClassifierTeacher(teacher, num_classes)
-        found["teacher"] = (loaded.model, partial(_logits, loaded.model, loaded.tokenizer, teacher.max_length))
+        found["teacher"] = (loaded.model, partial(_logits, loaded.network, loaded.tokenizer, teacher.max_length))
     tokenizer = load_tokenizer(*tokenizer_path(student, teacher))
     for arm, model in students.items():
-        found[arm] = (model, partial(_logits, model, tokenizer, student.max_length))
+        found[arm] = (model, partial(_logits, TokenClassifier(model, tokenizer), tokenizer, student.max_length))
     return found
 
 
@@ -39,6 +39,6 @@ def text_batches(texts: Sequence[ClassifiedText], batch: int) -> list[tuple[Text
     return [([(one.text, one.pair) for one in part], torch.tensor([one.target for one in part])) for part in parts]
 
 
-def _logits(model: Any, tokenizer: Any, max_length: int, texts: Texts) -> Tensor:
+def _logits(network: TokenClassifier, tokenizer: Any, max_length: int, texts: Texts) -> Tensor:
     inputs = stacked(encode_texts(tokenizer, texts, max_length))
-    return TokenClassifier(model, tokenizer)(inputs.to(model.device))
+    return network(inputs.to(network.model.device))

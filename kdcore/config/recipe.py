@@ -27,7 +27,9 @@ class EvaluationConfig(Settings):
     """What the report measures."""
 
     max_tokens: int = Field(default=40_000, ge=1, description="held-out tokens (text)")
-    max_images: int = Field(default=10_000, ge=1, description="held-out images, or texts with classes")
+    max_images: int = Field(
+        default=10_000, ge=1, description="held-out images, or texts with classes: by hash, of more"
+    )
     batch_size: int = Field(default=16, ge=1, description="documents (or images) per forward pass")
     calibration_bins: int = Field(
         default=15, ge=2, description="of equal width, for the calibration error; 15 is the literature's number"

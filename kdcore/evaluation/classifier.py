@@ -1,7 +1,8 @@
 """Quality of a classifier on held-out samples, alone and beside its teacher."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdcore.data.document import ImageSample
+from kdcore.data.document import ImageSample, Sample
 from kdcore.errors import DataError, TrainingError
 from kdcore.evaluation.calibration import Calibration
 
@@ -48,10 +49,9 @@ def evaluate_classifier(
     return result if teacher is None else {**result, "agreement": agreed / count}
 
 
-def image_batches(images: Sequence[ImageSample], batch: int, device: str = "cpu") -> Iterator[tuple[Tensor, Tensor]]:
+def image_batches(images: Iterable[Sample], batch: int, device: str = "cpu") -> Iterator[tuple[Tensor, Tensor]]:
     """Pixels float32 [B, C, H, W] on `device` and classes int64 [B] of the images that have one."""
-    known = [image for image in images if image.target is not None]
-    for first in range(0, len(known), batch):
-        part = known[first : first + batch]
+    known = (image for image in images if isinstance(image, ImageSample) and image.target is not None)
+    while part := list(islice(known, batch)):
         pixels = torch.from_numpy(np.stack([image.pixels for image in part])).to(device)
         yield pixels, torch.tensor([image.target for image in part])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from kdcore.data.viewed import without_views
 from kdcore.errors import ConfigError
 from kdcore.evaluation.classified_text import text_batches, text_classifiers
 from kdcore.evaluation.classifier import evaluate_classifier, image_batches
+from kdcore.evaluation.heldout import HeldOut
 from kdcore.evaluation.language import evaluate_lms, heldout_texts, in_other_tokens
 from kdcore.evaluation.latency import latency
 from kdcore.evaluation.synthesis import measure_made
@@ -154,19 +154,16 @@ def _tokenizer_of(recipe: Recipe) -> tuple[str, str | None]:
 
 def _measure_images(recipe: Recipe, source: Source, students: dict[str, Path]) -> dict[str, Any]:
     settings = recipe.evaluation
-    images: list[ImageSample] = []
-    for sample in _heldout(recipe, source):
-        if isinstance(sample, ImageSample):
-            images.append(sample)
-        if len(images) == settings.max_images:
-            break
+    images = HeldOut(recipe, source)
+    first = images.first
+    assert isinstance(first, ImageSample)
     models = {arm: _on_device(load_student(directory)) for arm, directory in students.items()}
     teacher = _image_teacher(recipe, source)
     measured = {}
     for arm, model in (({"teacher": teacher} if teacher else {}) | models).items():
         beside = teacher if arm != "teacher" else None
         device = str(next(model.parameters()).device)
-        pixels = torch.from_numpy(images[0].pixels[None]).to(device)
+        pixels = torch.from_numpy(first.pixels[None]).to(device)
         times = latency(lambda model=model, pixels=pixels: model(pixels))
         batches = image_batches(images, settings.batch_size, device)
         quality = evaluate_classifier(model, batches, beside, bins=settings.calibration_bins)
@@ -188,8 +185,8 @@ def _image_teacher(recipe: Recipe, source: Source) -> nn.Module | None:
 
 def _measure_classified(recipe: Recipe, source: Source, students: dict[str, Path]) -> dict[str, Any]:
     settings = recipe.evaluation
-    heldout = islice(_heldout(recipe, source), settings.max_images)
-    batches = text_batches([text for text in heldout if isinstance(text, ClassifiedText)], settings.batch_size)
+    texts = [text for text in HeldOut(recipe, source) if isinstance(text, ClassifiedText)]
+    batches = text_batches(texts, settings.batch_size)
     loaded = {arm: _on_device(load_student(directory)) for arm, directory in students.items()}
     models = text_classifiers(with_fitted_teacher(recipe), source.num_classes or 0, loaded)
     measured = {}

@@ -21,7 +21,7 @@ class HeldOut:
     """
 
     def __init__(self, recipe: Recipe, source: Source) -> None:
-        self._source, self._on_unreadable = source, recipe.data.on_unreadable
+        self._source, self._data = source, recipe.data
         self._limit = recipe.evaluation.max_images
         refs = source.list("heldout")
         self._refs = refs if len(refs) <= self._limit else probe_order(refs)
@@ -49,7 +49,7 @@ class HeldOut:
         if number in self._kept:
             yield self._kept[number]
             return
-        for _, sample in readable(self._source, self._refs[number : number + 1], self._on_unreadable):
+        for _, sample in readable(self._source, self._refs[number : number + 1], self._data.on_unreadable):
             size = sample.pixels.nbytes if isinstance(sample, ImageSample) else 0
             if size <= self._room:
                 self._room -= size

@@ -105,7 +105,7 @@ def taught(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     path, run_dir = recipe(name, arguments), arguments.runs / name.replace("_", "-")
     if not (run_dir / "report.json").exists():
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "jobs.distill", str(path)]
+        command = [sys.executable, "-m", "jobs.distill", str(path), *arguments.override]
         subprocess.run(command, check=True, cwd=REPO, env=environment, stdout=sys.stderr, stdin=subprocess.DEVNULL)
     report = json.loads((run_dir / "report.json").read_text())
     accuracies = [100 * value for value in report["roles"]["student"]["accuracy"]["values"]]
@@ -134,6 +134,7 @@ def main() -> None:
         "--replicas", type=int, default=None, help="that make images, a core each; default: the recipe's"
     )
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--override", nargs="+", default=[], metavar="KEY=VALUE", help="of every recipe")
     arguments = parser.parse_args()
     arguments.runs = (arguments.runs or Path("runs/teaches-data-free") / arguments.set).resolve()
     arguments.data = arguments.data.resolve()

@@ -63,6 +63,9 @@ def recipe(name: str, seed: int, arguments: argparse.Namespace) -> Recipe:
     del training["loss"]
     training |= {"losses": ARMS[name], "epochs": arguments.epochs, "seeds": [seed]}
     training |= {"precision": "bfloat16", "baseline": False, "log_every_steps": 100}
+    # The rate follows the size of the batch, as is usual for SGD (Goyal et al. 2017).
+    training["optimizer"]["learning_rate"] *= arguments.batch_size / training["batch_size"]
+    training["batch_size"] = arguments.batch_size
     training["checkpoint"] = {"every_steps": 2000, "keep": 1}
     return Recipe.model_validate(settings)
 
@@ -116,6 +119,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--images", type=int, default=None, help="of training; default: all 50,000")
     parser.add_argument("--epochs", type=float, default=5)
+    parser.add_argument("--batch-size", type=int, default=64, help="the rate grows with it")
     parser.add_argument("--views", type=int, default=5, help="labelled views of each image")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2, help="students at a time")

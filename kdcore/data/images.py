@@ -2,13 +2,16 @@
 
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kdcore.config.data import ImageData
 from kdcore.data.document import ImageSample
 from kdcore.errors import ConfigError, missing_extra
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class ImageDecoder:
@@ -42,7 +45,7 @@ class ImageDecoder:
             raise missing_extra("pillow", "vision", "Reading images") from error
         try:
             with Image.open(io.BytesIO(data)) as image:
-                whole = image.convert(self._mode)
+                whole = _in_bytes(image).convert(self._mode)
                 if self._is_viewed:
                     return np.array(whole, dtype=np.uint8).reshape(whole.height, whole.width, -1)
                 resized = whole.resize((self._size, self._size), Image.Resampling.BILINEAR)
@@ -50,3 +53,17 @@ class ImageDecoder:
             raise ValueError(f"not a whole image: {error}") from error
         values = np.asarray(resized, dtype=np.float32).reshape(self._size, self._size, -1)
         return (values.transpose(2, 0, 1) / 255 - self._mean) / self._std
+
+
+def _in_bytes(image: "Image.Image") -> "Image.Image":
+    """Of 16-bit grey the high byte of each value, as PIL itself reads 16-bit colours; it would cut grey off at 255.
+
+    ValueError for 32-bit values, of which nothing says how large they get.
+    """
+    from PIL import Image
+
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):  # PIL scales these to 65,535
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"values of 32 bits (PIL's mode {image.mode}) have no brightest one: convert it to 8 or 16")
+    return image

@@ -6,6 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdcore.config.data import DigitsData, ImageFolderData, ImageParquetData
+from kdcore.config.views import ViewPolicy
+from kdcore.data.images import ImageDecoder
 from kdcore.data.sources import open_source
 from kdcore.errors import ConfigError, DataError, UnreadableDocument
 
@@ -101,3 +103,30 @@ def test_folder(tmp_path):
         source.read(source.list("heldout")[0])
     with pytest.raises(DataError, match="sub-folder"):
         open_source(ImageFolderData(path=str(tmp_path / "none"))).list("train")
+
+
+def encoded(values, format):
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, format)
+    return buffer.getvalue()
+
+
+def test_grey_of_16_bits_is_as_bright_as_of_8():
+    eight = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
+    sixteen = eight.astype(np.uint16) << 8 | 77
+    big = b"P5 8 8 65535\n" + sixteen.astype(">u2").tobytes()
+    for channels in (1, 3):
+        plain = {"size": 8, "channels": channels, "mean": (0,) * channels, "std": (1,) * channels}
+        decoder = ImageDecoder(ImageFolderData(path="x", **plain))
+        expected = decoder.decode(encoded(eight, "PNG"))
+        for data in (encoded(sixteen, "PNG"), encoded(sixteen, "TIFF"), encoded(sixteen.astype(">u2"), "TIFF"), big):
+            np.testing.assert_array_equal(decoder.decode(data), expected)
+    views = ImageDecoder(ImageFolderData(path="x", size=8, views=ViewPolicy()))
+    np.testing.assert_array_equal(views.decode(big), np.repeat(eight[:, :, None], 3, axis=2))
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_values_without_a_brightest_one_are_refused(kind):
+    decoder = ImageDecoder(ImageFolderData(path="x", size=8))
+    with pytest.raises(ValueError, match=r"32 bits.*convert it to 8 or 16"):
+        decoder.decode(encoded(np.ones((8, 8), kind), "TIFF"))

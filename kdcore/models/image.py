@@ -12,7 +12,7 @@ from torch import nn
 
 from kdcore.config.models import ImageClassifierConfig
 from kdcore.errors import ConfigError
-from kdcore.models.image_sources import BUILDERS
+from kdcore.models.image_sources import BUILDERS, TRANSFORMERS_SETTINGS, LogitsOnly
 
 _WEIGHTS = "model.safetensors"
 _DESCRIPTION = "model.json"
@@ -43,11 +43,16 @@ def build_image_model(config: ImageClassifierConfig, num_classes: int, in_channe
 def save_image_model(
     model: nn.Module, config: ImageClassifierConfig, num_classes: int, in_channels: int, directory: str | Path
 ) -> None:
-    """Writes model.safetensors and model.json, from which `load_image_model` rebuilds the network."""
+    """Writes model.safetensors and model.json, from which `load_image_model` rebuilds the network; nothing else.
+
+    Of a network of transformers also its settings.
+    """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / _WEIGHTS)
+    if isinstance(model, LogitsOnly):
+        model.model.config.to_json_file(folder / TRANSFORMERS_SETTINGS)
     network = describe_network(config, num_classes, in_channels)
     card = {"format": 1, "model": network, "num_classes": num_classes, "in_channels": in_channels}
     (folder / _DESCRIPTION).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")

@@ -2,6 +2,8 @@
 
 import importlib
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,6 +14,9 @@ from kdcore.models.convnet import ConvNet
 from kdcore.models.lenet import LeNet5
 from kdcore.models.mlp import MLP
 from kdcore.models.pretrained import load_safetensors_model
+
+TRANSFORMERS_SETTINGS = "transformers.json"
+"""In an export: the config of a network of transformers."""
 
 
 class LogitsOnly(nn.Module):
@@ -38,12 +43,23 @@ def _own(config: ImageClassifierConfig, num_classes: int, in_channels: int) -> n
     return _OWN[config.source](num_classes, in_channels, **config.kwargs)
 
 
+_SHAPED_BY_WEIGHTS = ("googlenet", "inception", "maxvit", "vit")
+"""Of torchvision's: their `weights` decide on sizes and branches, too."""
+
+
+def _without_fetching(config: ImageClassifierConfig, setting: str) -> dict[str, Any]:
+    """The arguments without the one that has weights fetched, where those of `path` take their place."""
+    given = config.kwargs
+    return given if config.path is None else {name: value for name, value in given.items() if name != setting}
+
+
 def _timm(config: ImageClassifierConfig, num_classes: int, in_channels: int) -> nn.Module:
     try:
         import timm
     except ImportError as error:
         raise missing_extra("timm", "vision", "source 'timm'") from error
-    return timm.create_model(config.name, num_classes=num_classes, in_chans=in_channels, **config.kwargs)
+    kwargs = _without_fetching(config, "pretrained")
+    return timm.create_model(config.name, num_classes=num_classes, in_chans=in_channels, **kwargs)
 
 
 def _torchvision(config: ImageClassifierConfig, num_classes: int, in_channels: int) -> nn.Module:
@@ -53,7 +69,9 @@ def _torchvision(config: ImageClassifierConfig, num_classes: int, in_channels: i
         raise missing_extra("torchvision", "vision", "source 'torchvision'") from error
     if in_channels != 3:
         raise ConfigError(f"torchvision's networks take 3 channels, the data have {in_channels}: set data.channels: 3")
-    return get_model(config.name, num_classes=num_classes, **config.kwargs)
+    fixed = config.name.startswith(_SHAPED_BY_WEIGHTS)
+    kwargs = config.kwargs if fixed else _without_fetching(config, "weights")
+    return get_model(config.name, num_classes=num_classes, **kwargs)
 
 
 def _transformers(config: ImageClassifierConfig, num_classes: int, in_channels: int) -> nn.Module:
@@ -65,8 +83,15 @@ def _transformers(config: ImageClassifierConfig, num_classes: int, in_channels: 
         options = {"num_labels": num_classes, "trust_remote_code": False, **config.kwargs}
         return LogitsOnly(load_safetensors_model(AutoModelForImageClassification, config.name, **options))
     settings = {"num_labels": num_classes, "num_channels": in_channels, **config.kwargs}
-    made = AutoConfig.from_pretrained(config.name, **settings) if config.name else AutoConfig.for_model(**settings)
+    place = _settings_place(config)
+    made = AutoConfig.from_pretrained(place, **settings) if place else AutoConfig.for_model(**settings)
     return LogitsOnly(AutoModelForImageClassification.from_config(made))
+
+
+def _settings_place(config: ImageClassifierConfig) -> str:
+    """Where a transformers config is: beside exported weights, since what they began from may be gone; or its name."""
+    beside = None if config.path is None else Path(config.path) / TRANSFORMERS_SETTINGS
+    return config.name if beside is None or not beside.is_file() else str(beside)
 
 
 def _imported(config: ImageClassifierConfig, num_classes: int, in_channels: int) -> nn.Module:

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -129,6 +130,49 @@ def test_every_source_answers_with_logits(source, name, kwargs, size, tmp_path):
     pixels = torch.randn(2, 3, size, size)
     assert model(pixels).shape == (2, 5)
     save_image_model(model, config, 5, 3, tmp_path)
+    assert torch.equal(load_image_model(tmp_path).eval()(pixels), model(pixels))
+
+
+def vit(folder):
+    from transformers import ViTConfig, ViTForImageClassification
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=16, num_labels=5)).save_pretrained(folder)
+    return {"source": "transformers", "name": str(folder)}
+
+
+def timm_resnet(folder):
+    import timm
+
+    save_file(timm.create_model("resnet10t", num_classes=1000).state_dict(), folder / "weights.safetensors")
+    overlay = {"file": str(folder / "weights.safetensors")}
+    return {"source": "timm", "name": "resnet10t", "kwargs": {"pretrained": True, "pretrained_cfg_overlay": overlay}}
+
+
+@pytest.mark.parametrize("made", [vit, timm_resnet])
+def test_an_export_needs_nothing_of_what_its_weights_began_from(made, tmp_path):
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    config = image_config(**made(begun))
+    model = build_image_model(config, 5, 3).eval()
+    save_image_model(model, config, 5, 3, tmp_path / "export")
+    shutil.rmtree(begun)
+    pixels = torch.randn(2, 3, 32, 32)
+    assert torch.equal(load_image_model(tmp_path / "export").eval()(pixels), model(pixels))
+    described = config.model_copy(update={"path": str(tmp_path / "export")})
+    assert torch.equal(build_image_model(described, 5, 3).eval()(pixels), model(pixels))
+
+
+def test_torchvision_fetches_no_weights_where_there_are_some(tmp_path, monkeypatch):
+    from torchvision.models import get_model
+
+    monkeypatch.setattr(
+        "torchvision.models._api.load_state_dict_from_url", lambda *given, **more: pytest.fail("fetched")
+    )
+    model = get_model("squeezenet1_1", num_classes=1000).eval()
+    config = image_config(source="torchvision", name="squeezenet1_1", kwargs={"weights": "DEFAULT"})
+    save_image_model(model, config, 1000, 3, tmp_path)
+    pixels = torch.randn(2, 3, 32, 32)
     assert torch.equal(load_image_model(tmp_path).eval()(pixels), model(pixels))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdcore.config.models import DType, TeacherImageConfig
 from kdcore.errors import ConfigError, TeacherError
@@ -33,6 +33,7 @@ class ImageTeacher:
             model = build_image_model(config, num_classes, in_channels)
         except ConfigError as error:
             raise TeacherError(error.message) from error
+        _check_head(config, model, num_classes)
         if isinstance(model, LogitsOnly):  # its name is a path: its settings say what it is
             network = network_settings(model.model.config)
         self._network = {**network, "num_classes": num_classes, "in_channels": in_channels}
@@ -71,14 +72,26 @@ class ImageTeacher:
 def _check_trained(config: TeacherImageConfig) -> None:
     """Refuses a network that would label with its initial weights."""
     brings_weights = {
-        "convnet": False,
         "timm": bool(config.kwargs.get("pretrained")),
         "torchvision": config.kwargs.get("weights") is not None,
         "transformers": bool(config.name),
         "import": True,  # what the callable returns is its own affair
     }
-    if config.path is None and not brings_weights[config.source]:
+    if config.path is None and not brings_weights.get(config.source, False):
         raise TeacherError(
             f"A teacher must have weights; the '{config.source}' network '{config.name}' has only its initial ones. "
             "Set teacher.path to its safetensors, or teacher.fit to train it in this run."
+        )
+
+
+def _check_head(config: TeacherImageConfig, model: nn.Module, num_classes: int) -> None:
+    """Refuses a head that timm made anew, with random weights, because those it fetched are of other classes."""
+    if config.source != "timm" or config.path is not None:
+        return
+    held = (getattr(model, "pretrained_cfg", None) or {}).get("num_classes", num_classes)
+    if held != num_classes:
+        raise TeacherError(
+            f"A teacher must know the classes of the data: they are {num_classes}, and the weights that timm has of "
+            f"'{config.name}' are of {held}, so that its head would be random. Set teacher.path to weights that were "
+            "trained on these classes, or teacher.fit to train it in this run."
         )

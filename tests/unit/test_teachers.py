@@ -3,6 +3,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from kdcore.config.models import CausalLMConfig, ImageClassifierConfig, TeacherImageConfig, TeacherLMConfig
 from kdcore.data.windows import windows
@@ -152,3 +153,20 @@ def test_classifier_with_another_shape_is_refused():
 def test_an_untrained_classifier_is_no_teacher(settings):
     with pytest.raises(TeacherError, match=r"teacher\.path.*teacher\.fit"):
         ImageTeacher(TeacherImageConfig(**settings), 5, 3)
+
+
+def test_a_pretrained_head_of_other_classes_is_no_teacher(tmp_path):
+    timm = pytest.importorskip("timm")
+    save_file(timm.create_model("resnet10t", num_classes=7).state_dict(), tmp_path / "weights.safetensors")
+    overlay = {"file": str(tmp_path / "weights.safetensors"), "num_classes": 7}
+    kwargs = {"pretrained": True, "pretrained_cfg_overlay": overlay}
+    config = TeacherImageConfig(source="timm", name="resnet10t", kwargs=kwargs)
+    assert ImageTeacher(config, 7, 3, device="cpu").logits(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
+    with pytest.raises(TeacherError, match=r"they are 5, .* are of 7.*teacher\.path"):
+        ImageTeacher(config, 5, 3, device="cpu")
+
+
+@pytest.mark.parametrize("source", ["cifar_resnet", "lenet", "mlp"])
+def test_networks_of_our_own_have_no_weights(source):
+    with pytest.raises(TeacherError, match=rf"'{source}' network .* has only its initial ones.*teacher\.fit"):
+        ImageTeacher(TeacherImageConfig(source=source), 5, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from safetensors import SafetensorError
@@ -28,7 +29,7 @@ def build_image_model(config: ImageClassifierConfig, num_classes: int, in_channe
     described = _described(config, num_classes, in_channels)
     try:
         model = BUILDERS[described.source](described, num_classes, in_channels)
-    except (TypeError, ValueError, RuntimeError, KeyError, OSError) as error:
+    except (TypeError, ValueError, RuntimeError, KeyError, OSError, UnpicklingError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(

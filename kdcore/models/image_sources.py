@@ -1,7 +1,9 @@
 """Where image classifiers come from, one function a source."""
 
 import importlib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +73,22 @@ def _torchvision(config: ImageClassifierConfig, num_classes: int, in_channels: i
         raise ConfigError(f"torchvision's networks take 3 channels, the data have {in_channels}: set data.channels: 3")
     fixed = config.name.startswith(_SHAPED_BY_WEIGHTS)
     kwargs = config.kwargs if fixed else _without_fetching(config, "weights")
-    return get_model(config.name, num_classes=num_classes, **kwargs)
+    with _tensors_alone():
+        return get_model(config.name, num_classes=num_classes, **kwargs)
+
+
+@contextmanager
+def _tensors_alone() -> Iterator[None]:
+    """torch.load runs no code from a file, although torchvision asks for any pickle of a file that is in its cache."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def _transformers(config: ImageClassifierConfig, num_classes: int, in_channels: int) -> nn.Module:

@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -174,6 +176,33 @@ def test_torchvision_fetches_no_weights_where_there_are_some(tmp_path, monkeypat
     save_image_model(model, config, 1000, 3, tmp_path)
     pixels = torch.randn(2, 3, 32, 32)
     assert torch.equal(load_image_model(tmp_path).eval()(pixels), model(pixels))
+
+
+class Touch:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_torchvision_s_weights_are_tensors(tmp_path, monkeypatch):
+    from torchvision.models import SqueezeNet1_1_Weights, get_model
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = tmp_path / "hub" / "checkpoints" / Path(SqueezeNet1_1_Weights.DEFAULT.url).name
+    file.parent.mkdir(parents=True)
+    config = image_config(source="torchvision", name="squeezenet1_1", kwargs={"weights": "DEFAULT"})
+    model = get_model("squeezenet1_1", num_classes=1000)
+    torch.save(model.state_dict(), file)
+    assert torch.equal(build_image_model(config, 1000, 3).classifier[1].bias, model.classifier[1].bias)
+    torch.save({"classifier.1.bias": Touch(tmp_path / "ran")}, file)
+    with pytest.raises(ConfigError, match="Weights only load failed"):
+        build_image_model(config, 1000, 3)
+    assert not (tmp_path / "ran").exists()
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
 def test_an_export_brings_its_network_and_is_checked(tmp_path):

@@ -15,6 +15,7 @@ from kdcore.losses.response.mixed_targets import partner_excess
 from kdcore.losses.response.soft_targets import soft_target_loss
 from kdcore.taps import Taps, feature_shapes
 from kdcore.training.batches import ClassifiedTextBatch, ImageBatch
+from kdcore.training.logits import logits_of
 from kdcore.training.memories import Memories
 from kdcore.training.teacher_side import TeacherSide
 
@@ -47,7 +48,7 @@ class Composition:
         if self._by_input:
             given = given.detach().requires_grad_()
         with self._taps:
-            logits = self._student(given)
+            logits = logits_of(self._student, given, "the student")
         self._check_gradients()
         answer = self.teacher.answer(batch.inputs, batch.labels)
         inputs = LossInputs(

@@ -15,6 +15,7 @@ from kdcore.losses.response.mixed_targets import partner_excess
 from kdcore.losses.response.soft_targets import soft_target_loss
 from kdcore.training.batches import Batch, TextBatch
 from kdcore.training.composition import Composition, inputs_of
+from kdcore.training.logits import logits_of
 from kdcore.training.ranks import Ranks
 from kdcore.training.statistics import Kept, at_rest, saved_buffers, unmoved
 from kdcore.training.text_loss import text_loss
@@ -63,7 +64,7 @@ class DistillModel(nn.Module):
             return self.composition.loss(batch, progress)
         count = len(batch.targets)
         labels = batch.labels if count or batch.labels is None else batch.labels.index(slice(0))
-        logits = self.student(inputs_of(batch, self.student))[:count]
+        logits = logits_of(self.student, inputs_of(batch, self.student), "the student")[:count]
         loss, metrics = soft_target_loss(logits, labels, batch.targets, objective=self.objective)
         if batch.partner_targets is None or batch.shares is None:
             return loss, metrics

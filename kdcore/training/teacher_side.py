@@ -14,6 +14,7 @@ from kdcore.labels.moments import LayerMoments
 from kdcore.labels.soft_labels import DenseLabels, FeatureLabels, SoftLabels
 from kdcore.losses.method import Answer
 from kdcore.taps import WHOLE, Taps, feature_shapes
+from kdcore.training.logits import logits_of
 
 __all__ = ["Answer", "LiveTeacher", "NoTeacher", "StoredTeacher", "StoredTeachers", "TeacherSide"]
 
@@ -93,7 +94,7 @@ class LiveTeacher:
         """See TeacherSide. Its answer to these very inputs; `labels` are not looked at."""
         # Not in inference mode, whose tensors cannot be saved for a backward pass.
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False), self._taps:
-            logits = self._network(self._own(inputs.detach())).float()
+            logits = logits_of(self._network, self._own(inputs.detach()), "the teacher").float()
         features = {path: output.float() for path, output in self._taps.outputs.items()}
         return Answer(logits, features, DenseLabels(logits.log_softmax(1)))
 

@@ -369,3 +369,26 @@ def test_a_script_s_labels_are_of_logits_that_its_losses_can_take():
 def test_a_script_says_how_many_images_a_memory_is_of():
     with pytest.raises(ConfigError, match="set `num_samples`"):
         kdcore.compose_losses([CONTRAST], network(), network(6), seen().pixels)
+
+
+class Auxiliary(nn.Sequential):
+    """Has a second head in training, as torchvision's googlenet and inception_v3."""
+
+    def forward(self, given: Tensor) -> Any:
+        found = super().forward(given)
+        return (found, found) if self.training else found
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_student_that_gives_more_than_logits_is_told_so(listed: bool) -> None:
+    student = Auxiliary(*network())
+    composition = composed(CROSS, ATTENTION, student=student) if listed else None
+    model = DistillModel(student, TrainingConfig(steps=1, batch_size=6), True, composition)
+    with pytest.raises(ConfigError, match=r"the student must return logits \[6, classes\].* got tuple.*aux_logits"):
+        model(seen())
+
+
+def test_a_live_teacher_gives_logits() -> None:
+    teacher = LiveTeacher(network()[:3], [])
+    with pytest.raises(ConfigError, match=r"the teacher must return logits .* got a tensor \[6, 4, 6, 6\]"):
+        teacher.answer(seen().inputs, None)

@@ -19,7 +19,7 @@ from kdcore.training.batches import TextBatch
 from kdcore.training.packing import Layout, Places
 from kdcore.training.ranks import Ranks
 
-__all__ = ["agreed_layout", "choose_layout"]
+__all__ = ["agreed_layout", "choose_layout", "evaluated"]
 
 _LENGTHS = np.array([5, 9, 7])
 # Of the largest hidden state: above rounding, below what a token of another sequence does.
@@ -113,7 +113,7 @@ def _try_backward(student: Any) -> None:
 @torch.no_grad()
 def _alone(student: Any) -> Tensor:
     """Hidden states [T, D] of the sequences, each in a forward pass of its own."""
-    with _evaluated(student):
+    with evaluated(student):
         parts = _tokens(student)[0].split(_LENGTHS.tolist())
         return torch.cat([_hidden(student, part[None], np.array([len(part)]), "padded")[0] for part in parts])
 
@@ -122,7 +122,7 @@ def _alone(student: Any) -> Tensor:
 def _mixes(student: Any, alone: Tensor, layout: Layout) -> str:
     """What goes wrong with packed sequences; "" where nothing does."""
     try:
-        with _evaluated(student):
+        with evaluated(student):
             rows = _tokens(student)
             # Rows at once, since some attention tells sequences apart in a batch of one row alone.
             one, other = (
@@ -143,14 +143,15 @@ def _mixes(student: Any, alone: Tensor, layout: Layout) -> str:
 
 
 @contextmanager
-def _evaluated(student: nn.Module) -> Iterator[None]:
-    """Without dropout, and as it was afterwards."""
-    was_training = student.training
+def evaluated(student: nn.Module) -> Iterator[None]:
+    """Without dropout, and as it was afterwards, each of its modules by itself."""
+    trained = [module for module in student.modules() if module.training]
     student.eval()
     try:
         yield
     finally:
-        student.train(was_training)
+        for module in trained:
+            module.training = True
 
 
 def _tokens(student: Any) -> Tensor:

@@ -25,6 +25,7 @@ from kdcore.training.checkpoint import (
     set_torn_aside,
 )
 from kdcore.training.engines import Engine, make_engine
+from kdcore.training.head_trial import check_logits
 from kdcore.training.loop import Loop
 from kdcore.training.metrics_log import MetricsLog, read_metrics
 from kdcore.training.model import DistillModel, num_parameters
@@ -33,6 +34,7 @@ from kdcore.training.progress import OnProgress, Progress, print_progress
 from kdcore.training.ranks import Ranks, process_ranks
 from kdcore.training.step_plan import StepPlan
 from kdcore.training.task import Task, compose_task, make_task
+from kdcore.training.text_samples import TextSamples
 
 Result = dict[str, Any]
 
@@ -89,6 +91,8 @@ def _train_unless_finished(recipe: Recipe, arm: Arm, ranks: Ranks, report: OnPro
     torch.manual_seed(arm.seed)
     task = make_task(recipe, arm)
     student = task.build()
+    if isinstance(task.samples, TextSamples):
+        check_logits(student)
     composition = compose_task(recipe, arm, task, student, ranks.device)
     model = DistillModel(student, config, arm.uses_labels, composition)
     if config.activation_checkpointing:

@@ -2,6 +2,7 @@
 
 import functools
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from pydantic import ValidationError
 from torch import Tensor, nn
@@ -10,11 +11,14 @@ from kdcore.config.loss import LossConfig
 from kdcore.errors import ConfigError
 from kdcore.losses.objective import objective_of
 from kdcore.training.batches import TextBatch
+from kdcore.training.head_trial import check_logits
 from kdcore.training.text_loss import text_loss
 
 __all__ = ["distillation_loss", "with_distillation_loss"]
 
 Model = TypeVar("Model", bound=nn.Module)
+_tried: WeakSet[nn.Module] = WeakSet()
+"""Models whose logits are known to be those that the loss makes."""
 
 
 def distillation_loss(
@@ -29,15 +33,18 @@ def distillation_loss(
     step, over its micro-batches and ranks, the gradients of these add up to that of the step's mean. The batch is moved
     to the model's device where it is not there.
 
-    Raises ConfigError for a setting that is none, a divergence that is not defined for such labels, and a model that
-    a trainer has wrapped (see with_distillation_loss); LabelError for a student with fewer classes than the labels.
+    Raises ConfigError for a setting that is none, a divergence that is not defined for such labels, a model whose
+    logits are not its head's product with its last hidden states, which is tried at the first call, and one that a
+    trainer has wrapped (see with_distillation_loss); LabelError for a student with fewer classes than the labels.
     """
     if isinstance(getattr(model, "module", None), nn.Module):
         raise ConfigError(
             f"{type(model).__name__} wraps a model and must see its forward pass: give it the model that "
             "kdcore.with_distillation_loss returns, and call it with batch=batch"
         )
-    return _mean_loss(model, batch, num_tokens, _checked(settings))
+    checked = _checked(settings)
+    _try_once(model)
+    return _mean_loss(model, batch, num_tokens, checked)
 
 
 def with_distillation_loss(model: Model, **settings: Any) -> Model:
@@ -49,6 +56,7 @@ def with_distillation_loss(model: Model, **settings: Any) -> Model:
     has for it.
     """
     checked = _checked(settings)
+    _try_once(model)
     kind = type(model)
 
     @functools.wraps(kind.forward)
@@ -71,6 +79,17 @@ def with_distillation_loss(model: Model, **settings: Any) -> Model:
     ours = {"__module__": kind.__module__, "forward": forward, "accepts_loss_kwargs": True}
     model.__class__ = type(kind.__name__, (kind,), ours)  # pyright: ignore[reportAttributeAccessIssue]
     return model
+
+
+def _try_once(model: nn.Module) -> None:
+    """`check_logits` of a model whose parameters are here, and neither sharded (a DTensor) nor still to come."""
+    parameters = list(model.parameters())
+    if model in _tried or any(
+        value.is_meta or value.numel() == 0 or hasattr(value, "placements") for value in parameters
+    ):
+        return
+    check_logits(model)
+    _tried.add(model)
 
 
 def _mean_loss(

@@ -19,7 +19,7 @@ from kdcore.losses.sparse.loss import distillation_loss_from_hidden
 from kdcore.losses.sparse.support import check_fit
 from kdcore.training.batches import TextBatch
 
-__all__ = ["head_of", "loss_of_hidden", "student_hidden", "text_loss"]
+__all__ = ["head_of", "loss_of_hidden", "rules_of", "student_hidden", "text_loss"]
 
 
 def text_loss(
@@ -46,11 +46,12 @@ def text_loss(
     check_fit(None if across else labels, batch.targets, len(batch.positions), _num_outputs(head))
     hidden = student_hidden(student, batch)
     if isinstance(labels, ChunkLabels | OpeningLabels):
-        return _loss_across(hidden, head, batch.targets, labels, _rules_of(student), settings)
+        return _loss_across(hidden, head, batch.targets, labels, rules_of(student), settings)
     return loss_of_hidden(student, hidden, head, labels, batch.targets, objective, settings)
 
 
-def _rules_of(student: nn.Module) -> LogitRules:
+def rules_of(student: nn.Module) -> LogitRules:
+    """What a causal LM does to its head's outputs."""
     model: Any = student
     return logit_rules(model.config)
 
@@ -83,8 +84,8 @@ def loss_of_hidden(
         labels,
         targets,
         objective=objective,
-        head_bias=head.bias,
-        rules=_rules_of(student),
+        head_bias=getattr(head, "bias", None),
+        rules=rules_of(student),
         num_classes=settings.num_classes,
         chunk_tokens=settings.chunk_tokens,
         recompute=bool(settings.recompute),
@@ -102,7 +103,7 @@ def _loss_across(
     settings: LossConfig,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     common: dict[str, Any] = {
-        "head_bias": head.bias,
+        "head_bias": getattr(head, "bias", None),
         "rules": rules,
         "num_classes": settings.num_classes,
         "chunk_tokens": settings.chunk_tokens,

@@ -16,6 +16,8 @@ from kdcore.data.viewed import view_spec, without_views
 from kdcore.errors import DataError
 from kdcore.labels.views import bytes_per_view
 from kdcore.models.image import build_image_model
+from kdcore.teachers.image_classifier import ImageTeacher
+from kdcore.training.logits import logits_of
 from kdcore.training.rehearsal import rehearse_losses
 
 __all__ = ["estimate_images"]
@@ -51,6 +53,8 @@ class _Moment:
     classes: int
 
     def network(self, config: ImageClassifierConfig) -> nn.Module:
+        if isinstance(config, TeacherImageConfig) and config.fit is None:  # refused where it knows nothing
+            return ImageTeacher(config, self.classes, self.pixels.shape[1], "cpu").model.float()
         return build_image_model(config, self.classes, self.pixels.shape[1])
 
     def forward(self, config: ImageClassifierConfig) -> float:
@@ -59,7 +63,11 @@ class _Moment:
 
     def trained(self, config: ImageClassifierConfig) -> float:
         model = self.network(config)
-        return seconds_of(lambda: model(self.pixels).logsumexp(1).sum().backward()) / len(self.pixels)
+
+        def once() -> None:
+            logits_of(model, self.pixels, f"{config.source} '{config.name}'").logsumexp(1).sum().backward()
+
+        return seconds_of(once) / len(self.pixels)
 
 
 def _rehearse(recipe: Recipe, moment: _Moment, view_size: int | None, live: bool) -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from cluster.estimate.run import estimate
 from kdcore.config import Recipe
-from kdcore.errors import ConfigError
+from kdcore.errors import ConfigError, TeacherError
+from kdcore.models.convnet import ConvNet
 from tests.support.classified_runs import classified_recipe
 from tests.support.training import image_recipe
 
@@ -34,6 +35,24 @@ def test_layers_of_images(tmp_path, loss, live, told):
     with pytest.raises(ConfigError, match=told):
         estimate(images(tmp_path, wrong), live)
     assert estimate(images(tmp_path, {**wrong, "at": "blocks.1", "teacher_at": "blocks.1"}), live).train_seconds > 0
+
+
+class Auxiliary(ConvNet):
+    """Has a second head in training."""
+
+    def forward(self, pixels):
+        found = super().forward(pixels)
+        return (found, found) if self.training else found
+
+
+def test_networks_that_would_fail_at_the_first_step(tmp_path):
+    recipe = images(tmp_path, {"type": "cross_entropy"}).model_dump(mode="json")
+    student = {**recipe["student"], "source": "import", "name": f"{__name__}:Auxiliary"}
+    with pytest.raises(ConfigError, match=r"import '.*:Auxiliary' must return logits"):
+        estimate(Recipe.model_validate({**recipe, "student": student}), False)
+    teacher = {**recipe["teacher"], "fit": None}
+    with pytest.raises(TeacherError, match="has only its initial ones"):
+        estimate(Recipe.model_validate({**recipe, "teacher": teacher}), False)
 
 
 def test_a_store_of_texts_has_their_first_tokens(tmp_path):

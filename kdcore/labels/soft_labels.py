@@ -1,8 +1,9 @@
 """A soft label in memory: what the teacher says, for N labels at once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,14 +91,20 @@ class SparseLabels(OfTensors):
 
     Label i has the entries offsets[i] .. offsets[i + 1] - 1 of `ids` int64 (distinct within a label, in no order) and
     `weights` float32; `offsets` int64 [N + 1] rise from 0. The weights of a label sum to one.
+
+    `host_offsets` are the offsets of labels that were made on a CPU, wherever these are now: to cut them at, a GPU need
+    not be waited for. None of labels that were made on a GPU.
     """
 
     ids: Tensor
     weights: Tensor
     offsets: Tensor
     num_classes: int
+    host_offsets: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.offsets.device.type == "cpu":
+            object.__setattr__(self, "host_offsets", self.offsets.numpy())
         if self.ids.shape != self.weights.shape or self.ids.ndim != 1 or self.offsets.ndim != 1:
             raise LabelError(
                 f"sparse labels must have ids [E], weights [E] and offsets [N + 1], got {list(self.ids.shape)}, "

@@ -93,12 +93,17 @@ def training() -> TrainingConfig:
     return TrainingConfig.model_validate({"steps": 1, "precision": "bfloat16", "sequence_length": SEQUENCE})
 
 
-def timed(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
+def now() -> float:
+    """Seconds, when a GPU has done what it was told."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return time.perf_counter()
+
+
+def timed(work: Callable[[], object]) -> float:
+    started = now()
+    work()
+    return now() - started
 
 
 def block(engine: Engine, samples: TextSamples, steps: list[list[np.ndarray]], device: torch.device) -> float:
@@ -146,10 +151,10 @@ def trl_step(documents: list[np.ndarray], arguments: argparse.Namespace, folder:
 
     class Clock(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            seconds.append(-time.perf_counter())
+            seconds.append(-now())
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            seconds[-1] += time.perf_counter()
+            seconds[-1] += now()
 
     def collate(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         # Its first token is a prompt, since this trainer wants one; the loss is of all others, as ours is.

@@ -132,3 +132,12 @@ def test_features_by_layer():
     assert torch.equal(joined.features, labels.features)
     with pytest.raises(LabelError, match=r"'c'.*'a', 'b'"):
         labels.layer("c")
+
+
+def test_offsets_of_labels_that_are_elsewhere_are_known_here():
+    labels = sparse_of([{3: 0.5, 1: 0.5}, {}, {2: 1.0}])
+    moved = labels.to("meta")
+    assert moved.offsets.is_meta
+    assert moved.host_offsets is not None
+    assert moved.host_offsets.tolist() == [0, 2, 2, 3]
+    assert labels.index([2]).host_offsets.tolist() == [0, 1]  # pyright: ignore[reportOptionalMemberAccess]

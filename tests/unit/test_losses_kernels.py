@@ -208,8 +208,10 @@ def test_auto_takes_fused_passes_where_kernels_can_be_used_and_tiles_with_a_filt
     assert implementation_of("auto", hidden, None, 0.0) == "fused"
     assert implementation_of("auto", hidden, None, 0.01) == "triton"
     assert implementation_of("torch", hidden, None, 0.0) == "torch"
-    assert [chunk_size("auto", hidden, fused) for fused in (False, True)] == [1024, 3000]
-    assert chunk_size(7, hidden, True) == 7
+    heads = [torch.empty(classes, 1, device="meta") for classes in (200_000, 32_768, 100)]
+    assert [chunk_size("auto", hidden, head, False) for head in heads] == [1024, 1024, 1024]
+    assert [chunk_size("auto", hidden, head, True) for head in heads] == [3000, 4096, 16_384]
+    assert chunk_size(7, hidden, heads[0], True) == 7
 
 
 def test_kernels_that_cannot_make_a_loss_say_so_and_auto_takes_torch(kernels):

@@ -68,7 +68,7 @@ def opening_loss(
     outputs = min(num_classes or len(head_weight), len(head_weight))
     student_of = labels.student_of
     shared = SharedClasses(student_of.masked_fill(student_of >= outputs, -1))
-    size = chunk_size(chunk_tokens, hidden_states, fused=False)
+    size = chunk_size(chunk_tokens, hidden_states, head_weight, fused=False)
     call = _Call(labels, shared, beta, rules or LogitRules(), outputs, size)
     scale = later_log_probs(path.log_probs, labels).exp()
     hidden = hidden_states[labels.opening]

@@ -61,7 +61,7 @@ def path_log_probs(
     float32 (float64 for float64 inputs).
     """
     outputs = min(num_classes or len(head_weight), len(head_weight))
-    size = chunk_size(chunk_tokens, hidden_states, fused=False)
+    size = chunk_size(chunk_tokens, hidden_states, head_weight, fused=False)
     call = _Call(targets, boundary_ids[boundary_ids < outputs], rules or LogitRules(), outputs, size)
     return Path(*_PathLogProbs.apply(hidden_states, head_weight, head_bias, call))  # pyright: ignore[reportGeneralTypeIssues]
 

@@ -17,6 +17,8 @@ __all__ = ["chunk_size", "implementation_of"]
 
 _TYPES = (torch.bfloat16, torch.float16, torch.float32)
 _CHUNK = 1024
+_LOGITS = 1 << 27
+"""Of a chunk on a GPU, at least: 512 MiB. With fewer the host is not fast enough to tell it what to do."""
 _SAID = {
     "torch": "from chunks of logits in torch",
     "fused": "from chunks of logits with fused passes",
@@ -47,15 +49,16 @@ def implementation_of(
     return chosen
 
 
-def chunk_size(asked: ChunkTokens, hidden: Tensor, fused: bool) -> int:
-    """How many tokens are a chunk of `hidden` [N, D].
+def chunk_size(asked: ChunkTokens, hidden: Tensor, head: Tensor, fused: bool) -> int:
+    """How many tokens are a chunk of `hidden` [N, D] before `head` [V, D].
 
-    Every chunk adds to the head's whole gradient, V D numbers in float32, which a GPU waits for: fewer are faster.
-    With D / 2 tokens a chunk's logits take half as much memory as that gradient.
+    Every chunk adds to the head's whole gradient, V D numbers in float32, which a GPU waits for, and is some 150
+    kernels to be launched: fewer are faster. With D / 2 tokens a chunk's logits take half as much memory as that
+    gradient.
     """
     if asked != "auto":
         return asked
-    return max(_CHUNK, hidden.shape[1] // 2) if fused else _CHUNK
+    return max(_CHUNK, hidden.shape[1] // 2, min(_LOGITS // len(head), 16 * _CHUNK)) if fused else _CHUNK
 
 
 def _problem(asked: Implementation, hidden: Tensor, labels: SoftLabels | None) -> str | None:

@@ -80,7 +80,7 @@ def distillation_loss_from_hidden(
     rules = rules or LogitRules()
     chosen = implementation_of(implementation, hidden_states, labels, gradient_filter)
     fused = chosen == "fused"
-    size = chunk_size(chunk_tokens, hidden_states, fused)
+    size = chunk_size(chunk_tokens, hidden_states, head_weight, fused)
     call = Call(labels, targets, weights, objective, rules, outputs, size, recompute, gradient_filter, shard, fused)
     if chosen == "triton":
         from kdcore.losses.sparse.kernels.loss import KernelLoss

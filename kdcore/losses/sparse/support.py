@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,7 +91,7 @@ def chunks(
 ) -> Iterator[tuple[slice, Support | DenseLabels]]:
     """Consecutive tokens, at most `size` at a time, with what is to be compared; no token gives none.
 
-    A GPU is waited for at most once, before the first: labels of varying length are cut at numbers that it holds.
+    A GPU is waited for at most once, before the first: where labels of varying length were made on it.
     """
     parts = [slice(start, min(start + size, len(targets))) for start in range(0, len(targets), size)]
     cuts = _cuts(labels, size) if parts and isinstance(labels, SparseLabels) else []
@@ -127,14 +128,12 @@ def _of_topk(labels: TopKLabels, targets: Tensor, tail: Tail | None) -> Support:
 
 
 def _cuts(labels: SparseLabels, size: int) -> list[tuple[int, int, int]]:
-    """First entry, end of entries and most entries of a label, for each `size` labels: one transfer for all of them."""
-    counts = labels.offsets.diff()
-    missing = -labels.num_labels % size
-    widest = torch.nn.functional.pad(counts, (0, missing)).view(-1, size).amax(1)
-    firsts = labels.offsets[:-1:size]
-    *numbers, end = torch.cat([firsts, widest, labels.offsets[-1:]]).tolist()
-    first, width = numbers[: len(firsts)], numbers[len(firsts) :]
-    return list(zip(first, [*first[1:], end], width, strict=True))
+    """First entry, end of entries and most entries of a label, for each `size` labels."""
+    offsets = labels.offsets.cpu().numpy() if labels.host_offsets is None else labels.host_offsets
+    starts = np.arange(0, labels.num_labels, size)
+    ends = offsets[np.minimum(starts + size, labels.num_labels)]
+    widest = np.maximum.reduceat(np.diff(offsets), starts)
+    return list(zip(offsets[starts].tolist(), ends.tolist(), widest.tolist(), strict=True))
 
 
 def _of_weights(labels: SparseLabels, part: slice, first: int, end: int, width: int) -> Support:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcore.config.models import ImageClassifierConfig
-from kdcore.errors import ConfigError, missing_extra
+from kdcore.errors import ConfigError, missing_extra, out_of_space
 from kdcore.models.image import load_image_model, save_image_model
 from kdcore.models.text_classifier import TokenClassifier
 from kdcore.students.build import is_exported_image_model
@@ -33,18 +35,20 @@ def export_student(
 
     Text models go with their `tokenizer`, image models with their configuration. Of a model with adapters, these go
     into the folder `adapter`, and the whole model has them merged into its weights. Files beside them stay. The model's
-    own files are written aside and moved in one by one, the weights last.
+    own files are written aside and moved in one by one, the weights last. OutOfSpace when the disk is full.
     """
-    aside = directory.parent / f".partial-export-{directory.name}"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     if isinstance(model, TokenClassifier):
         model = model.model
-    if image_config is None:
-        _write_text(model, tokenizer, aside)
-    else:
-        save_image_model(model, image_config, num_classes, in_channels, aside)
-    (aside / "README.md").write_text(_card(directory.name, _task(model, image_config is not None), dict(card or {})))
+    aside = directory.parent / f".partial-export-{directory.name}"
+    with _room_for(aside, model):
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        if image_config is None:
+            _write_text(model, tokenizer, aside)
+        else:
+            save_image_model(model, image_config, num_classes, in_channels, aside)
+        task = _task(model, image_config is not None)
+        (aside / "README.md").write_text(_card(directory.name, task, dict(card or {})))
     directory.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(directory / _ADAPTER, ignore_errors=True)  # a folder is not replaced by one
     for path in sorted(aside.iterdir(), key=lambda path: path.suffix == ".safetensors"):
@@ -68,6 +72,27 @@ def load_student(directory: Path) -> nn.Module:
     classifies = any(name.endswith("ForSequenceClassification") for name in architectures)
     auto = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
     return auto.from_pretrained(directory, dtype=torch.float32, use_safetensors=True).eval()
+
+
+@contextmanager
+def _room_for(aside: Path, model: nn.Module) -> Iterator[None]:
+    """Says so when the disk is full, and frees what was written."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except OSError as error:
+        raise _out_of_space(error, aside, model) from error
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))  # the system's, which is in its words alone
+        if number is None:
+            raise
+        raise _out_of_space(OSError(int(number[1]), str(error)), aside, model) from error
+
+
+def _out_of_space(error: OSError, aside: Path, model: nn.Module) -> Exception:
+    shutil.rmtree(aside, ignore_errors=True)
+    return out_of_space(error, aside, sum(value.numel() * value.element_size() for value in model.parameters()))
 
 
 def _write_text(model: Any, tokenizer: Any, directory: Path) -> None:

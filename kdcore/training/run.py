@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from kdcore.config import Recipe
-from kdcore.errors import TrainingError
+from kdcore.errors import TrainingError, out_of_space
 from kdcore.students.build import checkpoint_activations
 from kdcore.students.export import export_student
 from kdcore.training.arms import Arm
@@ -128,15 +128,24 @@ def _train(run: _Run, plan: StepPlan) -> None:
     hears = run.report, run.notice, run.measures
     loop = Loop(arm.name, run.engine, run.task.samples, plan, config, ranks, directory, *hears)
     first = _resume(run, directory / "checkpoints", loop)
-    log = MetricsLog(directory, first) if ranks.first else None
+    logs: list[MetricsLog] = []
+
+    def begin() -> None:
+        if ranks.first:
+            logs.append(MetricsLog(directory, first))
+
+    def finish() -> None:
+        if ranks.first:
+            _finish(run, state, loop.bad_steps)
+
+    ranks.together(begin, f"beginning the metrics in {directory}")
     try:
-        loop.run(first, run.steps, log)
+        loop.run(first, run.steps, logs[0] if logs else None)
     finally:
-        if log is not None:
+        for log in logs:
             log.close()
     state = run.engine.student_state()
-    if ranks.first:
-        _finish(run, state, loop.bad_steps)
+    ranks.together(finish, f"exporting the student to {directory}")
 
 
 def _resume(run: _Run, checkpoints: Path, loop: Loop) -> int:
@@ -199,7 +208,11 @@ def _finish(run: _Run, state: dict[str, torch.Tensor], bad_steps: BadSteps) -> N
     model.load_state_dict(state)
     card = {key: result[key] for key in ("arm", "seed", "steps", "parameters", "engine", "precision")}
     export_student(model, run.arm.export_directory(run.recipe), card=card, **run.task.export)
-    aside = directory / ".partial-result.json"
-    aside.write_text(json.dumps(result, indent=1))
-    os.replace(aside, directory / "result.json")
+    aside, text = directory / ".partial-result.json", json.dumps(result, indent=1)
+    try:
+        aside.write_text(text)
+        os.replace(aside, directory / "result.json")
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise out_of_space(error, aside, len(text)) from error
     run.report(Progress(run.arm.name, run.steps, run.steps, note=f"finished, {run.parameters:,} parameters"))

@@ -128,23 +128,79 @@ def test_numpy_and_the_compiled_loop_merge_to_the_same_bits(seed, teachers, rows
         assert torch.equal(getattr(found, name), getattr(again, name))
 
 
-@FEW
-@given(SEEDS, st.integers(2, 4), st.integers(0, 5), st.booleans())
-def test_numpy_and_the_compiled_loop_merge_cells_to_the_same_bits(seed, teachers, rows, with_drawn):
-    labels: list[SoftLabels] = [topk_of(dense_of(seed + number, rows), 2 + number) for number in range(teachers)]
-    labels += [drawn_of(seed + 9, rows=rows)] if with_drawn else []
-    weights = weights_of(seed, len(labels))
+def both_routes(labels: list[SoftLabels], weights: torch.Tensor) -> list[TopKLabels]:
+    """The mean by the compiled loop and by numpy, after a look that they say the same."""
     found = arithmetic(labels, weights)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kdcore.labels.mixing.merge._compiled", lambda: None)
         again = arithmetic(labels, weights)
     assert isinstance(found, TopKLabels)
     assert isinstance(again, TopKLabels)
-    for name in ("ids", "log_probs", "tail_log_prob"):
-        assert torch.equal(getattr(found, name), getattr(again, name))
-    named = (found.ids >= 0).sum(1)
-    assert found.ids.shape[1] == max(1, int(named.max()) if rows else 1)
-    assert all(len(row.unique()) == len(row) for row in (ids[ids >= 0] for ids in found.ids)), "a class is named twice"
+    assert torch.equal(found.ids, again.ids)
+    for name in ("log_probs", "tail_log_prob"):
+        torch.testing.assert_close(getattr(found, name), getattr(again, name), rtol=1e-6, atol=1e-6)
+    return [found, again]
+
+
+def cells_of(rows: int, k: int, padding: int, tail: bool, seed: int) -> TopKLabels:
+    """Labels that name k of 11 classes, the last `padding` places of each row empty."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.rand(rows, 11, generator=generator).argsort(1)[:, :k]
+    logits = 2 * torch.randn(rows, k + 1, generator=generator)
+    logits[:, k - padding : k] = -math.inf
+    logits[:, k] += 0.0 if tail else -math.inf
+    logs = logits.log_softmax(1)
+    return TopKLabels(ids.masked_fill(logs[:, :k] == -math.inf, -1), logs[:, :k].clone(), logs[:, k].clone(), 11)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 11), st.integers(0, 3), st.booleans()), min_size=1, max_size=3),
+    st.sampled_from([0, 1, 5]),
+    st.booleans(),
+    SEEDS,
+)
+def test_the_mean_of_named_cells_is_that_of_dense_float64(teachers, rows, silent, seed):
+    labels: list[SoftLabels] = [
+        cells_of(rows, k, min(padding, k - 1), tail, seed + number)
+        for number, (k, padding, tail) in enumerate(teachers)
+    ]
+    weights = weights_of(seed, len(labels), rows)
+    if silent and len(labels) > 1:
+        weights[-1] = 0
+        weights /= weights.sum(0)
+    wanted = torch.einsum("mn,mnv->nv", weights, torch.stack([whole(label) for label in labels]))
+    for mixed in both_routes(labels, weights):
+        torch.testing.assert_close(whole(mixed), wanted, rtol=1e-5, atol=1e-7)
+        named = [dict.fromkeys(i for label in labels for i in label.ids[row].tolist() if i >= 0) for row in range(rows)]
+        width = mixed.ids.shape[1]
+        assert mixed.ids.tolist() == [[*row, *[-1] * (width - len(row))] for row in named], "in the order of teachers"
+        assert len(labels) == 1 or width == max([1, *map(len, named)])
+
+
+@FEW
+@given(SEEDS, st.integers(0, 5))
+def test_drawn_labels_beside_cells_are_merged_alike_by_both_routes(seed, rows):
+    labels: list[SoftLabels] = [topk_of(dense_of(seed, rows), 3), drawn_of(seed + 1, rows=rows)]
+    weights = weights_of(seed, 2)
+    wanted = sum(float(share) * whole(label) for share, label in zip(weights, labels, strict=True))
+    for mixed in both_routes(labels, weights):
+        torch.testing.assert_close(whole(mixed), wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_classes_that_share_a_slot_are_kept_apart():
+    """Of 200 classes in 2,048 slots several begin at one that is taken; a row also meets those of the row before."""
+    generator = torch.Generator().manual_seed(0)
+    known = torch.randperm(30_000, generator=generator)[:400]
+    labels: list[SoftLabels] = []
+    for _ in range(3):
+        ids = known[torch.rand(20, 400, generator=generator).argsort(1)[:, :80]]
+        logs = torch.randn(20, 81, generator=generator).log_softmax(1)
+        labels.append(TopKLabels(ids, logs[:, :80].contiguous(), logs[:, 80].contiguous(), 30_000))
+    weights = torch.tensor([0.5, 0.3, 0.2]).double()
+    wanted = sum(float(share) * whole(label) for share, label in zip(weights, labels, strict=True))
+    for mixed in both_routes(labels, weights):
+        torch.testing.assert_close(whole(mixed), wanted, rtol=1e-5, atol=1e-7)
 
 
 @FEW

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcore.labels.mixing.cells import align, check_alike, padded, shares_of
-from kdcore.labels.mixing.forms import as_weights
-from kdcore.labels.mixing.merge import merge, merge_rows
+from kdcore.labels.mixing.cells import align, check_alike, shares_of
+from kdcore.labels.mixing.forms import as_weights, in_form
+from kdcore.labels.mixing.merge import merge, merge_cells
 from kdcore.labels.soft_labels import DenseLabels, SoftLabels, SparseLabels, TopKLabels
 
 __all__ = ["arithmetic"]
@@ -66,7 +66,8 @@ def _weights(labels: Sequence[SparseLabels], shares: Tensor) -> SparseLabels:
 
 def _cells(labels: Sequence[SoftLabels], shares: Tensor) -> TopKLabels:
     if not any(isinstance(label, DenseLabels) for label in labels):
-        return _named_cells(labels, shares.float())
+        named = [in_form(label, "topk", 0) for label in labels]
+        return _named_cells([label for label in named if isinstance(label, TopKLabels)], shares.float())
     cells = align(labels)
     probs = torch.einsum("mn,mnu->nu", shares, cells.probs)
     tail = (shares * cells.tails).sum(0)
@@ -75,27 +76,13 @@ def _cells(labels: Sequence[SoftLabels], shares: Tensor) -> TopKLabels:
     return TopKLabels(cells.ids, log_probs.masked_fill(cells.ids < 0, float("-inf")), log_tail, cells.num_classes)
 
 
-def _named_cells(labels: Sequence[SoftLabels], shares: Tensor) -> TopKLabels:
+def _named_cells(labels: Sequence[TopKLabels], shares: Tensor) -> TopKLabels:
     """Where each label is a few classes, and maybe a tail."""
-    named = [_entries(label) for label in labels]
-    ids = torch.cat([part[0] for part in named], 1)
-    masses = torch.cat([part[1] for part in named], 1).exp_()
-    tail = torch.zeros_like(shares[0])
-    columns = masses.split([part[1].shape[1] for part in named], 1)
-    for label, share, column in zip(labels, shares, columns, strict=True):
-        if isinstance(label, TopKLabels):
-            tail += label.tail_log_prob.exp().mul_(share)
-        column.mul_(share[:, None])
-    merged = merge_rows(ids.cpu().numpy(), masses.cpu().numpy(), labels[0].num_classes)
-    every, probs = (torch.from_numpy(each).to(tail.device) for each in merged)
-    total = probs.sum(1).add_(tail)
-    return TopKLabels(every, probs.div_(total[:, None]).log_(), tail.div_(total).log_(), labels[0].num_classes)
-
-
-def _entries(label: SoftLabels) -> tuple[Tensor, Tensor]:
-    """Classes int64 [N, W] that a label names, -1 where there are fewer, and the log of their mass."""
-    if isinstance(label, TopKLabels):
-        return label.ids, label.log_probs
-    assert isinstance(label, SparseLabels)
-    ids, weights = padded(label)
-    return ids, weights.log_()
+    device, num_classes = labels[0].ids.device, labels[0].num_classes
+    # Exponentials and logarithms by torch: compiled by numba they are made one at a time.
+    masses = [label.log_probs.exp().cpu().numpy() for label in labels]
+    tails = torch.stack([label.tail_log_prob for label in labels]).exp_().cpu().numpy()
+    ids = [label.ids.cpu().numpy() for label in labels]
+    merged = merge_cells(ids, masses, tails, shares.cpu().numpy(), num_classes)
+    every, probs, tail = (torch.from_numpy(each).to(device) for each in merged)
+    return TopKLabels(every, probs.log_(), tail.log_(), num_classes)

@@ -1,11 +1,12 @@
-"""Entries of several drawn labels of the same positions as one label each: no class twice, in the order of teachers."""
+"""Entries of several labels of the same positions as one label each: no class twice, in the order of teachers."""
 
+from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
 
 import numpy as np
 
-__all__ = ["merge", "merge_rows"]
+__all__ = ["merge", "merge_cells"]
 
 Merged = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -26,18 +27,29 @@ def merge(ids: np.ndarray, weights: np.ndarray, offsets: np.ndarray, shares: np.
     return out_ids[:total], out_weights[:total], out_offsets
 
 
-def merge_rows(ids: np.ndarray, masses: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of entries, `ids` int64 [N, W] (-1: none) and `masses` float32 [N, W], those of one class added up.
+def merge_cells(
+    ids: Sequence[np.ndarray], masses: Sequence[np.ndarray], tails: np.ndarray, shares: np.ndarray, num_classes: int
+) -> Merged:
+    """Classes int64 [N, U], their probabilities float32 [N, U] and what is left [N], of labels of M teachers.
 
-    Gives classes int64 [N, U], in the order in which they first occur and -1 where there are fewer, and their masses,
-    there 0; U >= 1 is the most that a row has. They may lie where `ids` and `masses` lay. Compiled by numba where it is
-    installed; the same numbers to the bit.
+    Teacher m names `ids[m]` int64 [N, W_m] (-1: none) with `masses[m]` float32, leaves `tails` float32 [M, N] to the
+    others, and has the share `shares` float32 [M, N]. A row is divided by its sum. It has its classes in the order in
+    which they first occur, then -1 with 0; U >= 1 is the most that one has. Compiled by numba where it is installed;
+    the same classes, and the same numbers but for rounding.
     """
     fast = _compiled()
     if fast is None:
-        return _merge_rows(ids, masses, num_classes)
-    kept = max(1, fast.merge_rows(ids, masses, np.full(num_classes, -1, np.int64)))
-    return np.ascontiguousarray(ids[:, :kept]), np.ascontiguousarray(masses[:, :kept])
+        return _merge_cells(ids, masses, tails, shares, num_classes)
+    rows, width = len(ids[0]), max(1, sum(part.shape[1] for part in ids))
+    every, (probs, tail) = np.empty(rows * width, np.int64), (np.empty(n, np.float32) for n in (rows * width, rows))
+    # Whatever the caller's strides, the loop is compiled for one kind of array.
+    named, given = (tuple(np.ascontiguousarray(part) for part in parts) for parts in (ids, masses))
+    rest, weights = np.ascontiguousarray(tails), np.ascontiguousarray(shares)
+    # Eight and more for each entry, so that a class seldom finds its slot taken.
+    slots = np.full(1 << (8 * width).bit_length(), -1)
+    kept = max(1, fast.merge_cells(named, given, rest, weights, slots, every, probs, tail))
+    every, probs = (np.ascontiguousarray(flat.reshape(rows, width)[:, :kept]) for flat in (every, probs))
+    return every, probs, tail
 
 
 @cache
@@ -68,13 +80,19 @@ def _merge(ids: np.ndarray, weights: np.ndarray, offsets: np.ndarray, shares: np
     return kept % max(1, num_classes), summed, np.concatenate([[0], np.cumsum(entries)]).astype(np.int64)
 
 
-def _merge_rows(ids: np.ndarray, masses: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    named = ids >= 0
+def _merge_cells(
+    ids: Sequence[np.ndarray], masses: Sequence[np.ndarray], tails: np.ndarray, shares: np.ndarray, num_classes: int
+) -> Merged:
+    every = np.concatenate(ids, 1)
+    scaled = np.concatenate([mass * share[:, None] for mass, share in zip(masses, shares, strict=True)], 1)
+    named = every >= 0
     offsets = np.concatenate([[0], np.cumsum(named.sum(1))])[None]
-    alone = np.ones((1, len(ids)), np.float32)
-    found, summed, ends = _merge(ids[named], masses[named], offsets, alone, num_classes)
+    alone = np.ones((1, len(every)), np.float32)
+    found, summed, ends = _merge(every[named], scaled[named], offsets, alone, num_classes)
     counts = np.diff(ends)
     place = np.arange(max(1, int(counts.max(initial=0)))) < counts[:, None]
-    out_ids, out_masses = np.full(place.shape, -1, np.int64), np.zeros(place.shape, np.float32)
-    out_ids[place], out_masses[place] = found, summed
-    return out_ids, out_masses
+    out_ids, out_probs = np.full(place.shape, -1, np.int64), np.zeros(place.shape, np.float32)
+    out_ids[place], out_probs[place] = found, summed
+    tail = (tails * shares).sum(0)
+    total = out_probs.sum(1) + tail
+    return out_ids, out_probs / total[:, None], tail / total

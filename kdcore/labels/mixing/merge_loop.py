@@ -1,8 +1,14 @@
-"""The compiled loops of `merge.py`: a table says where each class was last put, so that nothing is sorted."""
+"""The compiled loops of `merge.py`: a table says where each class was last put, so that nothing is sorted.
+
+Of drawn labels it has a place for each class; of rows, whose width is known, a few for each entry, so that it stays in
+the first cache whatever the vocabulary.
+"""
+
+import numpy as np
 
 from kdcore.labels.coder.jit import jit
 
-__all__ = ["merge", "merge_rows"]
+__all__ = ["merge", "merge_cells"]
 
 
 @jit()
@@ -28,27 +34,55 @@ def merge(ids, weights, offsets, shares, last, out_ids, out_weights, out_offsets
 
 
 @jit()
-def merge_rows(ids, masses, last):  # noqa: ANN001, ANN201  numba infers the types
-    """See `merge.merge_rows`; `last` int64 [V] is -1 throughout. Works in place; returns the most that a row has."""
-    rows, width = ids.shape
-    widest = 0
+def _slot(one, slots, ids, begin):  # noqa: ANN001, ANN202
+    """The slot that says where a class lies in the row that begins at `begin`, or the free one where it is to be said.
+
+    There are a power of two of `slots`; what they say of the rows before counts as free. Fibonacci hashing, and the
+    next slot where one is taken.
+    """
+    last = np.uint64(slots.shape[0] - 1)
+    slot = (np.uint64(one) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(32)) & last
+    while slots[slot] >= begin and ids[np.uint64(slots[slot])] != one:
+        slot = (slot + np.uint64(1)) & last
+    return slot
+
+
+@jit()
+def merge_cells(ids, masses, tails, shares, slots, out_ids, out_probs, out_tail):  # noqa: ANN001, ANN201
+    """See `merge.merge_cells`; `slots` int64 are -1 throughout, more than a row has entries; `out_ids` [N W], flat.
+
+    Returns the most classes that a row has. Unsigned where it can be: numba lets a signed index count from the end.
+    """
+    rows = np.uint64(out_tail.shape[0])
+    width = np.uint64(out_ids.shape[0]) // max(np.uint64(1), rows)
+    most = begin = np.uint64(0)
     for row in range(rows):
-        begin = row * width
-        used = 0
-        for column in range(width):
-            one = ids[row, column]
-            if one < 0:
-                continue
-            place = last[one] - begin
-            if place >= 0:
-                masses[row, place] += masses[row, column]
-            else:
-                last[one] = begin + used
-                ids[row, used] = one
-                masses[row, used] = masses[row, column]
-                used += 1
-        for column in range(used, width):
-            ids[row, column] = -1
-            masses[row, column] = 0
-        widest = max(widest, used)
-    return widest
+        end, named, tail = begin, np.float32(0), np.float32(0)
+        for teacher in range(len(ids)):
+            theirs, mass, share = ids[teacher], masses[teacher], shares[teacher, row]
+            tail += tails[teacher, row] * share
+            for column in range(np.uint64(theirs.shape[1])):
+                one = theirs[row, column]
+                if one < 0:
+                    continue
+                given = mass[row, column] * share
+                named += given
+                slot = _slot(one, slots, out_ids, np.int64(begin))
+                place = slots[slot]
+                if place >= np.int64(begin):
+                    out_probs[np.uint64(place)] += given
+                else:
+                    slots[slot] = end
+                    out_ids[end] = one
+                    out_probs[end] = given
+                    end += np.uint64(1)
+        total = named + tail
+        out_tail[row] = tail / total
+        for at in range(begin, end):
+            out_probs[at] /= total
+        most = max(most, end - begin)
+        begin += width
+        for at in range(end, begin):
+            out_ids[at] = -1
+            out_probs[at] = 0
+    return np.int64(most)

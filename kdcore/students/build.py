@@ -35,15 +35,28 @@ def tokenizer_path(
 
 
 def build_text_student(config: CausalLMConfig, tokenizer: Any) -> nn.Module:
-    """A causal LM in float32, from the torch seed or from safetensors; with adapters where `config` asks for them."""
+    """A causal LM in float32, from the torch seed or from safetensors; with adapters where `config` asks for them.
+
+    Parameters that no text reaches, such as a multimodal model's for images, are not trained.
+    """
     from kdcore.models.causal_lm import build_causal_lm
 
-    model = build_causal_lm(config, tokenizer).float()
-    if not isinstance(config, StudentLMConfig) or config.lora is None:
-        return model
-    from kdcore.students.lora import with_adapters
+    model: Any = build_causal_lm(config, tokenizer).float()
+    if isinstance(config, StudentLMConfig) and config.lora is not None:
+        from kdcore.students.lora import with_adapters
 
-    return with_adapters(model, config.lora)
+        model = with_adapters(model, config.lora)
+    _freeze_unreached(model)
+    return model
+
+
+def _freeze_unreached(model: Any) -> None:
+    """Ranks would wait for their gradients, and there are none."""
+    parts = (model.get_input_embeddings(), model.get_decoder(), model.get_output_embeddings())
+    reached = {id(value) for part in parts if part is not None for value in part.parameters()}
+    for value in model.parameters():
+        if id(value) not in reached:
+            value.requires_grad_(False)
 
 
 def build_image_student(config: ImageClassifierConfig, num_classes: int, in_channels: int) -> nn.Module:

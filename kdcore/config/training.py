@@ -219,6 +219,12 @@ class TrainingConfig(Settings):
             raise ValueError(
                 "give one of `loss` and `losses`: of `loss`, type kl with its settings is a term of `losses` too"
             )
+        last = max((term.until for term in self.losses if term.weight or term.final_weight), default=0.0)
+        if self.losses and last < 1:
+            raise ValueError(
+                f"`losses` leave nothing to learn from after a share {last:g} of the steps: every one has weight 0, or "
+                "ends (`until`) by then; let one go on"
+            )
         if not self.losses and self.live_teacher != "auto":
             raise ValueError("`live_teacher` is a setting of `losses`, which are not given: leave it out")
         return self

@@ -83,7 +83,7 @@ class ComposedLoss(nn.Module):
         """Of B samples B x the weighted sum, and B x the value of each term by name, detached.
 
         So sums over micro-batches, divided by the samples of a step, are means over them. A term whose weight is zero
-        at `inputs.progress` is not computed; its value is 0.
+        at `inputs.progress` is not computed; its value is 0. Where none is the sum is 0, and so is its gradient.
         """
         count = len(inputs.student_logits)
         total = inputs.student_logits.new_zeros((), dtype=torch.float32)
@@ -101,6 +101,8 @@ class ComposedLoss(nn.Module):
                 value = method(heard if standard is None else standard(heard)) * count
             values[name] = value.detach()
             total = total + weight * value
+        if not total.requires_grad:  # before any loss is warm, or of samples that none has something to say of
+            total = total + 0 * inputs.student_logits.float().sum()
         return total, values
 
     def leaves_out(self) -> bool:

@@ -392,3 +392,23 @@ def test_a_live_teacher_gives_logits() -> None:
     teacher = LiveTeacher(network()[:3], [])
     with pytest.raises(ConfigError, match=r"the teacher must return logits .* got a tensor \[6, 4, 6, 6\]"):
         teacher.answer(seen().inputs, None)
+
+
+def test_a_step_without_any_loss_has_a_gradient_of_zero() -> None:
+    """The first of a warm-up."""
+    student = network()
+    total, values = composed({**CROSS, "warmup": 0.5}, student=student).loss(seen())
+    total.backward()
+    assert (float(total.detach()), float(values["loss/cross_entropy"])) == (0, 0)
+    assert float(values["cross_entropy"]) > 0
+    gradients = [one.grad for one in student.parameters()]
+    assert all(one is not None and not one.any() for one in gradients)
+
+
+@pytest.mark.parametrize("off", [{"until": 0.4}, {"weight": 0.0}])
+def test_losses_that_end_before_the_run_are_refused(off: dict[str, float]) -> None:
+    lasting = {"type": "kl", "warmup": 0.5}
+    TrainingConfig.model_validate({"steps": 10, "losses": [{**CROSS, **off}, lasting]})
+    TrainingConfig.model_validate({"steps": 10, "losses": [{"type": "kl", "weight": 0.0, "final_weight": 1.0}]})
+    with pytest.raises(ValueError, match=r"nothing to learn from after a share (0|0\.4) of the steps"):
+        TrainingConfig.model_validate({"steps": 10, "losses": [{**CROSS, **off}, {**ATTENTION, "until": 0.3, **off}]})

@@ -175,7 +175,8 @@ def trl_step(documents: list[np.ndarray], arguments: argparse.Namespace, folder:
             gradient_checkpointing=False,
         ),
         data_collator=collate,  # pyright: ignore[reportArgumentType]
-        train_dataset=Dataset.from_dict({"input_ids": [tokens.tolist() for tokens in documents]}),
+        # Of fewer documents than a step takes the trainer would make smaller steps.
+        train_dataset=Dataset.from_dict({"input_ids": next(batches_of(documents, 4 * arguments.sequences)).tolist()}),
         processing_class=PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="t0", eos_token="t1"),
         callbacks=[Clock()],
     )  # fmt: skip

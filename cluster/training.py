@@ -8,7 +8,7 @@ from cluster.paths import absolute_paths
 from cluster.placement import bundle, worker_bundles
 from cluster.preflight import require
 from cluster.workers import set_threads
-from kdcore.config import Recipe
+from kdcore.config import ClusterConfig, Recipe
 from kdcore.errors import KDError, TrainingError
 from kdcore.training.arms import Arm
 
@@ -50,6 +50,7 @@ def _fit(recipe: Recipe, arms: Sequence[Arm]) -> Results:
             name="train",
             storage_path=str(recipe.run_dir / "ray"),
             failure_config=FailureConfig(max_failures=config.max_failures),
+            worker_runtime_env=_environment(config),
         ),
     )
     try:
@@ -59,6 +60,11 @@ def _fit(recipe: Recipe, arms: Sequence[Arm]) -> Results:
     if result.return_value is None:
         raise TrainingError("the workers ended without a result; run the same command again, it goes on from there")
     return result.return_value
+
+
+def _environment(config: ClusterConfig) -> dict[str, Any]:
+    """Ray leaves a machine's GPUs visible to a worker that asked for none, and torch takes what it sees."""
+    return {} if config.gpus_per_worker else {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
 
 
 def _train_loop(config: dict[str, Any]) -> Results:

@@ -38,7 +38,11 @@ class ClusterConfig(Settings):
     address: str = Field(default="local", description="`local` starts a cluster here; `auto` or HOST:PORT joins one")
     replicas: Replicas = Field(default=Replicas(min=2, max=2), description="teacher replicas: N, or {min: A, max: B}")
     cpus_per_replica: float = Field(default=1, ge=0, description="of each process of a replica")
-    gpus_per_replica: float = Field(default=0, ge=0, description="of each process of a replica")
+    gpus_per_replica: float = Field(
+        default=0,
+        ge=0,
+        description="of each process of a replica; 0: none is kept for it, and it takes one that it sees",
+    )
     rank_timeout_seconds: float = Field(
         default=600, gt=0, description="how long the processes of a split teacher wait for one another"
     )

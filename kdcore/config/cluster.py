@@ -41,7 +41,7 @@ class ClusterConfig(Settings):
     gpus_per_replica: float = Field(
         default=0,
         ge=0,
-        description="of each process of a replica; 0: none is kept for it, and it takes one that it sees",
+        description="of each process of a replica; 0: none is kept, one that it sees is used",
     )
     rank_timeout_seconds: float = Field(
         default=600, gt=0, description="how long the processes of a split teacher wait for one another"

@@ -47,8 +47,8 @@ def merge_cells(
     rest, weights = np.ascontiguousarray(tails), np.ascontiguousarray(shares)
     # Eight and more for each entry, so that a class seldom finds its slot taken.
     slots = np.full(1 << (8 * width).bit_length(), -1)
-    kept = max(1, fast.merge_cells(named, given, rest, weights, slots, every, probs, tail))
-    every, probs = (np.ascontiguousarray(flat.reshape(rows, width)[:, :kept]) for flat in (every, probs))
+    most = fast.merge_cells(named, given, rest, weights, slots, every, probs, tail)
+    every, probs = (flat[: rows * most].reshape(rows, most) for flat in (every, probs))
     return every, probs, tail
 
 

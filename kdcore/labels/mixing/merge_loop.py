@@ -48,15 +48,25 @@ def _slot(one, slots, ids, begin):  # noqa: ANN001, ANN202
 
 
 @jit()
-def merge_cells(ids, masses, tails, shares, slots, out_ids, out_probs, out_tail):  # noqa: ANN001, ANN201
-    """See `merge.merge_cells`; `slots` int64 are -1 throughout, more than a row has entries; `out_ids` [N W], flat.
+def _widen(ids, probs, rows, width, wider):  # noqa: ANN001, ANN202
+    """Makes room for `wider` classes in each of `rows` rows of `width`, and in the next one, which has them already."""
+    for row in range(rows, np.int64(-1), -1):
+        for column in range(wider - 1, -1, -1):
+            to, at = np.uint64(row * wider + column), np.uint64(row * width + column)
+            there = row == rows or column < width
+            ids[to] = ids[at] if there else -1
+            probs[to] = probs[at] if there else 0
 
-    Returns the most classes that a row has. Unsigned where it can be: numba lets a signed index count from the end.
+
+@jit()
+def merge_cells(ids, masses, tails, shares, slots, out_ids, out_probs, out_tail):  # noqa: ANN001, ANN201
+    """See `merge.merge_cells`; `slots` int64 are -1 throughout, more than a row has entries.
+
+    Returns U; the first N U of `out_ids` and `out_probs` [N W] are the rows. They are as wide as the widest so far: few
+    are wider than all before, so that they seldom move. Unsigned, as numba lets a signed index count from the end.
     """
-    rows = np.uint64(out_tail.shape[0])
-    width = np.uint64(out_ids.shape[0]) // max(np.uint64(1), rows)
-    most = begin = np.uint64(0)
-    for row in range(rows):
+    begin, most = np.uint64(0), np.uint64(1)
+    for row in range(np.uint64(out_tail.shape[0])):
         end, named, tail = begin, np.float32(0), np.float32(0)
         for teacher in range(len(ids)):
             theirs, mass, share = ids[teacher], masses[teacher], shares[teacher, row]
@@ -80,8 +90,11 @@ def merge_cells(ids, masses, tails, shares, slots, out_ids, out_probs, out_tail)
         out_tail[row] = tail / total
         for at in range(begin, end):
             out_probs[at] /= total
-        most = max(most, end - begin)
-        begin += width
+        if end - begin > most:
+            _widen(out_ids, out_probs, np.int64(row), np.int64(most), np.int64(end - begin))
+            most = end - begin
+            end = (row + np.uint64(1)) * most
+        begin = (row + np.uint64(1)) * most
         for at in range(end, begin):
             out_ids[at] = -1
             out_probs[at] = 0

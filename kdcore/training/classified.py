@@ -142,6 +142,10 @@ class ClassifiedSamples(ABC):
     def _sample(self, number: int) -> ImageSample | ClassifiedText:
         """A distinct sample, read."""
 
+    @abstractmethod
+    def _expect(self, numbers: np.ndarray) -> None:
+        """These distinct samples are read next."""
+
     def _places(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which distinct sample each of `indices` is, and which view of it."""
         views, places = np.divmod(np.asarray(indices, dtype=np.int64), len(self._index))
@@ -150,6 +154,7 @@ class ClassifiedSamples(ABC):
     def _shown(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, SoftLabels | None]:
         """Samples, views and labels of a batch: where `indices` are none, of the first, in place of none."""
         numbers, views = self._places(indices if len(indices) else np.zeros(1, dtype=np.int64))
+        self._expect(numbers)
         return numbers, views, None if self._labels is None else self._labels.of(numbers, views, self._targets)
 
     def _numbers(self, indices: np.ndarray) -> Tensor:

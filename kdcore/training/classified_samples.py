@@ -43,6 +43,9 @@ class ClassifiedTextSamples(ClassifiedSamples):
         targets = self._targets(numbers[: len(indices)])
         return ClassifiedTextBatch(stacked(inputs), targets, labels, self._numbers(indices))
 
+    def _expect(self, numbers: np.ndarray) -> None:
+        """They are in memory."""
+
     def _sample(self, number: int) -> ClassifiedText:
         text = self._texts[number]
         assert isinstance(text, ClassifiedText)

@@ -1,6 +1,7 @@
 """Images of the source, or views of them."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ _CACHE_BYTES = 1 << 30  # decoded images kept in memory; larger corpora are deco
 
 
 class ImageSamples(ClassifiedSamples):
-    """Images, decoded once, as far as memory allows.
+    """Images, decoded once, as far as memory allows; else once for each batch, several at a time.
 
     With a `spec`, of each its views: those that the store of `labels` (or `stored`) knows, or others without end.
     """
@@ -41,6 +42,7 @@ class ImageSamples(ClassifiedSamples):
         super().__init__(source, samples, labels, stored if labels is None else labels, views)
         self._source = source
         self._cache: dict[int, ImageSample] = {}
+        self._held: dict[int, ImageSample] = {}  # for the batch in the making, what the cache has no room for
         self._room = _CACHE_BYTES
         self.num_channels = int(source.num_channels or 0)
         self._viewed = None if spec is None else self._view(spec, units, stored)
@@ -50,7 +52,9 @@ class ImageSamples(ClassifiedSamples):
         unit_of = np.repeat(np.arange(len(units)), [len(unit) for unit in units])
         source = DrawnViews(spec, keys, unit_of) if stored is None else stored.views
         partners = Partners(keys, unit_of)
-        return ViewedPixels(spec, source, partners, lambda number: self._sample(number).pixels, self._target)
+        return ViewedPixels(
+            spec, source, partners, lambda number: self._sample(number).pixels, self._target, self._expect
+        )
 
     def digests(self, indices: np.ndarray) -> np.ndarray:
         """The first 64 bits of the images' keys, uint64; of views, a hash of them and the view."""
@@ -59,6 +63,12 @@ class ImageSamples(ClassifiedSamples):
 
     def batch(self, indices: np.ndarray, layout: Layout = "padded") -> ImageBatch:
         """Images as a batch, whatever the layout; without indices one image and no target."""
+        try:
+            return self._batch(indices)
+        finally:
+            self._held.clear()
+
+    def _batch(self, indices: np.ndarray) -> ImageBatch:
         numbers, views, labels = self._shown(indices)
         count = slice(0, len(indices))
         targets, places = self._targets(numbers[count]), self._numbers(indices)
@@ -70,15 +80,36 @@ class ImageSamples(ClassifiedSamples):
             return ImageBatch(pixels, targets, labels, indices=places)
         return ImageBatch(pixels, targets, labels, others[count], shares[count], places)
 
+    def _expect(self, numbers: np.ndarray) -> None:
+        missing = [number for number in dict.fromkeys(numbers.tolist()) if self._found(number) is None]
+        threads = min(len(missing), torch.get_num_threads())
+        if threads < 2:
+            return
+        with ThreadPoolExecutor(threads, thread_name_prefix="kdcore-decode") as pool:
+            for number, image in zip(missing, pool.map(self._read, missing), strict=True):
+                self._keep(number, image)
+
     def _sample(self, number: int) -> ImageSample:
-        if number in self._cache:
-            return self._cache[number]
+        found = self._found(number)
+        if found is None:
+            found = self._read(number)
+            self._keep(number, found)
+        return found
+
+    def _found(self, number: int) -> ImageSample | None:
+        return self._cache.get(number) or self._held.get(number)
+
+    def _read(self, number: int) -> ImageSample:
         image = self._source.read(self._samples[number][0])
         assert isinstance(image, ImageSample)
-        if image.pixels.nbytes <= self._room:
-            self._room -= image.pixels.nbytes
-            self._cache[number] = image
         return image
+
+    def _keep(self, number: int, image: ImageSample) -> None:
+        if image.pixels.nbytes > self._room:
+            self._held[number] = image
+            return
+        self._room -= image.pixels.nbytes
+        self._cache[number] = image
 
 
 def image_samples(recipe: Recipe, source: Source, uses_labels: bool, endless: bool = False) -> ImageSamples:

@@ -108,18 +108,23 @@ class Partners:
 
 @dataclass(frozen=True)
 class ViewedPixels:
-    """Renders views of samples, whose decoded images and classes `image` and `target` give by number."""
+    """Renders views of samples, whose decoded images and classes `image` and `target` give by number.
+
+    `expect` is told of those that views are mixed with before they are asked for.
+    """
 
     spec: ViewSpec
     source: ViewSource
     partners: Partners
     image: Callable[[int], np.ndarray]
     target: Callable[[int], int]
+    expect: Callable[[np.ndarray], None]
 
     def of(self, numbers: np.ndarray, views: np.ndarray) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Pixels float32 [n, C, H, W]; of a policy that mixes, the partners' classes int64 [n] and `shares` [n]."""
         drawn = self.source.of(numbers, views)
         found = self.partners.of(drawn, numbers)
+        self.expect(found[found >= 0])
         images = [self.image(number) for number in numbers.tolist()]
         pixels = render(
             self.spec, images, drawn, [None if other < 0 else self.image(other) for other in found.tolist()]

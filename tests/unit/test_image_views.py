@@ -1,5 +1,6 @@
 """Students see the pixels that labels are of, each view once before any comes again, mixed with mixed classes."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,30 @@ def test_a_baseline_sees_the_same_with_and_without_a_store(root):
         assert batch.labels is None
         for name in ("pixels", "targets", "partner_targets", "shares"):
             assert torch.equal(getattr(batch, name), getattr(student, name)), name
+
+
+@pytest.mark.parametrize("views", [POLICY, None])
+def test_images_that_memory_has_no_room_for_are_read_once_a_batch_several_at_a_time(root, monkeypatch, views):
+    recipe = viewed_recipe(root, "none", views)
+    indices = np.array([0, 5, 12, 5, 30])
+    whole = samples_of(recipe, False).batch(indices)
+    monkeypatch.setattr("kdcore.training.image_samples._CACHE_BYTES", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    samples = samples_of(recipe, False)
+    read, names, both = samples._source.read, [], threading.Barrier(2)
+
+    def slow(ref):
+        names.append(ref.name)
+        if ref.name in names[:2]:  # of the first two neither is done before the other began
+            both.wait(timeout=30)
+        return read(ref)
+
+    monkeypatch.setattr(samples._source, "read", slow)
+    batch = samples.batch(indices)
+    assert torch.equal(batch.pixels, whole.pixels)
+    assert torch.equal(batch.targets, whole.targets)
+    assert len(names) == len(set(names)) >= 4
+    assert not samples._held
 
 
 @pytest.mark.parametrize("each", [1, 3])

@@ -49,6 +49,7 @@ def test_extra_settings_are_merged_beside_ours():
         {"bf16": {"check_grad_overflow": False}},
         {"fp16": {"enabled": True}},
         {"checkpoint": {"load_universal": True}},
+        {"data_types": {"grad_accum_dtype": "fp32"}},
     ],
 )
 def test_extra_settings_cannot_disagree_with_ours(extra):

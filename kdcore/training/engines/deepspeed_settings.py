@@ -10,8 +10,8 @@ from kdcore.training.engines.base import optimizer_settings
 from kdcore.training.ranks import Ranks
 
 # Set from other settings, also in parts: in `extra` they would silently disagree with those. With its precisions go its
-# own rules for steps that overflow.
-_OURS = ("train_batch_size", "optimizer", "scheduler", "checkpoint", "bf16", "fp16")
+# own rules for steps that overflow, and what gradients are summed in: other sums have optimizers without such rules.
+_OURS = ("train_batch_size", "optimizer", "scheduler", "checkpoint", "bf16", "fp16", "data_types")
 
 
 def deepspeed_settings(

@@ -34,14 +34,11 @@ def distillation_loss(
     to the model's device where it is not there.
 
     Raises ConfigError for a setting that is none, a divergence that is not defined for such labels, a model whose
-    logits are not its head's product with its last hidden states, which is tried at the first call, and one that a
-    trainer has wrapped (see with_distillation_loss); LabelError for a student with fewer classes than the labels.
+    logits are not its head's product with its last hidden states, which is tried at the first call, and one that was
+    wrapped by a trainer or compiled (see with_distillation_loss); LabelError for a student with fewer classes than
+    the labels.
     """
-    if isinstance(getattr(model, "module", None), nn.Module):
-        raise ConfigError(
-            f"{type(model).__name__} wraps a model and must see its forward pass: give it the model that "
-            "kdcore.with_distillation_loss returns, and call it with batch=batch"
-        )
+    _refuse_wrapped(model)
     checked = _checked(settings)
     _try_once(model)
     return _mean_loss(model, batch, num_tokens, checked)
@@ -53,8 +50,9 @@ def with_distillation_loss(model: Model, **settings: Any) -> Model:
     For what wraps a model and calls it: DistributedDataParallel, DeepSpeed, accelerate, Trainer. It is changed in
     place and stays what it was in all else (save_pretrained, generate, forward with other arguments). `settings`,
     values and errors as of `distillation_loss`; `num_items_in_batch=` is its `num_tokens`, by the name that Trainer
-    has for it.
+    has for it. torch.compile, too, takes what this returns.
     """
+    _refuse_wrapped(model)
     checked = _checked(settings)
     _try_once(model)
     kind = type(model)
@@ -79,6 +77,17 @@ def with_distillation_loss(model: Model, **settings: Any) -> Model:
     ours = {"__module__": kind.__module__, "forward": forward, "accepts_loss_kwargs": True}
     model.__class__ = type(kind.__name__, (kind,), ours)  # pyright: ignore[reportAttributeAccessIssue]
     return model
+
+
+def _refuse_wrapped(model: nn.Module) -> None:
+    """The loss calls the decoder, past the forward pass that a wrapper must see, or torch.compile has made fast."""
+    if isinstance(getattr(model, "module", None), nn.Module) or isinstance(
+        getattr(model, "_orig_mod", None), nn.Module
+    ):
+        raise ConfigError(
+            f"{type(model).__name__} wraps a model and must see its forward pass: give it the model that "
+            "kdcore.with_distillation_loss returns, and call it with batch=batch"
+        )
 
 
 def _try_once(model: nn.Module) -> None:

@@ -186,6 +186,19 @@ def test_the_trainer_evaluates_on_labels(root, data):
     assert found == pytest.approx(wanted.item(), rel=1e-4)
 
 
+def test_what_has_the_loss_in_its_forward_pass_is_compiled(data):
+    graphs = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    batch = data.collate([data[0], data[1]])
+    compiled: Any = torch.compile(with_distillation_loss(tiny_student()), backend=backend)
+    torch.testing.assert_close(compiled(batch=batch)["loss"], distillation_loss(tiny_student(), batch)[0])
+    assert graphs
+
+
 def test_worker_processes_give_the_same_batches(data):
     plain = DataLoader(data, 5, collate_fn=data.collate)
     with_workers = DataLoader(data, 5, collate_fn=data.collate, num_workers=2, multiprocessing_context="fork")

@@ -223,6 +223,13 @@ def test_a_wrapped_model_is_told_where_the_loss_belongs(data):
         distillation_loss(torch.nn.DataParallel(tiny_student()), data[0].batch)
 
 
+def test_a_compiled_model_is_told_too_as_its_decoder_would_run_as_ever(data):
+    for use in (lambda model: distillation_loss(model, data[0].batch), with_distillation_loss):
+        compiled: Any = torch.compile(tiny_student(), backend="eager")
+        with pytest.raises(ConfigError, match=r"OptimizedModule.*with_distillation_loss"):
+            use(compiled)
+
+
 def test_a_model_with_the_loss_in_its_forward_pass_is_still_the_model(data, tmp_path):
     plain, batch = tiny_student(), data.collate([data[0], data[1]])
     model = with_distillation_loss(tiny_student(), hard_weight=0.25)

@@ -15,6 +15,7 @@ from jobs.common import command, run_alone
 
 if TYPE_CHECKING:
     from cluster.nodes import Finding
+    from kdcore.config.recipe import Recipe
 
 __all__ = ["doctor"]
 
@@ -53,6 +54,9 @@ def doctor(
 
 
 def _findings(address: str, recipe: str | None) -> "Iterator[Finding]":
+    from kdcore.config.load import load_recipe
+
+    checked = load_recipe(recipe) if recipe is not None else None
     yield "python", platform.python_version(), ""
     from cluster.security import old_versions
 
@@ -64,9 +68,10 @@ def _findings(address: str, recipe: str | None) -> "Iterator[Finding]":
     for extra, modules in _EXTRAS.items():
         yield _extra(extra, modules)
     yield from _devices()
+    yield _bfloat16(checked)
     yield _compiler()
     yield from _disks()
-    yield from _ray(address, recipe)
+    yield from _ray(address, checked)
 
 
 def _extra(extra: str, modules: tuple[str, ...]) -> "Finding":
@@ -90,6 +95,18 @@ def _devices() -> "Iterator[Finding]":
         yield f"gpu {index}", f"{device.name}, {device.total_memory / 1e9:.0f} GB", ""
 
 
+def _bfloat16(recipe: "Recipe | None") -> "Finding":
+    """A machine without it is fine, but not for a recipe that asks for it."""
+    from kdcore.precision import PRECISIONS, bfloat16_note, computes_bfloat16, describe_device
+    from kdcore.teachers.base import pick_device
+
+    device = pick_device(None)
+    if computes_bfloat16(device):
+        return "bfloat16", f"computed natively on {device.type}", ""
+    remedy = "" if recipe is None else bfloat16_note(recipe, PRECISIONS, device)
+    return "bfloat16", f"slow: {describe_device(device)} has no instructions for it; keep to float32", remedy
+
+
 def _compiler() -> "Finding":
     found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     if found:
@@ -108,30 +125,28 @@ def _disks() -> "Iterator[Finding]":
             yield name, f"{free / 1e9:.1f} GB free", remedy if free < low else ""
 
 
-def _ray(address: str, recipe: str | None) -> "Iterator[Finding]":
+def _ray(address: str, recipe: "Recipe | None") -> "Iterator[Finding]":
     if importlib.util.find_spec("ray") is None:
         yield "ray", "not installed", "pip install 'kdcore[cluster]'"
         return
     from cluster.connect import cluster_session, import_ray
     from cluster.nodes import endpoint_finding, node_findings, storage_finding, teacher_findings
     from kdcore.config import ClusterConfig
-    from kdcore.config.load import load_recipe
     from kdcore.config.models import TeacherEndpointConfig
     from kdcore.errors import KDError
 
-    checked = load_recipe(recipe) if recipe is not None else None
     try:
         with cluster_session(ClusterConfig.model_validate({"address": address})):
             resources = import_ray().cluster_resources()
             memory = f"{resources.get('memory', 0) / 1e9:.1f} GB"
             yield "ray", f"{address}: {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs, {memory}", ""
             yield from node_findings()
-            if checked is not None:
-                yield storage_finding(checked.store_path)
-                if isinstance(checked.teacher, TeacherEndpointConfig):
-                    yield endpoint_finding(checked.teacher)
-                elif checked.teacher is not None and checked.teacher.path and checked.cluster.gpus_per_replica:
-                    yield from teacher_findings(checked.teacher.path, checked.ranks)
+            if recipe is not None:
+                yield storage_finding(recipe.store_path)
+                if isinstance(recipe.teacher, TeacherEndpointConfig):
+                    yield endpoint_finding(recipe.teacher)
+                elif recipe.teacher is not None and recipe.teacher.path and recipe.cluster.gpus_per_replica:
+                    yield from teacher_findings(recipe.teacher.path, recipe.ranks)
     except KDError as error:
         yield "ray", f"{address}: no answer", str(error)
 

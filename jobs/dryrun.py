@@ -5,6 +5,7 @@ from cluster.labelling.disk_room import free_bytes
 from jobs.common import say
 from kdcore.config.load import dump_recipe
 from kdcore.config.recipe import Recipe
+from kdcore.precision import PRECISIONS, bfloat16_note, bfloat16_settings
 
 __all__ = ["show"]
 
@@ -15,6 +16,7 @@ def show(recipe: Recipe, live: str | None = None) -> None:
     `live`: why the teacher runs while students are trained, instead of labelling.
     """
     say(dump_recipe(recipe))
+    _say_slow(recipe)
     found = estimate(recipe, live is not None)
     say(f"samples        {found.samples:,}")
     for line in _losses(recipe, live):
@@ -43,6 +45,7 @@ def show_mix(recipe: Recipe) -> None:
     say(f"labels         {mix.described}")
     for note in mix.notes:
         say(f"note           {note}")
+    _say_slow(recipe)
     say("nothing was written")
 
 
@@ -56,7 +59,19 @@ def show_synthesis(recipe: Recipe) -> None:
     say(f"samples        {settings.samples:,} in each of {settings.generations} generation(s)")
     say(f"units          {len(cut_units(settings)):,} of {settings.unit_samples:,}, each made anew where a worker dies")
     say(f"workers        {recipe.cluster.replicas.max} replica(s) of the teacher")
+    _say_slow(recipe)
     say("nothing was written")
+
+
+def _say_slow(recipe: Recipe) -> None:
+    """What of the recipe this machine is slow at; before it is measured, which then takes long, too."""
+    if not bfloat16_settings(recipe):
+        return  # torch is not imported for nothing
+    from kdcore.teachers.base import pick_device
+
+    note = bfloat16_note(recipe, PRECISIONS, pick_device(None))
+    if note:
+        say(f"note           {note}")
 
 
 def _losses(recipe: Recipe, live: str | None) -> list[str]:

@@ -31,6 +31,11 @@ class Outcome:
 class Labeller(Protocol):
     """What a pool needs of a replica."""
 
+    @property
+    def note(self) -> str:
+        """What a person should know of it before it begins; "" for nothing."""
+        ...
+
     def label(self, unit: Any, attempt: str, batch_divisor: int = 1) -> Receipt:
         """Label a unit, in batches of 1 / batch_divisor of their size, and write its shard; or find its receipt."""
         ...
@@ -149,6 +154,8 @@ def _record_event(event: moves.Event, state: State, record: Callable[[Mapping[st
             told = {"reason": reason}
         case moves.Notice(replica, seconds, reason):
             told = {"seconds": seconds, "reason": reason}
+        case moves.ReplicaLoaded(replica, note) if note:
+            told = {"note": note}
         case moves.ReplicaReady(replica):
             record({"event": "ReplicaReady", "replica": replica})
             return

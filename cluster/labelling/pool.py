@@ -194,7 +194,7 @@ class RayPool:
             case "place":
                 return Outcome(ReplicaPlaced(replica))
             case "load":
-                return Outcome(ReplicaLoaded(replica))
+                return Outcome(ReplicaLoaded(replica, call.answer))
             case "settle":
                 return Outcome(ReplicaReady(replica), identity=call.answer)
             case _:

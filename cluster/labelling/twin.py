@@ -52,7 +52,7 @@ class InProcessPool:
         try:
             if unit == "load":
                 self._replicas[replica] = self._make()
-                return Outcome(ReplicaLoaded(replica))
+                return Outcome(ReplicaLoaded(replica, self._replicas[replica].note))
             if isinstance(unit, str):
                 return Outcome(ReplicaReady(replica), identity=self._replicas[replica].identity())
             number = self._tries.get(unit.id, 0)

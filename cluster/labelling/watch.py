@@ -37,6 +37,7 @@ class Watch:
         self._log, self._metrics, self._clock, self._on_note = EventLog(log), LabellingMetrics(job), clock, on_note
         self._sizes, self._tally, self._progress = sizes, tally, progress
         self._gauged = -_GAUGE_SECONDS
+        self._said: set[str] = set()
         progress.show(lambda: tally.facts(progress.rate()))
 
     def unit_done(self, receipt: Receipt, ours: bool = True) -> None:
@@ -51,7 +52,12 @@ class Watch:
             self._progress.skip(size)
 
     def record(self, event: Mapping[str, Any]) -> None:
-        """Log what was not routine, and count retries and units that were given up."""
+        """Log what was not routine, and count retries and units that were given up. Notes of replicas are said once."""
+        if "note" in event:
+            if event["note"] in self._said:
+                return
+            self._said.add(event["note"])
+            self._on_note(f"teacher: {event['note']}")
         self._log(event)
         self._tally.record(event)
         if event["event"] == "Retry":

@@ -18,12 +18,14 @@ from kdcore.errors import ConfigError
 from kdcore.facts import package_versions
 from kdcore.identity import digest_file, digest_json, digest_state
 from kdcore.models.image import build_image_model
+from kdcore.precision import bfloat16_note
 from kdcore.store import find_receipt
 from kdcore.store.writer import Receipt, write_shard
 from kdcore.synthesis.images.make import check_networks, make_images
 from kdcore.synthesis.images.pixels import PixelSpace, SynthesisedImages
 from kdcore.synthesis.images.transfer import Found
 from kdcore.synthesis.units import SynthesisUnit, settings_of_samples
+from kdcore.teachers.base import pick_device
 from kdcore.teachers.image_classifier import ImageTeacher
 
 __all__ = ["ImageReplica"]
@@ -70,6 +72,11 @@ class ImageReplica:
     def outlook(self) -> dict[str, float | None]:
         """The free bytes here."""
         return {"labels": None, "tokens": None, "free": free_bytes(self._store_path)}
+
+    @property
+    def note(self) -> str:
+        """What a person should know before it begins: that its numerics are slow here."""
+        return bfloat16_note(self._recipe, ("synthesis.precision",), pick_device(None))
 
     def label(self, unit: SynthesisUnit, attempt: str, batch_divisor: int = 1) -> Receipt:
         """Make the images of a unit and write its shard; the receipt is not published yet.

@@ -22,6 +22,7 @@ from kdcore.identity import digest_file
 from kdcore.labels import Codec
 from kdcore.labels.learn import ProbeBatch
 from kdcore.labels.spans import spans_of
+from kdcore.precision import bfloat16_note
 from kdcore.store import find_receipt, publish_probe, read_probe
 from kdcore.store.schema import LABEL_SPANS, TOKEN_LOG_PROBS, ShardRow, batches_from_rows, store_schema
 from kdcore.store.writer import Receipt, write_shard
@@ -30,6 +31,7 @@ from kdcore.synthesis.text.labelling import LabelTaker, probed
 from kdcore.synthesis.text.unit import beginnings_of, ends_of, key_of_text, name_of, probe_unit, writing_of
 from kdcore.synthesis.text.weak_spots import disagreement, weakest
 from kdcore.synthesis.units import SynthesisUnit, settings_of_samples
+from kdcore.teachers.base import pick_device
 from kdcore.teachers.causal_lm import CausalLMTeacher
 from kdcore.teachers.split import LeadingTeacher
 
@@ -110,6 +112,11 @@ class TextReplica:
     def outlook(self) -> dict[str, float | None]:
         """The free bytes here."""
         return {"free": free_bytes(self._store_path)}
+
+    @property
+    def note(self) -> str:
+        """What a person should know before it begins: that its numerics are slow here."""
+        return bfloat16_note(self._recipe, ("teacher.dtype",), pick_device(None))
 
     def label(self, unit: SynthesisUnit, attempt: str, batch_divisor: int = 1) -> Receipt:
         """Write the texts of a unit and its shard; the receipt is not published yet. `batch_divisor`: fewer at a time.

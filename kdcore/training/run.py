@@ -12,6 +12,7 @@ import torch
 
 from kdcore.config import Recipe
 from kdcore.errors import TrainingError, out_of_space
+from kdcore.precision import bfloat16_note
 from kdcore.students.build import checkpoint_activations
 from kdcore.students.export import export_student
 from kdcore.training.arms import Arm
@@ -29,6 +30,7 @@ from kdcore.training.head_trial import check_logits
 from kdcore.training.loop import Loop
 from kdcore.training.metrics_log import MetricsLog, read_metrics
 from kdcore.training.model import DistillModel, num_parameters
+from kdcore.training.needs import check_losses
 from kdcore.training.preemption import Notice, termination_notice
 from kdcore.training.progress import OnProgress, Progress, print_progress
 from kdcore.training.ranks import Ranks, process_ranks
@@ -50,6 +52,7 @@ def run_arms(recipe: Recipe, arms: Sequence[Arm], on_progress: OnProgress | None
     """
     report = on_progress or print_progress
     with process_ranks() as ranks, termination_notice() as notice:
+        _say_slow(recipe, arms, ranks, report)
         for arm in arms:
             _train_unless_finished(recipe, arm, ranks, report, notice)
             ranks.barrier()
@@ -109,6 +112,20 @@ def _train_unless_finished(recipe: Recipe, arm: Arm, ranks: Ranks, report: OnPro
         _train(run, plan)
     finally:
         engine.close()
+
+
+def _say_slow(recipe: Recipe, arms: Sequence[Arm], ranks: Ranks, report: OnProgress) -> None:
+    """Once for all arms that are still to be trained: that what they are computed in is slow here."""
+    pending = [arm for arm in arms if not (arm.directory(recipe) / "result.json").exists()]
+    if not ranks.first or not pending:
+        return
+    names = ["teacher.fit.precision" if pending[0].role == "teacher" else "training.precision"]
+    composed = recipe.training is not None and bool(recipe.training.losses)
+    if composed and any(arm.uses_labels for arm in pending) and check_losses(recipe) is not None:
+        names.append("teacher.dtype")  # it runs beside the student
+    note = bfloat16_note(recipe, names, ranks.device)
+    if note:
+        report(Progress(pending[0].name, 0, 0, note=note))
 
 
 def _padding(plan: StepPlan, kept_apart: str) -> list[str]:

@@ -23,6 +23,8 @@ MANY = [WorkUnit(f"unit-{number:06d}", (), 1_000 + number, f"digest{number}") fo
 class Fake:
     """Answers with receipts; `faults` maps a unit to the errors that its first attempts raise."""
 
+    note = ""
+
     def __init__(self, faults: dict[str, list[Exception]]) -> None:
         self.faults = faults
         self.divisors: list[tuple[str, int]] = []

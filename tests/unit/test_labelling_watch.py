@@ -23,8 +23,8 @@ UNITS = [WorkUnit(f"unit-{number:06d}", (), 10, f"digest{number}") for number in
 
 
 class Labels:
-    def __init__(self, faults: dict[str, list[Exception]]) -> None:
-        self.faults = faults
+    def __init__(self, faults: dict[str, list[Exception]], note: str = "") -> None:
+        self.faults, self.note = faults, note
 
     def identity(self) -> dict[str, Any]:
         return {}
@@ -70,6 +70,18 @@ def test_retries_given_up_units_and_what_is_done_are_counted_and_logged(tmp_path
     told = stream.getvalue().splitlines()[-1]
     assert "units 5 of 6, 1 retried, 1 failed; replicas " in told
     assert f"last failure {UNITS[5].id}: StorageUnavailable: 503" in told
+
+
+def test_what_replicas_say_of_themselves_is_said_and_logged_once(tmp_path: Path) -> None:
+    watch, _, _ = watching(tmp_path / "events.jsonl")
+    said: list[str] = []
+    watch._on_note = said.append
+    made = iter([Labels({}, "slow here"), Labels({}, "slow here"), Labels({})])
+    rules = Rules(lowest=3, highest=3)
+    run_units(UNITS, InProcessPool(lambda: next(made)), rules, lambda receipt: None, record=watch.record)
+    assert said == ["teacher: slow here"]
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [line["note"] for line in lines if line["event"] == "ReplicaLoaded"] == ["slow here"]
 
 
 def test_gauges_are_set_again_after_a_while_though_nothing_changed(tmp_path: Path) -> None:

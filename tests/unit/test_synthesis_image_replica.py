@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import kdcore.precision
 from cluster.labelling.twin import InProcessPool
 from cluster.synthesis.image_gather import gather
 from cluster.synthesis.image_replica import ImageReplica
@@ -53,14 +54,14 @@ def recipe(folder: Path, teacher: Path, **changes: Any) -> Recipe:
     return Recipe.model_validate(tree | changes)
 
 
-def make(asked: Recipe, deaths: Any = ()) -> Any:
+def make(asked: Recipe, deaths: Any = (), on_note: Any = lambda note: None) -> Any:
     raw = str(asked.run_dir / "synthesis" / "generation-000")
 
     @contextmanager
     def pool(recipe: Recipe, replicas: int) -> Iterator[InProcessPool]:
         yield InProcessPool(lambda: ImageReplica(recipe.model_dump_json(), raw), deaths)
 
-    return synthesize(asked, 0, lambda note: None, pool, gather)
+    return synthesize(asked, 0, on_note, pool, gather)
 
 
 def test_made_images_are_the_same_after_a_death_and_learnt_from(teacher: Path, tmp_path: Path) -> None:
@@ -84,6 +85,16 @@ def test_made_images_are_the_same_after_a_death_and_learnt_from(teacher: Path, t
     image = source.read(source.list("train")[0])
     assert isinstance(image, ImageSample)
     assert image.pixels.shape == (1, 8, 8)
+
+
+def test_a_device_that_is_slow_at_the_precision_is_said_before_images_are_made(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kdcore.precision, "computes_bfloat16", lambda device: False)
+    for precision, times in (("float32", 0), ("bfloat16", 1)):  # whatever teacher.dtype is: it labels later
+        asked, told = recipe(tmp_path / precision, teacher, synthesis={"precision": precision}), []
+        make(asked, on_note=told.append)
+        assert sum("Set synthesis.precision=float32, " in note for note in told) == times
 
 
 def content(asked: Recipe) -> list[dict[str, Any]]:

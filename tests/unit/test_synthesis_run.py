@@ -33,6 +33,8 @@ SAMPLES, OF_UNIT = 20, 8
 class Noise:
     """Makes grey 8 x 8 noise of a unit's seed."""
 
+    note = ""
+
     def __init__(self, raw: Path, teacher: str = "noise") -> None:
         self.raw, self.teacher = raw, teacher
 

@@ -41,9 +41,10 @@ class ReplicaPlaced:
 
 @dataclass(slots=True)
 class ReplicaLoaded:
-    """A replica has loaded its teacher, and does not know the store's codec yet."""
+    """A replica has loaded its teacher, and does not know the store's codec yet; its `note` is for a person."""
 
     replica: int
+    note: str = ""
 
 
 @dataclass(slots=True)

@@ -63,8 +63,8 @@ class TeacherActor(_Process):
         self._meeting = open_meeting(address, recipe.ranks, recipe.cluster.rank_timeout_seconds)
         return address, self._meeting.port
 
-    def load(self, cpus: float) -> Exception | None:
-        """Load the teacher. Raises when the followers do not come."""
+    def load(self, cpus: float) -> Exception | str:
+        """Load the teacher; what a person should know of it. Raises when the followers do not come."""
         if self._meeting is not None:
             _join(Recipe.model_validate_json(self._recipe_json), 0, self._meeting)
         try:
@@ -72,6 +72,7 @@ class TeacherActor(_Process):
             # Here, since the driver itself needs no model code.
             module, name = self._kind.split(":")
             self._replica = getattr(import_module(module), name)(self._recipe_json, self._store_path)
+            return self._replica.note
         except Exception as error:  # noqa: BLE001  judged by the policy, in the driver
             return portable(error)
 

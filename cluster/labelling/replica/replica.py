@@ -27,9 +27,11 @@ from kdcore.labels import Codec
 from kdcore.labels.learn import ProbeBatch
 from kdcore.planning import Asked, planned_input, read_unit
 from kdcore.planning.plan import WorkUnit
+from kdcore.precision import bfloat16_note
 from kdcore.store import find_receipt
 from kdcore.store.schema import batches_from_rows, store_schema
 from kdcore.store.writer import Receipt, write_shard
+from kdcore.teachers.base import pick_device
 from kdcore.teachers.split import LeadingTeacher
 
 __all__ = ["Replica", "probe_batches"]
@@ -99,6 +101,11 @@ class Replica:
                 size += ref.num_bytes
         labels, tokens = (sum(column) / max(1, size) for column in zip(*found, strict=True))
         return {"labels": labels, "tokens": tokens, "free": free_bytes(self._store_path)}
+
+    @property
+    def note(self) -> str:
+        """What a person should know before it begins: that its numerics are slow here."""
+        return bfloat16_note(self._recipe, ("teacher.dtype",), pick_device(None))
 
     def label(self, unit: WorkUnit, attempt: str, batch_divisor: int = 1) -> Receipt:
         """Label a unit and write its shard; the receipt is not published yet. `batch_divisor` makes batches smaller.

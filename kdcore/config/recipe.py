@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from kdcore.config.base import IsPath, Settings
 from kdcore.config.cluster import ClusterConfig
-from kdcore.config.data import DataConfig, kind_of
+from kdcore.config.data import DataConfig, HfDatasetData, kind_of
 from kdcore.config.labels import CodecConfig, DenseConfig, LabelsConfig, ThresholdConfig, TopKConfig
 from kdcore.config.losses import LossTerm
 from kdcore.config.losses.response import CrossEntropyTerm, DivergenceTerm
@@ -62,7 +62,10 @@ class Recipe(Settings):
         for role, model in (("teacher", self.teacher), ("student", self.student)):
             fits = model is None or model.type == kind or (text and model.type == "endpoint")
             if model is not None and not fits:
-                raise ValueError(f"{role}.type is '{model.type}', but data.type '{self.data.type}' needs '{kind}'")
+                of_kind = f" and data.kind '{self.data.kind}'" if isinstance(self.data, HfDatasetData) else ""
+                raise ValueError(
+                    f"{role}.type is '{model.type}', but data.type '{self.data.type}'{of_kind} needs '{kind}'"
+                )
         if isinstance(self.teacher, TeacherEndpointConfig):
             self._within_an_endpoint(self.teacher)
         if not text:

@@ -15,7 +15,7 @@ from kdcore.models.cifar_resnet import CifarResNet
 from kdcore.models.convnet import ConvNet
 from kdcore.models.lenet import LeNet5
 from kdcore.models.mlp import MLP
-from kdcore.models.pretrained import load_safetensors_model
+from kdcore.models.pretrained import load_safetensors_model, refuse_unknown_keys
 
 TRANSFORMERS_SETTINGS = "transformers.json"
 """In an export: the config of a network of transformers."""
@@ -102,6 +102,7 @@ def _transformers(config: ImageClassifierConfig, num_classes: int, in_channels: 
     settings = {"num_labels": num_classes, "num_channels": in_channels, **config.kwargs}
     place = _settings_place(config)
     made = AutoConfig.from_pretrained(place, **settings) if place else AutoConfig.for_model(**settings)
+    refuse_unknown_keys(made, config.kwargs, "kwargs")
     return LogitsOnly(AutoModelForImageClassification.from_config(made))
 
 

@@ -77,14 +77,18 @@ def initialise_model(
         model = auto_class.from_config(made)
     except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise ConfigError(f"`architecture` must be settings of {what} of transformers: {error}") from error
-    _refuse_unknown_keys(made, architecture)
+    refuse_unknown_keys(made, architecture, "architecture")
     return model
 
 
-def _refuse_unknown_keys(config: Any, architecture: dict[str, Any]) -> None:
+def refuse_unknown_keys(config: Any, given: dict[str, Any], setting: str) -> None:
+    """ConfigError for a key of `given`, the value of `setting`, that configs of this class do not have.
+
+    Names the nearest one.
+    """
     # A transformers config takes any key at all, so a misspelt one would silently leave the default.
     known = set(type(config)().to_dict()) | set(type(config).attribute_map) | {"model_type", "attn_implementation"}
-    for key in architecture.keys() - known:
+    for key in given.keys() - known:
         near = difflib.get_close_matches(key, sorted(known), n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(f"`architecture` of model_type '{config.model_type}' has no setting '{key}'{hint}")
+        raise ConfigError(f"`{setting}` of model_type '{config.model_type}' has no setting '{key}'{hint}")

@@ -86,6 +86,7 @@ def test_an_unknown_key_is_answered_with_the_nearest(override: str, expected: st
         ),
         ("training.losses=[{weight: 1}]", ["'training.losses.0' needs a `type`: one of", "listed in METHODS.md"]),
         ("training.epochs=1", ["training: give exactly one of `steps` and `epochs`"]),
+        ("data={type: hf_dataset, path: a, kind: image}", ["data.kind 'image' needs 'image_classifier'"]),
         ("data.type=digits", ["teacher.type is 'causal_lm'", "needs 'image_classifier'"]),
         ("training.loss.temperature=2", ["training.loss.temperature"]),
         ("labels.codec={type: feature, layers: [norm]}", ["labels.codec.type 'feature' stores no distribution"]),

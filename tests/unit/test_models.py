@@ -225,6 +225,11 @@ def test_an_export_brings_its_network_and_is_checked(tmp_path):
     ("settings", "channels", "message"),
     [
         ({"kwargs": {"widht": 4}}, 1, "widht"),
+        (
+            {"source": "transformers", "kwargs": {"model_type": "vit", "hiden_size": 8}},
+            3,
+            r"`kwargs`.*hiden_size.*hidden_size",
+        ),
         ({"source": "timm", "name": "resnet_none"}, 3, "resnet_none"),
         ({"source": "torchvision", "name": "resnet_none"}, 3, "resnet_none"),
         ({"source": "torchvision", "name": "squeezenet1_1"}, 1, r"data\.channels"),

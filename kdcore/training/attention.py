@@ -19,7 +19,7 @@ from kdcore.training.batches import TextBatch
 from kdcore.training.packing import Layout, Places
 from kdcore.training.ranks import Ranks
 
-__all__ = ["agreed_layout", "choose_layout", "evaluated"]
+__all__ = ["agreed_layout", "choose_layout", "tried"]
 
 _LENGTHS = np.array([5, 9, 7])
 # Of the largest hidden state: above rounding, below what a token of another sequence does.
@@ -113,7 +113,7 @@ def _try_backward(student: Any) -> None:
 @torch.no_grad()
 def _alone(student: Any) -> Tensor:
     """Hidden states [T, D] of the sequences, each in a forward pass of its own."""
-    with evaluated(student):
+    with _evaluated(student):
         parts = _tokens(student)[0].split(_LENGTHS.tolist())
         return torch.cat([_hidden(student, part[None], np.array([len(part)]), "padded")[0] for part in parts])
 
@@ -122,7 +122,7 @@ def _alone(student: Any) -> Tensor:
 def _mixes(student: Any, alone: Tensor, layout: Layout) -> str:
     """What goes wrong with packed sequences; "" where nothing does."""
     try:
-        with evaluated(student):
+        with _evaluated(student):
             rows = _tokens(student)
             # Rows at once, since some attention tells sequences apart in a batch of one row alone.
             one, other = (
@@ -143,7 +143,7 @@ def _mixes(student: Any, alone: Tensor, layout: Layout) -> str:
 
 
 @contextmanager
-def evaluated(student: nn.Module) -> Iterator[None]:
+def _evaluated(student: nn.Module) -> Iterator[None]:
     """Without dropout, and as it was afterwards, each of its modules by itself."""
     trained = [module for module in student.modules() if module.training]
     student.eval()
@@ -152,6 +152,21 @@ def evaluated(student: nn.Module) -> Iterator[None]:
     finally:
         for module in trained:
             module.training = True
+
+
+@contextmanager
+def tried(student: Any) -> Iterator[None]:
+    """`_evaluated`, and on any device in any type, for which there is no flash attention."""
+    before = str(student.config._attn_implementation)
+    flash = "flash" in before
+    with _evaluated(student):
+        if flash:
+            student.set_attn_implementation("eager")
+        try:
+            yield
+        finally:
+            if flash:
+                student.set_attn_implementation(before)
 
 
 def _tokens(student: Any) -> Tensor:

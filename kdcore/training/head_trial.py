@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.errors import ConfigError
-from kdcore.training.attention import evaluated
+from kdcore.training.attention import tried
 from kdcore.training.text_loss import head_of, rules_of
 
 __all__ = ["check_logits"]
@@ -29,7 +29,7 @@ def check_logits(student: nn.Module) -> None:
     if head is None:
         raise ConfigError(f"{name} has no output embeddings, whose weight the loss takes: choose a causal LM")
     _check_trained(name, head)
-    with torch.no_grad(), evaluated(student), torch.autocast(_device(student).type, enabled=False):
+    with torch.no_grad(), tried(student), torch.autocast(_device(student).type, enabled=False):
         wanted, found = _logits(student, name, head)
     exact = wanted.dtype in (torch.float32, torch.float64)
     largest = float(wanted.abs().max())

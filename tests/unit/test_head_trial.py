@@ -58,6 +58,20 @@ def test_students_whose_logits_the_loss_makes_are_taken_and_left_as_they_were(mo
     assert [module.training for module in model.modules()] == before
 
 
+def test_a_student_of_flash_attention_is_tried_without_it():
+    """Which runs on GPUs alone; here it is not even installed."""
+    model, asked = student("llama", num_key_value_heads=1), []
+
+    def ask(name: str) -> None:
+        asked.append(name)
+        model.config._attn_implementation_internal = name
+
+    ask("flash_attention_2")
+    model.set_attn_implementation = ask
+    check_logits(model)
+    assert asked == ["flash_attention_2", "eager", "flash_attention_2"]
+
+
 def test_a_layer_before_the_head_is_refused():
     model = student("bert", is_decoder=True)
     with pytest.raises(ConfigError, match=r"those of BertLMHeadModel are others: up to .* apart"):

@@ -31,6 +31,7 @@ from kdcore.training.loop import Loop
 from kdcore.training.metrics_log import MetricsLog, read_metrics
 from kdcore.training.model import DistillModel, num_parameters
 from kdcore.training.needs import check_losses
+from kdcore.training.position_trial import check_positions
 from kdcore.training.preemption import Notice, termination_notice
 from kdcore.training.progress import OnProgress, Progress, print_progress
 from kdcore.training.ranks import Ranks, process_ranks
@@ -96,6 +97,7 @@ def _train_unless_finished(recipe: Recipe, arm: Arm, ranks: Ranks, report: OnPro
     student = task.build()
     if isinstance(task.samples, TextSamples):
         check_logits(student)
+        check_positions(student, int(task.samples.lengths.max()))
     composition = compose_task(recipe, arm, task, student, ranks.device)
     model = DistillModel(student, config, arm.uses_labels, composition)
     if config.activation_checkpointing:

@@ -165,6 +165,11 @@ class Method(nn.Module, ABC, Generic[TermT]):
         return False
 
     @classmethod
+    def needs_raw_logits(cls, term: TermT) -> bool:
+        """Whether `teacher_logits` must be the network's own: log-probabilities, a shift of them, are another thing."""
+        return False
+
+    @classmethod
     def memories_of(cls, term: TermT) -> tuple[str, ...]:
         """Names of buffers with a row for each of `num_samples`, which mixed pictures have no row of."""
         return ()

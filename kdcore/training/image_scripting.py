@@ -96,6 +96,11 @@ def _side(terms: Sequence[LossTerm], teacher: nn.Module | None) -> TeacherSide:
 def _check_labels(terms: Sequence[LossTerm], labels: SoftLabels | None) -> None:
     for term in terms:
         method = method_class(term)
+        if method.needs_raw_logits(term):
+            raise ConfigError(
+                f"the loss '{term.label}' needs logits as the network gives them, and labels are log-probabilities: "
+                "give compose_losses the teacher, or the loss `standardise: true`"
+            )
         if not method.needs_teacher_logits or isinstance(labels, DenseLabels):
             continue
         kind = None if labels is None else kind_of_labels(labels)

@@ -128,7 +128,9 @@ def check_apart(terms: Sequence[LossTerm], codecs: Sequence[Codec]) -> None:
                 "set its `teacher` to the number of the store that has them; one entry of training.losses for each"
             )
         heard = [_settings_of(codec) for codec in (codecs if term.teacher is None else [codecs[term.teacher]])]
-        said = _of_mean(heard) if term.teacher is None and not method.hears_all else heard
+        said = heard
+        if term.teacher is None and not method.hears_all:  # a mean is one of distributions
+            said = [DenseConfig()] if method.needs_raw_logits(term) else _of_mean(heard)
         lacks = [lack for codec in said if (lack := _lacking(term, codec)) is not None]
         if lacks:
             raise ConfigError(
@@ -186,6 +188,8 @@ def _lacking(term: LossTerm, codec: CodecConfig) -> str | None:
     missing = [path for path in wanted if path not in stored]
     if missing:
         return f"features of {', '.join(missing)}"
+    if method.needs_raw_logits(term) and WHOLE not in stored:
+        return "logits as the network gives them, not log-probabilities"
     if method.needs_teacher_logits and not (isinstance(codec, DenseConfig) or WHOLE in stored):
         kind = KIND_OF_CODEC.get(codec.type)
         return None if kind not in (None, "spans") and method.takes_labels(term, kind) else "the logits of all classes"
@@ -198,6 +202,7 @@ def _remedy(terms: Sequence[LossTerm], kind: str) -> str:
         return "Set training.live_teacher: auto"
     named = [path for term in terms if isinstance(term, FeatureTerm) for path in term.teacher_paths]
     layers = [*named, WHOLE] if any(method.needs_teacher_logits for method in methods) else named
-    codec = f"{{type: feature, layers: [{', '.join(dict.fromkeys(layers))}]}}" if named else "{type: dense}"
+    of_features = named or any(method.needs_raw_logits(term) for method, term in zip(methods, terms, strict=True))
+    codec = f"{{type: feature, layers: [{', '.join(dict.fromkeys(layers))}]}}" if of_features else "{type: dense}"
     note = " (of a text's tokens a store has the first)" if kind == "classified_text" and set(named) - {WHOLE} else ""
     return f"Set labels.codec: {codec}{note}, or training.live_teacher: auto"

@@ -160,3 +160,29 @@ def test_all_tokens_beside_the_first_alone_are_refused(name):
     (slope,) = torch.autograd.grad(made("first", (6, 8), (8,))(given), states)
     assert float(slope[:, 0].abs().sum()) > 0
     assert float(slope[:, 1:].abs().sum()) == 0
+
+
+def test_directions_of_logits_are_not_those_of_log_probabilities():
+    """A shift of the logits is nothing to their softmax, and turns them."""
+    skd, shifted, centred = ([{"type": "skd", **more}] for more in ({}, {}, {"standardise": True}))
+    torch.manual_seed(0)
+    logits = torch.randn(6, 5)
+    found = [
+        float(
+            make_method(TERMS.validate_python(losses[0]), Shapes({}, {}, 5, 6))(
+                LossInputs(logits, other, logits.argmax(1))
+            )
+        )
+        for losses, other in ((skd, logits), (shifted, logits.log_softmax(1)), (centred, logits.log_softmax(1)))
+    ]
+    assert found[0] == 0
+    assert found[1] > 1
+    assert found[2] < 1e-2
+    assert "skd needs logits as the network gives them" in (check_losses(images(skd, mix=False)) or "")
+    assert check_losses(images(centred, mix=False)) is None
+    stored = images(skd, mix=False).model_dump(mode="json")
+    stored["training"]["live_teacher"] = False
+    with pytest.raises(ConfigError, match=r"Set labels\.codec: \{type: feature, layers: \[logits\]\}"):
+        check_losses(Recipe.model_validate(stored))
+    stored["labels"] = {"codec": {"type": "feature", "layers": ["logits"]}}
+    assert check_losses(Recipe.model_validate(stored)) is None

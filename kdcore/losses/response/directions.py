@@ -2,6 +2,7 @@
 
 Jeong, Lee and Choi, "Streamlined Knowledge Distillation" (CVPR 2026), as torchdistill reads the paper. The authors'
 code also divides both Gram matrices by the number of classes, and the loss by about two. The other term is `kl`.
+Log-probabilities will not do for logits, from which they differ by a shift that makes all directions nearly one.
 """
 
 import torch
@@ -32,6 +33,11 @@ def directions(student: Tensor, teacher: Tensor, tikhonov: float) -> Tensor:
 
 class Directions(LogitMethod[DirectionTerm]):
     """Of the batch as a whole."""
+
+    @classmethod
+    def needs_raw_logits(cls, term: DirectionTerm) -> bool:
+        """A shift turns directions, unless the logits are brought to mean 0."""
+        return not term.standardise
 
     def compare(self, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
         """See LogitMethod."""

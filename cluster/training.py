@@ -36,11 +36,15 @@ def _fit(recipe: Recipe, arms: Sequence[Arm]) -> Results:
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
+    from kdcore.training.ranks import PATIENCE
+
     config = recipe.cluster
     trainer = TorchTrainer(
         _train_loop,
         train_loop_config={"recipe": recipe.model_dump_json(), "arms": list(arms), "cpus": config.cpus_per_worker},
-        torch_config=TorchConfig(backend="nccl" if config.gpus_per_worker else "gloo"),
+        torch_config=TorchConfig(
+            backend="nccl" if config.gpus_per_worker else "gloo", timeout_s=int(PATIENCE.total_seconds())
+        ),
         scaling_config=ScalingConfig(
             num_workers=config.workers,
             use_gpu=config.gpus_per_worker > 0,

@@ -4,12 +4,18 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from kdcore.errors import CheckpointError, KDError, OutOfSpace
+
+PATIENCE = timedelta(hours=2)
+"""How long ranks wait for one of them. The first alone compares digests, converts a checkpoint, and writes checkpoints
+and exports, which of large students outlasts the 10 minutes that torch gives NCCL. Who starts ranks sees one that died.
+"""
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ def process_ranks() -> Iterator[Ranks]:
     started = False
     device = local_device()
     if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
         started = True
     try:
         if dist.is_initialized():

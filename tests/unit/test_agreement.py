@@ -1,6 +1,7 @@
 """What the first rank decides for all, as another rank sees it."""
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,13 +9,14 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from kdcore.config import TrainingConfig
 from kdcore.errors import CheckpointError, OutOfSpace
 from kdcore.training import run
 from kdcore.training.attention import agreed_layout
 from kdcore.training.checkpoint import begin, checkpoint_path, finish_checkpoint
-from kdcore.training.ranks import Ranks
+from kdcore.training.ranks import Ranks, process_ranks
 
 
 @dataclass(frozen=True)
@@ -131,3 +133,15 @@ class OneFails(Exchanges):
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         self.said.append(values.tolist())
         return values + torch.tensor([int(len(self.said) == self.at), 0])
+
+
+def test_ranks_wait_for_what_the_first_does_alone_longer_than_nccl_would(monkeypatch):
+    asked: dict[str, Any] = {}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(dist, "is_initialized", lambda: False)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **given: asked.update(given))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    with process_ranks():
+        pass
+    # A conversion or an export of tens of gigabytes, at 100 MB a second.
+    assert asked["timeout"] >= timedelta(hours=1)

@@ -1,6 +1,7 @@
 """Every rule of a mix against what it means on whole distributions, and what it refuses."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -128,7 +129,7 @@ def test_numpy_and_the_compiled_loop_merge_to_the_same_bits(seed, teachers, rows
         assert torch.equal(getattr(found, name), getattr(again, name))
 
 
-def both_routes(labels: list[SoftLabels], weights: torch.Tensor) -> list[TopKLabels]:
+def both_routes(labels: Sequence[SoftLabels], weights: torch.Tensor) -> list[TopKLabels]:
     """The mean by the compiled loop and by numpy, after a look that they say the same."""
     found = arithmetic(labels, weights)
     with pytest.MonkeyPatch.context() as patch:
@@ -161,7 +162,7 @@ def cells_of(rows: int, k: int, padding: int, tail: bool, seed: int) -> TopKLabe
     SEEDS,
 )
 def test_the_mean_of_named_cells_is_that_of_dense_float64(teachers, rows, silent, seed):
-    labels: list[SoftLabels] = [
+    labels = [
         cells_of(rows, k, min(padding, k - 1), tail, seed + number)
         for number, (k, padding, tail) in enumerate(teachers)
     ]

@@ -53,9 +53,10 @@ def save_image_model(
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / _WEIGHTS)
     if isinstance(model, LogitsOnly):
-        model.model.config.to_json_file(folder / TRANSFORMERS_SETTINGS)
-    network = describe_network(config, num_classes, in_channels)
-    card = {"format": 1, "model": network, "num_classes": num_classes, "in_channels": in_channels}
+        network: Any = model.model
+        network.config.to_json_file(folder / TRANSFORMERS_SETTINGS)
+    described = describe_network(config, num_classes, in_channels)
+    card = {"format": 1, "model": described, "num_classes": num_classes, "in_channels": in_channels}
     (folder / _DESCRIPTION).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 

@@ -57,7 +57,7 @@ def tiny(recipe: dict, runs: Path, material: list[str]) -> list[str]:
     if recipe.get("synthesis"):
         overrides += ["synthesis.samples=16", "synthesis.unit_samples=8"]
         if "steps" in recipe["synthesis"]:
-            overrides += ["synthesis.steps=2", "synthesis.batch_size=4"]
+            overrides += ["synthesis.steps=2", "synthesis.batch_size=4", "synthesis.student_batch_size=4"]
         if recipe["synthesis"]["type"] in ("fast_meta", "nayer"):
             overrides += ["synthesis.warmup=1"]
     return [*overrides, *material]

@@ -66,7 +66,8 @@ def test_two_ranks_label_like_one(folder: Path) -> None:
     for key, parts in found.items():
         np.testing.assert_array_equal(parts[0], wanted[key][0])
         for mine, theirs in zip(parts[1:], wanted[key][1:], strict=True):
-            np.testing.assert_allclose(mine.astype(float), theirs.astype(float), atol=TOLERANCE)
+            # Stored in float16, of which two sums that differ in their last bit may be neighbours.
+            np.testing.assert_allclose(mine.astype(float), theirs.astype(float), rtol=2**-10, atol=TOLERANCE)
     # A finished store is left as it is, after another group has said whose labels it wants.
     finished = Recipe.model_validate(recipe(folder, "two", teacher=split(folder), cluster=CLUSTER, labels=dense))
     check_store(finished)

@@ -58,6 +58,8 @@ def tiny(recipe: dict, runs: Path, material: list[str]) -> list[str]:
         overrides += ["synthesis.samples=16", "synthesis.unit_samples=8"]
         if "steps" in recipe["synthesis"]:
             overrides += ["synthesis.steps=2", "synthesis.batch_size=4", "synthesis.student_batch_size=4"]
+        if "student_steps" in recipe["synthesis"]:
+            overrides += ["synthesis.student_steps=2"]
         if recipe["synthesis"]["type"] in ("fast_meta", "nayer"):
             overrides += ["synthesis.warmup=1"]
     return [*overrides, *material]

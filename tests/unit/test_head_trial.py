@@ -12,18 +12,10 @@ from kdcore.training.arms import Arm
 from kdcore.training.batches import TextBatch
 from kdcore.training.head_trial import check_logits
 from kdcore.training.run import run_arms
+from tests.support.tiny_sizes import SIZES
 from tests.support.training import text_recipe, write_corpus
 
 transformers = pytest.importorskip("transformers")
-SIZES = {
-    "vocab_size": 24,
-    "hidden_size": 16,
-    "intermediate_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 8,
-    "pad_token_id": 0,
-}
 NUMBERS = torch.arange(6)
 BATCH = TextBatch(NUMBERS[None], NUMBERS, NUMBERS + 1, None)
 

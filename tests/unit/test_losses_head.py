@@ -10,17 +10,9 @@ from kdcore.errors import ConfigError
 from kdcore.losses.sparse.head import LogitRules, logit_rules
 from kdcore.training.batches import TextBatch
 from kdcore.training.model import DistillModel
+from tests.support import tiny_sizes
 
-SIZES = {
-    "vocab_size": 24,
-    "hidden_size": 16,
-    "intermediate_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 8,
-    "pad_token_id": 0,
-}
+SIZES = {**tiny_sizes.SIZES, "num_key_value_heads": 1}
 
 
 @pytest.mark.parametrize(
